@@ -1,0 +1,1 @@
+"""Durable workflows whose only server is NATS."""

@@ -1,0 +1,195 @@
+"""What a worker is told about user code: workflow and activity definitions, and the policies they carry."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from jetflow.core.durations import Duration, to_ms
+from jetflow.core.values import Signature
+from jetflow.errors import InvalidInputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    """How often and when a failed activity is tried again.
+
+    The delay before retry k (from 1) is ``initial_interval * backoff_coefficient ** (k - 1)``, at most
+    ``maximum_interval``, with a tenth of jitter either way.
+
+    Attributes:
+        maximum_attempts: executions in all, the first one included; 0 means no limit.
+        initial_interval: duration before the first retry.
+        backoff_coefficient: at least 1.
+        maximum_interval: the longest delay.
+        throw_on_error: False gives the error object as the result instead of raising it.
+        non_retryable: names of exception types, base classes included, that fail at once.
+    """
+
+    maximum_attempts: int = 50
+    initial_interval: Duration = "1s"
+    backoff_coefficient: float = 5
+    maximum_interval: Duration = "120s"
+    throw_on_error: bool = True
+    non_retryable: tuple[str, ...] | list[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.maximum_attempts < 0:
+            raise InvalidInputError(f"maximum_attempts must be 0 (no limit) or more, not {self.maximum_attempts}")
+        if self.backoff_coefficient < 1:
+            raise InvalidInputError(f"backoff_coefficient must be at least 1, not {self.backoff_coefficient}")
+        if isinstance(self.non_retryable, str) or not all(isinstance(name, str) for name in self.non_retryable):
+            raise InvalidInputError('non_retryable must be a list of exception type names, such as ["ValueError"]')
+        to_ms(self.initial_interval, "initial_interval")
+        to_ms(self.maximum_interval, "maximum_interval")
+
+    def delay_ms(self, retry: int, jitter: float = 0.5) -> int:
+        """Milliseconds before retry ``retry`` (from 1); ``jitter`` in 0..1 spreads it over 90 to 110 %."""
+        longest = to_ms(self.maximum_interval)
+        try:
+            delay = to_ms(self.initial_interval) * self.backoff_coefficient ** (retry - 1)
+        except OverflowError:
+            delay = longest
+        return round(min(delay, longest) * (0.9 + 0.2 * jitter))
+
+    def allows(self, attempt: int) -> bool:
+        """Whether another execution may follow after ``attempt`` of them."""
+        return self.maximum_attempts == 0 or attempt < self.maximum_attempts
+
+
+class ActivityOptions(Struct, frozen=True, kw_only=True):
+    """How an activity is run; every duration in milliseconds, None for no limit."""
+
+    retry: RetryPolicy = RetryPolicy()
+    start_to_close: int | None = None
+    schedule_to_close: int | None = None
+    heartbeat: int | None = None
+    task_queue: str | None = None
+
+
+def activity_options(base: ActivityOptions | None = None, **given: Any) -> ActivityOptions:
+    """Options from the public keywords, on top of ``base``.
+
+    Args:
+        base: what is not given is taken from here.
+        given: ``retry``, ``start_to_close_timeout``, ``schedule_to_close_timeout``, ``heartbeat_timeout``, ``task_queue``.
+
+    Raises:
+        InvalidInputError: for an unknown keyword or a value that cannot be used.
+    """
+    changes: dict[str, Any] = {}
+    for key, value in given.items():
+        if value is None:
+            continue
+        if key == "retry":
+            if not isinstance(value, RetryPolicy):
+                raise InvalidInputError(f"retry must be a RetryPolicy, not {type(value).__name__}")
+            changes["retry"] = value
+        elif key in ("start_to_close_timeout", "schedule_to_close_timeout", "heartbeat_timeout"):
+            changes[key.removesuffix("_timeout")] = to_ms(value, key)
+        elif key == "task_queue":
+            changes["task_queue"] = value
+        else:
+            raise InvalidInputError(f"unknown activity option {key!r}")
+    return replace(base or ActivityOptions(), **changes) if changes else base or ActivityOptions()
+
+
+class WorkflowDefinition(Generic[P, R]):
+    """A workflow function with its name and signature. Calling it runs the function in place."""
+
+    def __init__(self, function: Callable[P, Awaitable[R]], name: str | None = None) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise InvalidInputError(f"workflow {_name_of(function)!r} must be an async def function")
+        self.function = cast(Callable[..., Coroutine[Any, Any, Any]], function)
+        self.name = name or _name_of(function)
+        self.__name__ = self.name
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+        self._signature: Signature | None = None
+
+    @property
+    def signature(self) -> Signature:
+        """Decoders of the arguments and the result, made at first use."""
+        if self._signature is None:
+            self._signature = Signature(self.function, f"workflow {self.name!r}")
+        return self._signature
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+class ActivityDefinition(Generic[P, R]):
+    """An activity function with its name, signature and options.
+
+    Awaiting a call inside a workflow runs it as a durable step; anywhere else the call runs the function itself.
+    """
+
+    def __init__(self, function: Callable[P, Awaitable[R] | R], name: str | None = None, options: ActivityOptions | None = None) -> None:
+        if not callable(function):
+            raise InvalidInputError(f"an activity must be a function, not {function!r}")
+        self.function: Callable[..., Any] = function
+        self.name = name or _name_of(function)
+        self.options = options or ActivityOptions()
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self.__name__ = self.name
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+        self._signature: Signature | None = None
+
+    @property
+    def signature(self) -> Signature:
+        """Decoders of the arguments and the result, made at first use."""
+        if self._signature is None:
+            self._signature = Signature(self.function, f"activity {self.name!r}")
+        return self._signature
+
+    def with_options(self, **options: Any) -> ActivityDefinition[P, R]:
+        """The same activity with other options; see ``activity`` for the keywords."""
+        return ActivityDefinition(self.function, self.name, activity_options(self.options, **options))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        from jetflow.core.machine import current_machine
+
+        machine = current_machine()
+        if machine is not None:
+            return machine.run_activity(self, self.signature.bind(args, kwargs))
+        return _plain_call(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<activity {self.name}>"
+
+
+async def _plain_call(definition: ActivityDefinition[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The function itself, for unit tests and plain use; a sync one runs in a thread."""
+    if definition.is_async:
+        return await definition.function(*args, **kwargs)
+    return await asyncio.to_thread(definition.function, *args, **kwargs)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "<lambda>":
+        raise InvalidInputError("a lambda has no name to be known by; use a def function")
+    return str(name)
+
+
+def as_workflow(given: Any) -> WorkflowDefinition[Any, Any]:
+    """A definition from a decorated or a plain async function."""
+    return given if isinstance(given, WorkflowDefinition) else WorkflowDefinition(given)
+
+
+def as_activity(given: Any) -> ActivityDefinition[Any, Any]:
+    """A definition from a decorated or a plain function."""
+    return given if isinstance(given, ActivityDefinition) else ActivityDefinition(given)

@@ -1,0 +1,37 @@
+"""Durations as people write them: ``"250ms"``, ``"1h30m"``, ``timedelta`` or seconds."""
+
+import math
+import re
+from datetime import timedelta
+
+from jetflow.errors import InvalidInputError
+
+Duration = str | int | float | timedelta
+
+_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_WHOLE = re.compile(rf"(?:{_PART.pattern}\s*)+")
+
+
+def to_ms(duration: Duration, what: str = "duration") -> int:
+    """Whole milliseconds of a duration, rounded up so that a wait is never cut short.
+
+    Args:
+        duration: text with units (ms s m h d w, may be joined: ``"1h30m"``), ``timedelta``, or a number of seconds.
+
+    Raises:
+        InvalidInputError: if it is negative, not finite, or not understood.
+    """
+    if isinstance(duration, str):
+        if not _WHOLE.fullmatch(duration.strip()):
+            raise InvalidInputError(f'{what} {duration!r} is not understood: write it like "250ms", "30s", "10m", "1h30m", "30d"')
+        ms = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(duration))
+    elif isinstance(duration, timedelta):
+        ms = duration.total_seconds() * 1000
+    elif isinstance(duration, (int, float)) and not isinstance(duration, bool):
+        ms = duration * 1000
+    else:
+        raise InvalidInputError(f"{what} must be text, timedelta or seconds, not {type(duration).__name__}")
+    if not math.isfinite(ms) or ms < 0:
+        raise InvalidInputError(f"{what} must be finite and not negative, not {duration!r}")
+    return math.ceil(round(ms, 6))

@@ -1,0 +1,286 @@
+"""The timeline on the wire: typed events, and the commit that holds them.
+
+One timeline key is one ``Commit``: what happened (inputs) and what the workflow's code decided on it (outputs),
+in order. Times are milliseconds since the epoch, UTC. Payloads are the JSON they are. Fields are only ever
+added, with defaults; ``tests/replay/golden`` holds timelines of every released version.
+
+Inputs change what the code sees and are replayed; outputs are what the code did, and replay checks them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jetflow.core.failures import Failure
+
+VERSION = 1
+NULL = Raw(b"null")
+
+
+class Parent(Struct, omit_defaults=True, frozen=True):
+    """Who started a child: where its result goes."""
+
+    workflow_id: str
+    task_queue: str
+    run: int
+    index: int
+    awaited: bool = True
+
+
+class Event(Struct, omit_defaults=True, tag_field="type"):
+    """Anything in a timeline; ``at`` is when it was recorded."""
+
+
+class Input(Event):
+    """Something that happened to the workflow."""
+
+
+class Output(Event):
+    """Something the workflow's code decided."""
+
+
+# ---- inputs
+
+
+class Started(Input, tag="started"):
+    """The first event of a run. ``input`` is the JSON list of arguments; ``first_index`` follows the last generation's."""
+
+    at: int
+    workflow_type: str
+    input: Raw
+    parent: Parent | None = None
+    origin: str | None = None
+    expire: int | None = None
+    generation: int = 1
+    first_index: int = 1
+    cancel_requested: bool = False
+
+
+class ActivityRetrying(Input, tag="activity_retrying"):
+    """An attempt failed and the next one is due later."""
+
+    index: int
+    at: int
+    attempt: int
+    due: int
+    failure: Failure
+
+
+class ActivityCompleted(Input, tag="activity_completed"):
+    index: int
+    at: int
+    result: Raw = NULL
+    attempt: int = 1
+
+
+class ActivityFailed(Input, tag="activity_failed"):
+    index: int
+    at: int
+    failure: Failure
+    attempt: int = 1
+
+
+class TimerFired(Input, tag="timer_fired"):
+    index: int
+    at: int
+
+
+class Signaled(Input, tag="signaled"):
+    """A signal met its wait. ``seq`` is the signal's place in the inbox."""
+
+    index: int
+    at: int
+    signal: str
+    seq: int
+    data: Raw = NULL
+
+
+class WaitTimedOut(Input, tag="wait_timed_out"):
+    index: int
+    at: int
+
+
+class ChildAccepted(Input, tag="child_accepted"):
+    index: int
+    at: int
+    run: int
+
+
+class ChildCompleted(Input, tag="child_completed"):
+    index: int
+    at: int
+    result: Raw = NULL
+
+
+class ChildFailed(Input, tag="child_failed"):
+    index: int
+    at: int
+    failure: Failure
+
+
+class CancelRequested(Input, tag="cancel_requested"):
+    at: int
+    reason: str | None = None
+
+
+class Terminated(Input, tag="terminated"):
+    """The run was ended from outside; nothing of it runs any more."""
+
+    at: int
+    reason: str
+    code: int = 410
+    throw: bool = True
+    stack: str | None = None
+
+
+# ---- outputs
+
+
+class ActivityScheduled(Output, tag="activity_scheduled"):
+    """``input`` is the JSON list of arguments; ``task_queue`` is set when it runs on other workers."""
+
+    index: int
+    at: int
+    name: str
+    input: Raw
+    task_queue: str | None = None
+
+
+class TimerStarted(Output, tag="timer_started"):
+    index: int
+    at: int
+    due: int
+
+
+class WaitStarted(Output, tag="wait_started"):
+    index: int
+    at: int
+    signal: str
+    due: int | None = None
+
+
+class ChildStarted(Output, tag="child_started"):
+    index: int
+    at: int
+    workflow_type: str
+    workflow_id: str
+    task_queue: str
+    input: Raw
+    awaited: bool = True
+    parent_close_policy: str = "terminate"
+    expire: int | None = None
+
+
+class SignalSent(Output, tag="signal_sent"):
+    index: int
+    at: int
+    workflow_id: str
+    task_queue: str
+    signal: str
+    data: Raw = NULL
+    expire: int | None = None
+
+
+class SideEffect(Output, tag="side_effect"):
+    """A value taken once from outside the workflow's determinism, and repeated ever after."""
+
+    index: int
+    at: int
+    value: Raw = NULL
+
+
+class Patched(Output, tag="patched"):
+    """The code from here on is the one behind ``patched(id)``."""
+
+    id: str
+    at: int
+
+
+class OperationCancelled(Output, tag="operation_cancelled"):
+    """The code gave up waiting for an operation of its own (a timeout that was not needed, a cancelled task)."""
+
+    index: int
+    at: int
+
+
+class Completed(Output, tag="completed"):
+    at: int
+    result: Raw = NULL
+
+
+class Failed(Output, tag="failed"):
+    at: int
+    failure: Failure
+
+
+class ContinuedAsNew(Output, tag="continued_as_new"):
+    at: int
+    workflow_type: str
+    input: Raw
+
+
+AnyInput = (
+    Started
+    | ActivityRetrying
+    | ActivityCompleted
+    | ActivityFailed
+    | TimerFired
+    | Signaled
+    | WaitTimedOut
+    | ChildAccepted
+    | ChildCompleted
+    | ChildFailed
+    | CancelRequested
+    | Terminated
+)
+AnyOutput = (
+    ActivityScheduled
+    | TimerStarted
+    | WaitStarted
+    | ChildStarted
+    | SignalSent
+    | SideEffect
+    | Patched
+    | OperationCancelled
+    | Completed
+    | Failed
+    | ContinuedAsNew
+)
+CLOSING = (Completed, Failed, Terminated)
+
+
+class Commit(Struct, omit_defaults=True):
+    """One timeline key.
+
+    Attributes:
+        run: the run id, which is the inbox sequence of its start command.
+        cause: the highest inbox sequence applied so far; a command at or below it is a repeat.
+        events: inputs and outputs in order.
+    """
+
+    run: int
+    cause: int
+    events: list[AnyInput | AnyOutput]
+    v: int = VERSION
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Commit)
+
+
+def encode_commit(commit: Commit) -> bytes:
+    """The bytes of a timeline key."""
+    return _encoder.encode(commit)
+
+
+def decode_commit(body: bytes) -> Commit:
+    """A timeline key's commit.
+
+    Raises:
+        msgspec.ValidationError: if it is not one, or of a newer version than this code knows.
+    """
+    commit = _decoder.decode(body)
+    if commit.v > VERSION:
+        raise msgspec.ValidationError(f"timeline version {commit.v} is newer than {VERSION}: upgrade this worker")
+    return commit

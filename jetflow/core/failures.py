@@ -1,0 +1,93 @@
+"""Failures as data: how an exception is written to the timeline and raised again elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from jetflow.errors import (
+    ActivityError,
+    CancelledFailure,
+    ChildWorkflowError,
+    FailureError,
+    NonRetryableError,
+    WorkflowFailedError,
+    WorkflowTerminatedError,
+)
+
+UNKNOWN = 500
+INTERRUPTED = 410
+ACTIVITY_TIMEOUT = 596
+RETRIES_EXHAUSTED = 597
+FATAL = 598
+RETRYABLE = 599
+
+MAX_STACK = 8_000
+MAX_MESSAGE = 16_000
+MAX_CAUSES = 10
+
+
+class Failure(Struct, omit_defaults=True, frozen=True):
+    """An error on the wire: its type's name, message, stable code, traceback and cause."""
+
+    type: str
+    message: str = ""
+    code: int = UNKNOWN
+    stack: str = ""
+    cause: Failure | None = None
+
+
+_KINDS: dict[str, type[FailureError]] = {
+    cls.__name__: cls
+    for cls in (ActivityError, ChildWorkflowError, CancelledFailure, WorkflowFailedError, WorkflowTerminatedError)
+}
+
+
+def to_failure(error: BaseException, code: int | None = None, depth: int = 0) -> Failure:
+    """The record of an exception, with its chain of causes (at most 10)."""
+    if isinstance(error, FailureError) and error.failure is not None:
+        return error.failure
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if code is None:
+        own = getattr(error, "code", None)
+        code = FATAL if isinstance(error, NonRetryableError) else own if isinstance(own, int) else UNKNOWN
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"<message not readable: {type(broken).__name__}>"
+    if isinstance(error, BaseExceptionGroup):
+        message = "; ".join(f"{type(part).__name__}: {part}" for part in error.exceptions)
+        cause = cause or error.exceptions[0]
+    return Failure(
+        type=type(error).__name__,
+        message=message[:MAX_MESSAGE],
+        code=code,
+        stack="".join(traceback.format_exception(error, chain=False))[-MAX_STACK:],
+        cause=to_failure(cause, depth=depth + 1) if cause is not None and depth < MAX_CAUSES else None,
+    )
+
+
+def to_error(failure: Failure) -> FailureError:
+    """The exception to raise for a record: jetflow's own kinds as themselves, others as ``WorkflowFailedError``."""
+    error = _KINDS.get(failure.type, WorkflowFailedError)(failure.message, failure=failure)
+    if failure.cause is not None:
+        error.__cause__ = to_error(failure.cause)
+    return error
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """True when an error means only that the workflow was asked to cancel, also inside exception groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_cancellation(part) for part in error.exceptions)
+    return isinstance(error, (CancelledFailure, asyncio.CancelledError))
+
+
+def is_retryable(error: BaseException, non_retryable: Iterable[str]) -> bool:
+    """Whether an activity's error may be tried again under a policy's ``non_retryable`` type names."""
+    if isinstance(error, NonRetryableError):
+        return False
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return not names.intersection(non_retryable)

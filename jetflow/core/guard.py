@@ -1,0 +1,64 @@
+"""Refuses real I/O, threads and blocking calls while workflow code runs, through Python's audit events.
+
+``install`` is called by a worker, never on import. Outside workflow code the hook returns at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from jetflow.core.location import user_location
+from jetflow.core.loop import running_threads
+from jetflow.errors import NotAllowedInWorkflowError
+
+_REFUSED = {
+    "time.sleep": ("blocking time.sleep()", "await jetflow.sleep() instead"),
+    "_thread.start_new_thread": ("starting a thread", None),
+    "_thread.start_joinable_thread": ("starting a thread", None),
+    "os.fork": ("forking", None),
+    "os.forkpty": ("forking", None),
+    "os.exec": ("starting a process", None),
+    "os.posix_spawn": ("starting a process", None),
+    "os.system": ("starting a process", None),
+    "subprocess.Popen": ("starting a process", None),
+    "socket.__new__": ("opening a socket", None),
+    "socket.connect": ("network I/O", None),
+    "socket.bind": ("network I/O", None),
+    "socket.sendto": ("network I/O", None),
+    "socket.getaddrinfo": ("a name lookup", None),
+    "socket.gethostbyname": ("a name lookup", None),
+    "open": ("opening a file", None),
+}
+_IMPORTERS = ("importlib", "linecache", "traceback", "tokenize", "warnings", "logging", "zipimport")
+_installed = False
+
+
+def install() -> None:
+    """Adds the audit hook once for this process."""
+    global _installed
+    if not _installed:
+        _installed = True
+        sys.addaudithook(_hook)
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if event not in _REFUSED or threading.get_ident() not in running_threads:
+        return
+    if event == "open" and _for_python_itself():
+        return
+    what, fix = _REFUSED[event]
+    if fix is None:
+        raise NotAllowedInWorkflowError(what, user_location())
+    raise NotAllowedInWorkflowError(what, user_location(), fix)
+
+
+def _for_python_itself() -> bool:
+    """True when a file is opened to import a module or to show source lines."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name != "_drain":
+        if str(frame.f_globals.get("__name__", "")).startswith(_IMPORTERS):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

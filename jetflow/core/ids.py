@@ -1,0 +1,119 @@
+"""Names on the wire: subject tokens, streams, buckets and keys, all in one place.
+
+A workflow id, task queue or signal name may be any non-empty text. On the wire it is one subject token
+that is also a valid KV key part: letters, digits, ``-`` and ``_`` stand for themselves, every other
+UTF-8 byte becomes ``=XX`` (two upper-case hex digits). ``order-456`` stays ``order-456``; ``order 4.5``
+becomes ``order=204=2E5``.
+"""
+
+import re
+from functools import lru_cache
+
+from jetflow.errors import InvalidInputError
+
+DEFAULT_NAMESPACE = "jetflow"
+DEFAULT_PARTITIONS = 64
+MAX_TOKEN = 256
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
+_SAFE_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+@lru_cache(maxsize=4096)
+def to_token(text: str, what: str = "name") -> str:
+    """The subject token for any text.
+
+    Raises:
+        InvalidInputError: if the text is empty, or longer than 256 bytes as a token.
+    """
+    if not isinstance(text, str) or not text:
+        raise InvalidInputError(f"{what} must be a non-empty string, not {text!r}")
+    if _PLAIN.fullmatch(text):
+        token = text
+    else:
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"{what} {text!r} is not valid unicode text: {error}") from error
+        token = "".join(chr(byte) if byte in _SAFE_BYTES else f"={byte:02X}" for byte in raw)
+    if len(token) > MAX_TOKEN:
+        raise InvalidInputError(f"{what} is too long: {len(token)} bytes on the wire, at most {MAX_TOKEN}: {text[:40]!r}…")
+    return token
+
+
+@lru_cache(maxsize=4096)
+def from_token(token: str) -> str:
+    """The text a token stands for.
+
+    Raises:
+        InvalidInputError: if the token is not what ``to_token`` gives for its text, since then it could
+            name the same workflow in two partitions; the message shows the spelling to use.
+    """
+    if _PLAIN.fullmatch(token) and len(token) <= MAX_TOKEN:
+        return token
+    if _TOKEN.fullmatch(token):
+        try:
+            raw = re.sub(rb"=([0-9A-F]{2})", lambda m: bytes([int(m[1], 16)]), token.encode())
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"subject token {token!r} does not decode to unicode text: {error}") from error
+        if to_token(text) == token:
+            return text
+        raise InvalidInputError(f"subject token {token!r} must be written {to_token(text)!r}")
+    raise InvalidInputError(f"subject token {token!r} has characters to escape; write {to_token(token)!r}")
+
+
+def partition_of(queue_token: str, id_token: str, partitions: int) -> int:
+    """The partition nats-server gives ``{{partition(P,1,2)}}``: 32-bit FNV-1a over the two tokens."""
+    value = 2166136261
+    for byte in (queue_token + id_token).encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value % partitions
+
+
+class Names:
+    """Every stream, bucket and subject of one namespace.
+
+    Args:
+        namespace: lower-case word, letters, digits, ``_`` and ``-``; several live side by side on a server.
+    """
+
+    def __init__(self, namespace: str = DEFAULT_NAMESPACE) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", namespace):
+            raise InvalidInputError(
+                f"namespace {namespace!r} must be 1 to 32 of a-z, 0-9, '_' and '-', and begin with a letter"
+            )
+        self.namespace = namespace
+        upper = namespace.upper()
+        self.inbox_stream = upper
+        self.task_stream = f"{upper}_TASKS"
+        self.dead_stream = f"{upper}_DEAD"
+        self.state_bucket = f"{namespace}_state"
+        self.timeline_bucket = f"{namespace}_timeline"
+        self.signal_bucket = f"{namespace}_signals"
+        self.worker_bucket = f"{namespace}_workers"
+        self.state_stream = f"KV_{self.state_bucket}"
+        self.timeline_stream = f"KV_{self.timeline_bucket}"
+        self.signal_stream = f"KV_{self.signal_bucket}"
+        self.worker_stream = f"KV_{self.worker_bucket}"
+        self.state_prefix = f"$KV.{self.state_bucket}."
+        self.timeline_prefix = f"$KV.{self.timeline_bucket}."
+        self.signal_prefix = f"$KV.{self.signal_bucket}."
+        self.worker_prefix = f"$KV.{self.worker_bucket}."
+        self.changed_prefix = f"{namespace}_changed."
+        self.timer_prefix = f"{namespace}_timer."
+        self.task_prefix = f"{namespace}_task."
+        self.dead_prefix = f"{namespace}_dead."
+
+    def command(self, queue_token: str, id_token: str, command: str) -> str:
+        """Subject of a command; ``command`` is ``start.<type>``, ``signal.<name>``, ``cancel``, …"""
+        return f"{self.namespace}.{queue_token}.{id_token}.{command}"
+
+    def partition_filter(self, partition: int, queue_token: str) -> str:
+        """The stored commands of one partition of one task queue."""
+        return f"{self.namespace}.{partition}.{queue_token}.>"
+
+    def pending_start(self, queue_token: str, id_token: str) -> str:
+        """The stored, unconsumed start commands of one workflow, whatever its partition and type."""
+        return f"{self.namespace}.*.{queue_token}.{id_token}.start.>"

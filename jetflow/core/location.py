@@ -1,0 +1,46 @@
+"""Where in the user's code something happens, as ``file:line in function``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from types import FrameType
+from typing import Any
+
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB = os.path.join(sysconfig.get_paths()["stdlib"], "")
+_RUNTIME_LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("anyio", "msgspec", "nats"))
+
+
+def is_user_file(filename: str) -> bool:
+    """True for code that is neither jetflow's, nor the standard library's, nor of a library that jetflow runs on."""
+    if filename.startswith((_OWN, "<frozen")):
+        return False
+    if "site-packages" in filename:
+        return not any(name in filename for name in _RUNTIME_LIBRARIES)
+    return not filename.startswith(_STDLIB)
+
+
+def user_location() -> str:
+    """The innermost frame of user code on the current stack."""
+    return _of_frame(sys._getframe(1))
+
+
+def _of_frame(frame: FrameType | None) -> str:
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return "unknown place"
+
+
+def await_location(awaitable: Any) -> str:
+    """Where a suspended coroutine of user code stands waiting."""
+    found = "unknown place"
+    while awaitable is not None:
+        frame = getattr(awaitable, "cr_frame", None)
+        if frame is not None and is_user_file(frame.f_code.co_filename):
+            found = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        awaitable = getattr(awaitable, "cr_await", None)
+    return found

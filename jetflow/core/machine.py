@@ -1,0 +1,602 @@
+"""The replay machine: one run of a workflow as a pure function of its inputs.
+
+``feed`` applies something that happened, runs the code until it waits, and adds what was decided to ``decided``;
+the owner commits that list before anything of it becomes visible. ``replay`` applies recorded commits the same way
+and checks that the code decides the same again. There is no clock, no randomness and no I/O in here: time is that of
+the last input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from asyncio import events as asyncio_events
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from jetflow.core import events as ev
+from jetflow.core.definitions import ActivityDefinition, ActivityOptions, WorkflowDefinition
+from jetflow.core.failures import FATAL, Failure, is_cancellation, to_error, to_failure
+from jetflow.core.location import await_location, user_location
+from jetflow.core.loop import DurableTimerHandle, WorkflowFuture, WorkflowLoop, WorkflowTask
+from jetflow.core.values import TypedDecoder, encode, json_list
+from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, NondeterminismError, NotAllowedInWorkflowError
+
+FOREVER_MS = 100 * 365 * 86_400_000
+"""A timer further away than this never fires."""
+
+shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
+"""True inside ``CancellationScope.non_cancellable()``."""
+
+
+class Stop(BaseException):
+    """Unwinds workflow code that must not go on. Never catch it: ``except Exception`` lets it pass."""
+
+
+class RunInfo(Struct, frozen=True):
+    """Which run this is. Times are milliseconds since the epoch."""
+
+    workflow_id: str
+    task_queue: str
+    workflow_type: str
+    run: int
+    namespace: str = "jetflow"
+    generation: int = 1
+    parent: ev.Parent | None = None
+    origin: str | None = None
+    started_at: int = 0
+    expire: int | None = None
+
+
+class Operation:
+    """A durable operation that the code waits for.
+
+    Attributes:
+        index: its place among the run's operations, from 1.
+        event: the output that recorded it.
+        attempt: attempts of an activity that are known to have failed.
+        due: when it fires by itself, ms since the epoch; None for never.
+    """
+
+    __slots__ = ("attempt", "cancellable", "decode", "due", "event", "future", "handle", "index", "options")
+
+    def __init__(self, event: Any, future: WorkflowFuture | None, cancellable: bool) -> None:
+        self.index: int = event.index
+        self.event = event
+        self.future = future
+        self.cancellable = cancellable
+        self.handle: DurableTimerHandle | None = None
+        self.decode: Callable[[Raw], Any] = _plain
+        self.options: Any = None
+        self.attempt = 0
+        self.due: int | None = getattr(event, "due", None)
+
+
+class OperationFuture(WorkflowFuture):
+    """A future whose cancellation by the code (a timeout, a cancelled task) ends its operation."""
+
+    def __init__(self, loop: WorkflowLoop) -> None:
+        super().__init__(loop)
+        self.index = 0
+
+    def cancel(self, msg: Any = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled and self.index:
+            self.get_loop().machine.cancel_operation(self.index)  # type: ignore[attr-defined]
+        return cancelled
+
+
+_plain = TypedDecoder(Any, "payload")
+
+
+def current_machine() -> Machine | None:
+    """The machine of the workflow whose code runs now, if any."""
+    loop = asyncio_events._get_running_loop()
+    return loop.machine if isinstance(loop, WorkflowLoop) else None
+
+
+class Machine:
+    """One generation of one run.
+
+    Attributes:
+        now: the workflow's time, ms since the epoch.
+        pending: operations not yet resolved, by index, in order.
+        decided: events to commit; taken with ``take``.
+        begun: operations issued since the last ``take``, whose effects follow the commit.
+        ended: operations that no one waits for any more since the last ``take``.
+        closing: the event that ended the run, once there is one.
+        halted: True when no more code may run.
+    """
+
+    def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo) -> None:
+        self.definition = definition
+        self.info = info
+        self.now = info.started_at
+        self.pending: dict[int, Operation] = {}
+        self.waits: dict[str, deque[Operation]] = {}
+        self.decided: list[Any] = []
+        self.begun: list[Operation] = []
+        self.ended: list[Operation] = []
+        self.sent: list[ev.SignalSent] = []
+        self.closing: ev.Completed | ev.Failed | ev.Terminated | ev.ContinuedAsNew | None = None
+        self.cancel_requested: ev.CancelRequested | None = None
+        self.halted = False
+        self.random = random.Random(f"{info.workflow_id}/{info.run}/{info.generation}")
+        self._next_index = 1
+        self._predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool]] = []
+        self._expected: deque[Any] | None = None
+        self._patches: set[str] = set()
+        self._patch_answers: dict[str, bool] = {}
+        self._broken: NondeterminismError | None = None
+        self._main: WorkflowTask | None = None
+        self.loop = WorkflowLoop(self)
+
+    # ---- what the owner calls
+
+    def replay(self, commits: Sequence[Sequence[Any]]) -> None:
+        """Rebuilds the run from the events of its commits, first to last.
+
+        Raises:
+            NondeterminismError: if the code does something else than what was recorded.
+        """
+        self._patches = {event.id for commit in commits for event in commit if isinstance(event, ev.Patched)}
+        for commit in commits:
+            expected = self._expected = deque(commit)
+            while expected:
+                event = expected.popleft()
+                if not isinstance(event, ev.Input):
+                    self._mismatch(describe(event), "nothing", self._standing_at())
+                else:
+                    self._apply(event)
+                if self._broken is not None:
+                    self.dispose()
+                    raise self._broken
+        self._expected = None
+        self.take()
+
+    def feed(self, event: Any) -> bool:
+        """Applies an input; False, and nothing done, if it comes too late to matter."""
+        if self.closing is not None or not self._matters(event):
+            return False
+        self.decided.append(event)
+        self._apply(event)
+        return True
+
+    def take(self) -> tuple[list[Any], list[Operation], list[Operation], list[ev.SignalSent]]:
+        """What was decided since the last call: events to commit, operations begun and ended, signals to send."""
+        taken = self.decided, self.begun, self.ended, self.sent
+        self.decided, self.begun, self.ended, self.sent = [], [], [], []
+        return taken
+
+    def dispose(self) -> None:
+        """Puts the code away without letting it do anything more."""
+        self.halted = True
+        self.loop.dispose()
+
+    def waiter(self, signal: str) -> Operation | None:
+        """The operation that the next signal of this name resolves."""
+        queue = self.waits.get(signal)
+        return queue[0] if queue else None
+
+    @property
+    def next_index(self) -> int:
+        """Index of the next operation; a following generation goes on from here."""
+        return self._next_index
+
+    # ---- applying inputs
+
+    def _matters(self, event: Any) -> bool:
+        if isinstance(event, ev.CancelRequested):
+            return self.cancel_requested is None
+        index = getattr(event, "index", None)
+        return index is None or index in self.pending
+
+    def _apply(self, event: Any) -> None:
+        self.now = max(self.now, event.at)
+        _APPLY[type(event)](self, event)
+        if not self.halted:
+            self.loop.run_ready(self._check_predicates)
+        if self._broken is None and self.closing is None and self._main is not None and self._main.done():
+            self._close()
+
+    def _on_started(self, event: ev.Started) -> None:
+        self._next_index = event.first_index
+        if event.cancel_requested:
+            self.cancel_requested = ev.CancelRequested(at=event.at)
+        try:
+            args = self.definition.signature.decode_args(event.input)
+        except InvalidInputError as error:
+            self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
+            return
+        self._main = self.loop.create_task(self.definition.function(*args), name=self.definition.name)
+        self._main.add_done_callback(self._on_main_done)
+
+    def _on_main_done(self, _: Any) -> None:
+        self.loop.clear()
+
+    def _on_retrying(self, event: ev.ActivityRetrying) -> None:
+        operation = self.pending[event.index]
+        operation.attempt, operation.due = event.attempt, event.due
+
+    def _on_result(self, event: ev.ActivityCompleted | ev.ChildCompleted | ev.Signaled) -> None:
+        operation = self._resolve(event.index)
+        payload = event.data if isinstance(event, ev.Signaled) else event.result
+        try:
+            value = operation.decode(payload)
+        except InvalidInputError as error:
+            _fail(operation, error)
+        else:
+            _succeed(operation, value)
+
+    def _on_activity_failed(self, event: ev.ActivityFailed) -> None:
+        operation = self._resolve(event.index)
+        cause, name = event.failure, operation.event.name
+        times = f" after {event.attempt} attempts" if event.attempt > 1 else ""
+        error = to_error(
+            Failure("ActivityError", f"activity {name!r} failed{times}: {cause.type}: {cause.message}", cause.code, cause.stack, cause)
+        )
+        if operation.options is not None and not operation.options.retry.throw_on_error:
+            _succeed(operation, error)
+        else:
+            _fail(operation, error)
+
+    def _on_timer_fired(self, event: ev.TimerFired) -> None:
+        operation = self._resolve(event.index)
+        if operation.handle is not None:
+            self.loop.fire(operation.handle)
+
+    def _on_wait_timed_out(self, event: ev.WaitTimedOut) -> None:
+        _succeed(self._resolve(event.index), False)
+
+    def _on_child_accepted(self, event: ev.ChildAccepted) -> None:
+        operation = self.pending[event.index]
+        if not operation.event.awaited:
+            self._resolve(event.index)
+            _succeed(operation, event.run)
+
+    def _on_child_failed(self, event: ev.ChildFailed) -> None:
+        operation = self._resolve(event.index)
+        cause, child = event.failure, operation.event
+        message = f"child workflow {child.workflow_id!r} ({child.workflow_type}) failed: {cause.type}: {cause.message}"
+        _fail(operation, to_error(Failure("ChildWorkflowError", message, cause.code, cause.stack, cause)))
+
+    def _on_cancel_requested(self, event: ev.CancelRequested) -> None:
+        self.cancel_requested = event
+        for operation in [op for op in self.pending.values() if op.cancellable]:
+            self._resolve(operation.index)
+            self.ended.append(operation)
+            _fail(operation, self._cancelled_failure())
+        for _, future, cancellable in self._predicates:
+            if cancellable and not future.done():
+                future.set_exception(self._cancelled_failure())
+
+    def _on_terminated(self, event: ev.Terminated) -> None:
+        self.closing = event
+        self.ended.extend(self.pending.values())
+        self.dispose()
+
+    def _resolve(self, index: int) -> Operation:
+        operation = self.pending.pop(index, None)
+        if operation is None:
+            self._mismatch(f"a result for operation {index}", "no such operation is pending", self._standing_at())
+            raise Stop
+        event = operation.event
+        if isinstance(event, ev.WaitStarted):
+            queue = self.waits[event.signal]
+            queue.remove(operation)
+            if not queue:
+                del self.waits[event.signal]
+        return operation
+
+    def _check_predicates(self) -> bool:
+        progress, waiting = False, []
+        for item in self._predicates:
+            predicate, future, _ = item
+            if future.done():
+                continue
+            try:
+                met = predicate()
+            except Exception as error:
+                future.set_exception(error)
+                met = None
+            if met:
+                future.set_result(True)
+            if met or met is None and future.done():
+                progress = True
+            else:
+                waiting.append(item)
+        self._predicates = waiting
+        return progress
+
+    # ---- closing
+
+    def _close(self) -> None:
+        main = self._main
+        assert main is not None
+        error = asyncio.CancelledError() if main.cancelled() else main.exception()
+        if isinstance(error, Stop):
+            return
+        if error is None:
+            try:
+                self._end(ev.Completed(at=self.now, result=encode(main.result(), f"workflow {self.definition.name!r}, result")))
+            except InvalidInputError as problem:
+                self._end(ev.Failed(at=self.now, failure=to_failure(problem, FATAL)))
+        elif is_cancellation(error) and not isinstance(error, CancelledFailure):
+            self._end(ev.Failed(at=self.now, failure=to_failure(self._cancelled_failure(), FATAL)))
+        else:
+            self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL if is_cancellation(error) else None)))
+
+    def _end(self, closing: Any) -> None:
+        try:
+            self.closing = self._decide(closing)
+        except Stop:
+            return
+        self.ended.extend(self.pending.values())
+        self.dispose()
+
+    def give_up_spinning(self, steps: int) -> None:
+        """Fails a run whose code never comes to wait."""
+        error = NotAllowedInWorkflowError(
+            f"running {steps:,} callbacks without waiting for anything", self._standing_at(), "wait for a durable operation in the loop"
+        )
+        self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
+
+    # ---- what workflow code calls, through jetflow.workflow and asyncio
+
+    async def run_activity(self, activity: ActivityDefinition[Any, Any], args: Sequence[Any], options: ActivityOptions | None = None) -> Any:
+        """One durable activity: scheduled, and its typed result."""
+        options = options or activity.options
+        body = encode_args(args, activity.name)
+        operation = self._begin(
+            lambda index: ev.ActivityScheduled(index=index, at=self.now, name=activity.name, input=body, task_queue=options.task_queue)
+        )
+        operation.decode, operation.options = activity.signature.result, options
+        return await self._outcome(operation)
+
+    async def run_named_activity(self, name: str, args: Sequence[Any], options: ActivityOptions, result_type: Any = Any) -> Any:
+        """An activity known by name only."""
+        body = encode_args(args, name)
+        operation = self._begin(
+            lambda index: ev.ActivityScheduled(index=index, at=self.now, name=name, input=body, task_queue=options.task_queue)
+        )
+        operation.decode, operation.options = TypedDecoder(result_type, f"activity {name!r}, result"), options
+        return await self._outcome(operation)
+
+    def start_timer(self, handle: DurableTimerHandle) -> None:
+        """A timer of asyncio's, made durable. ``asyncio.sleep``'s own callback also takes the workflow's cancellation."""
+        sleeping = handle._callback is asyncio.futures._set_result_unless_cancelled
+        if sleeping:
+            self._raise_if_cancelled()
+        if handle.when() - self.now / 1000 > FOREVER_MS / 1000:
+            return
+        due = round(handle.when() * 1000)
+        operation = self._begin(
+            lambda index: ev.TimerStarted(index=index, at=self.now, due=due),
+            future=handle._args[0] if sleeping else None,
+            cancellable=sleeping and not shielded.get(),
+            check=False,
+        )
+        operation.handle = handle
+        handle.index = operation.index
+
+    async def wait_signal(self, signal: str, timeout_ms: int | None, model: Any) -> Any:
+        """The payload of the next signal of a name, or False when the timeout came first."""
+        due = None if timeout_ms is None else self.now + timeout_ms
+        operation = self._begin(lambda index: ev.WaitStarted(index=index, at=self.now, signal=signal, due=due))
+        if model is not Any:
+            operation.decode = TypedDecoder(model, f"signal {signal!r}")
+        self.waits.setdefault(signal, deque()).append(operation)
+        return await self._outcome(operation)
+
+    async def wait_until(self, predicate: Callable[[], Any]) -> None:
+        """Returns when the predicate is true; it is looked at after every input."""
+        self._raise_if_cancelled()
+        if predicate():
+            return
+        future = WorkflowFuture(self.loop)
+        self._predicates.append((predicate, future, not shielded.get()))
+        await future
+
+    async def start_child(self, child: ev.ChildStarted, decode: Callable[[Raw], Any]) -> Any:
+        """A child workflow: its result when awaited, otherwise its run id once its owner has accepted it.
+
+        ``child.index`` and an empty ``workflow_id`` are filled in here.
+        """
+
+        def event(index: int) -> ev.ChildStarted:
+            child.index = index
+            child.workflow_id = child.workflow_id or f"{self.info.workflow_id}-{self.info.run}-{index}"
+            return child
+
+        operation = self._begin(event)
+        if child.awaited:
+            operation.decode = decode
+        return await self._outcome(operation)
+
+    def send_signal(self, workflow_id: str, task_queue: str, signal: str, data: Raw, expire: int | None) -> None:
+        """A signal to another workflow, sent once after the commit."""
+        event = self._decide(
+            ev.SignalSent(
+                index=self._take_index(), at=self.now, workflow_id=workflow_id, task_queue=task_queue, signal=signal, data=data, expire=expire
+            )
+        )
+        self.sent.append(event)
+
+    def side_effect(self, function: Callable[[], Any]) -> Any:
+        """The function's value, taken once and recorded."""
+        index = self._take_index()
+        recorded = self._expected[0] if self._expected else None
+        if isinstance(recorded, ev.SideEffect):
+            value = recorded.value
+        else:
+            value = encode(function(), "side_effect value") if self._expected is None else ev.NULL
+        return _plain(self._decide(ev.SideEffect(index=index, at=self.now, value=value)).value)
+
+    def patched(self, patch_id: str) -> bool:
+        """Whether this run takes the code behind a patch; the first answer for an id stays."""
+        answer = self._patch_answers.get(patch_id)
+        if answer is None:
+            answer = patch_id in self._patches if self._expected is not None else True
+            self._patch_answers[patch_id] = answer
+            if answer and (self._expected is not None or patch_id not in self._patches):
+                self._decide(ev.Patched(id=patch_id, at=self.now))
+        return answer
+
+    def deprecate_patch(self, patch_id: str) -> None:
+        """Accepts a recorded patch whose old branch is gone from the code."""
+        if self._expected and isinstance(self._expected[0], ev.Patched) and self._expected[0].id == patch_id:
+            self._expected.popleft()
+
+    def continue_as_new(self, workflow_type: str, args: Raw) -> None:
+        """Ends this generation; the next begins in the same commit."""
+        self._raise_if_cancelled()
+        self._end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
+        raise Stop
+
+    def cancel_operation(self, index: int) -> None:
+        """The code no longer waits for one of its operations."""
+        if self.halted or index not in self.pending:
+            return
+        operation = self._resolve(index)
+        self._decide(ev.OperationCancelled(index=index, at=self.now))
+        self.ended.append(operation)
+
+    # ---- issuing and checking
+
+    def _take_index(self) -> int:
+        index = self._next_index
+        self._next_index += 1
+        return index
+
+    def _begin(
+        self, make: Callable[[int], Any], *, future: WorkflowFuture | None = None, cancellable: bool | None = None, check: bool = True
+    ) -> Operation:
+        if check:
+            self._raise_if_cancelled()
+            future = OperationFuture(self.loop)
+        event = self._decide(make(self._take_index()))
+        operation = Operation(event, future, not shielded.get() if cancellable is None else cancellable)
+        if isinstance(future, OperationFuture):
+            future.index = operation.index
+        self.pending[operation.index] = operation
+        self.begun.append(operation)
+        return operation
+
+    async def _outcome(self, operation: Operation) -> Any:
+        assert operation.future is not None
+        return await operation.future
+
+    def _decide(self, event: Any) -> Any:
+        """Records an output, or checks it against the recorded one and gives that back."""
+        if self.halted or self._broken is not None:
+            raise Stop
+        expected = self._expected
+        if expected is None:
+            self.decided.append(event)
+            return event
+        recorded = expected[0] if expected else None
+        if recorded is None or isinstance(recorded, ev.Input):
+            self._mismatch("nothing more at this point", describe(event), user_location())
+            raise Stop
+        if describe(recorded) != describe(event):
+            self._mismatch(describe(recorded), describe(event), user_location())
+            raise Stop
+        return expected.popleft()
+
+    def _mismatch(self, recorded: str, attempted: str, location: str) -> None:
+        if self._broken is None:
+            self._broken = NondeterminismError(recorded, attempted, location)
+        self.halted = True
+
+    def _standing_at(self) -> str:
+        return await_location(self._main.get_coro()) if self._main is not None and not self._main.done() else "the end of the workflow"
+
+    def _raise_if_cancelled(self) -> None:
+        if self.halted:
+            raise Stop
+        if self.cancel_requested is not None and not shielded.get():
+            raise self._cancelled_failure()
+
+    def _cancelled_failure(self) -> CancelledFailure:
+        reason = self.cancel_requested.reason if self.cancel_requested else None
+        return CancelledFailure(f"Workflow cancelled: {reason}" if reason else "Workflow cancelled")
+
+
+def encode_args(args: Sequence[Any], name: str) -> Raw:
+    """The JSON list of a call's arguments.
+
+    Raises:
+        InvalidInputError: naming the argument that cannot be JSON.
+    """
+    return json_list([encode(arg, f"{name}, argument {place}") for place, arg in enumerate(args, 1)])
+
+
+def _succeed(operation: Operation, value: Any) -> None:
+    if operation.future is not None and not operation.future.done():
+        operation.future.set_result(value)
+
+
+def _fail(operation: Operation, error: BaseException) -> None:
+    if operation.future is not None and not operation.future.done():
+        operation.future.set_exception(error)
+
+
+def describe(event: Any) -> str:
+    """An event as a person says it; two outputs with the same description are the same decision."""
+    match event:
+        case ev.ActivityScheduled():
+            where = f" on task queue {event.task_queue!r}" if event.task_queue else ""
+            return f"activity {event.name!r}{where} (operation {event.index})"
+        case ev.TimerStarted():
+            return f"timer (operation {event.index})"
+        case ev.WaitStarted():
+            return f"wait for signal {event.signal!r} (operation {event.index})"
+        case ev.ChildStarted():
+            return f"child workflow {event.workflow_type!r} {event.workflow_id!r} (operation {event.index})"
+        case ev.SignalSent():
+            return f"signal {event.signal!r} to {event.workflow_id!r} (operation {event.index})"
+        case ev.SideEffect():
+            return f"side effect (operation {event.index})"
+        case ev.Patched():
+            return f"patch {event.id!r}"
+        case ev.OperationCancelled():
+            return f"giving up operation {event.index}"
+        case ev.Completed():
+            return "the workflow's completion"
+        case ev.Failed():
+            return "the workflow's failure"
+        case ev.ContinuedAsNew():
+            return f"continuing as new {event.workflow_type!r}"
+        case _:
+            return str(event.__struct_config__.tag)
+
+
+_APPLY: dict[type, Callable[[Machine, Any], None]] = {
+    ev.Started: Machine._on_started,
+    ev.ActivityRetrying: Machine._on_retrying,
+    ev.ActivityCompleted: Machine._on_result,
+    ev.ActivityFailed: Machine._on_activity_failed,
+    ev.TimerFired: Machine._on_timer_fired,
+    ev.Signaled: Machine._on_result,
+    ev.WaitTimedOut: Machine._on_wait_timed_out,
+    ev.ChildAccepted: Machine._on_child_accepted,
+    ev.ChildCompleted: Machine._on_result,
+    ev.ChildFailed: Machine._on_child_failed,
+    ev.CancelRequested: Machine._on_cancel_requested,
+    ev.Terminated: Machine._on_terminated,
+}
+
+
+def last_generation(commits: Sequence[ev.Commit]) -> list[list[Any]]:
+    """The events of a run's last generation, commit by commit; it may begin inside a commit."""
+    events = [list(commit.events) for commit in commits]
+    for number in range(len(events) - 1, -1, -1):
+        for place in range(len(events[number]) - 1, -1, -1):
+            if isinstance(events[number][place], ev.Started):
+                return [events[number][place:], *events[number + 1 :]]
+    raise JetflowError("a timeline without a started event: its first entries are missing")
+

@@ -1,0 +1,194 @@
+"""Typed values at the edge: Python objects to JSON and back, with the path of what does not fit."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from jetflow.errors import InvalidInputError
+
+EMPTY_LIST = Raw(b"[]")
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(
+        f"{type(value).__module__}.{type(value).__qualname__} cannot be written as JSON; use a msgspec Struct, a dataclass, "
+        "plain JSON types, datetime, UUID, Decimal or bytes"
+    )
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_refuse, decimal_format="string", uuid_format="canonical")
+_plain = msgspec.json.Decoder()
+_list_of_raw = msgspec.json.Decoder(list[Raw])
+
+
+def encode(value: Any, what: str = "value") -> Raw:
+    """The JSON of a value.
+
+    Raises:
+        InvalidInputError: if it has a part that cannot be JSON.
+    """
+    try:
+        return Raw(_encoder.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInputError(f"{what} cannot be written as JSON: {error}") from error
+
+
+def decode(body: bytes | Raw, what: str = "value") -> Any:
+    """Plain JSON types from JSON text; ``None`` from empty text.
+
+    Raises:
+        InvalidInputError: if it is not JSON.
+    """
+    if not body:
+        return None
+    try:
+        return _plain.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"{what} is not JSON: {error}") from error
+
+
+def as_json(body: bytes, what: str) -> Raw:
+    """The body itself once it is known to be JSON; ``null`` for an empty one.
+
+    Raises:
+        InvalidInputError: if it is not JSON.
+    """
+    if not body.strip():
+        return Raw(b"null")
+    decode(body, what)
+    return Raw(body)
+
+
+def json_list(items: Sequence[Raw]) -> Raw:
+    """A JSON list of parts that are JSON already."""
+    return Raw(b"[" + b",".join(bytes(item) for item in items) + b"]") if items else EMPTY_LIST
+
+
+class TypedDecoder:
+    """Decodes one value of an annotated type."""
+
+    def __init__(self, annotation: Any, what: str) -> None:
+        self.what = what
+        try:
+            self._decoder = _plain if annotation is Any else msgspec.json.Decoder(annotation)
+        except TypeError as error:
+            raise InvalidInputError(f"{what}: type {annotation!r} cannot be read from JSON: {error}") from error
+
+    def __call__(self, body: bytes | Raw) -> Any:
+        """The value.
+
+        Raises:
+            InvalidInputError: with the path of the field that does not fit.
+        """
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidInputError(f"{self.what}: {error}") from error
+
+
+class Signature:
+    """What a workflow or activity function takes and gives, as decoders made once from its annotations."""
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.name = name
+        hints = _hints(function)
+        parameters = list(inspect.signature(function).parameters.values())
+        self._signature = inspect.signature(function)
+        self._rest: TypedDecoder | None = None
+        self._each: list[TypedDecoder] = []
+        self.required = 0
+        for parameter in parameters:
+            what = f"{name}, argument {parameter.name!r}"
+            annotation = hints.get(parameter.name, Any)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                self._rest = TypedDecoder(annotation, what)
+            elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                self._each.append(TypedDecoder(annotation, what))
+                self.required += parameter.default is parameter.empty
+            elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+                raise InvalidInputError(f"{name}: keyword-only argument {parameter.name!r} needs a default, arguments travel as a list")
+        self.single = len(self._each) == 1 and self._rest is None
+        self.result = TypedDecoder(hints.get("return", Any), f"{name}, result")
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Positional arguments of a call, keywords put in their places.
+
+        Raises:
+            InvalidInputError: if the call does not fit the function.
+        """
+        if not kwargs and self.required <= len(args) and (self._rest is not None or len(args) <= len(self._each)):
+            return args
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidInputError(f"{self.name}: {error}") from error
+        bound.apply_defaults()
+        return bound.args
+
+    def decode_args(self, body: bytes | Raw) -> list[Any]:
+        """Typed arguments from their JSON list.
+
+        Raises:
+            InvalidInputError: with the argument's name and the path of the field that does not fit.
+        """
+        try:
+            parts = _list_of_raw.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidInputError(f"{self.name}: arguments are not a JSON list: {error}") from error
+        given, known = len(parts), len(self._each)
+        if given < self.required or (given > known and self._rest is None):
+            wanted = str(self.required) if self.required == known else f"{self.required} to {known}"
+            if self._rest is not None:
+                wanted = f"at least {self.required}"
+            raise InvalidInputError(f"{self.name} takes {wanted} argument(s), {given} given")
+        if given <= known:
+            return [decoder(part) for decoder, part in zip(self._each, parts, strict=False)]
+        rest = typing.cast(TypedDecoder, self._rest)
+        return [self._each[i](part) if i < known else rest(part) for i, part in enumerate(parts)]
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidInputError(
+            f"{function.__qualname__}: annotation not found: {error}; types must be importable where the function is defined"
+        ) from error
+
+
+def body_of(args: Sequence[Any], *, single: bool | None) -> tuple[bytes, bool]:
+    """A start command's body, the plainest JSON that says the arguments, and whether a reader needs to be told their number.
+
+    One argument is its own JSON, none is empty, several are a list. Only where the receiver could take it for something else
+    (a lone list for a function of several or unknown parameters) does the second value say so.
+
+    Args:
+        args: the arguments.
+        single: whether the function takes exactly one parameter; None when it is known by name only.
+    """
+    if not args:
+        return b"", False
+    if len(args) == 1:
+        body = bytes(encode(args[0], "argument"))
+        return body, (single is not True and body[:1] == b"[")
+    return bytes(encode(list(args), "arguments")), False
+
+
+def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw:
+    """The JSON list of arguments of a start command's body; the other side of ``body_of``.
+
+    Raises:
+        InvalidInputError: if the body is not JSON.
+    """
+    if not body.strip():
+        return EMPTY_LIST
+    decode(body, "start body")
+    if single or told == 1 or body.lstrip()[:1] != b"[":
+        return json_list([Raw(body)])
+    return Raw(body)

@@ -1,0 +1,402 @@
+"""What workflow code may call. Read it top to bottom and you have the manual.
+
+A workflow is an ``async def`` function that decides; everything that touches the world is an activity that it awaits.
+Its code may run again at any time, to rebuild where it stands from what was recorded, so it must be deterministic: take
+time from ``now()``, chance from ``random()`` and ``uuid4()``, anything else from an activity or ``side_effect()``.
+``asyncio`` and ``anyio`` work as they are: ``gather``, ``TaskGroup``, ``timeout``, ``wait``, queues and events;
+``asyncio.sleep`` is a durable timer.
+
+    @workflow
+    async def order(o: Order) -> str:
+        receipt = await charge(o)                                 # never runs again once recorded
+        approval = await condition("approval", timeout="24h", model=Approval)
+        if approval is False:                                     # timed out
+            await refund(receipt)
+        await sleep("5m")                                         # survives restarts
+        return receipt.id
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+
+from jetflow.core import events as ev
+from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, activity_options
+from jetflow.core.durations import Duration, to_ms
+from jetflow.core.failures import is_cancellation
+from jetflow.core.machine import Machine, RunInfo, current_machine, encode_args, shielded
+from jetflow.core.values import TypedDecoder
+from jetflow.errors import InvalidInputError, JetflowError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ParentClosePolicy = Literal["terminate", "cancel", "abandon"]
+"""What becomes of a child when its parent ends first."""
+
+
+def _machine() -> Machine:
+    machine = current_machine()
+    if machine is None:
+        raise JetflowError("this can only be called inside a running @workflow function")
+    return machine
+
+
+# ---- waiting
+
+
+async def sleep(duration: Duration) -> float:
+    """Waits durably; worker restarts do not shorten or lengthen it.
+
+    Args:
+        duration: text such as ``"5m"``, ``timedelta``, or seconds. Zero passes straight through.
+
+    Returns:
+        The seconds asked for.
+
+    Raises:
+        CancelledFailure: the workflow was asked to cancel.
+    """
+    seconds = to_ms(duration) / 1000
+    _machine()
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def condition(what: str | Callable[[], Any], *, timeout: Duration | None = None, model: Any = Any) -> Any:
+    """Waits for a signal by name, or until a predicate over the workflow's own data is true.
+
+    Args:
+        what: a signal's name, or a function without side effects that is looked at after every input.
+        timeout: how long to wait; None for ever.
+        model: type of the signal's payload; plain JSON types without it.
+
+    Returns:
+        The payload (True for a predicate), or ``False`` when the timeout came first.
+
+    Raises:
+        CancelledFailure: the workflow was asked to cancel.
+        InvalidInputError: the payload does not fit ``model``.
+    """
+    machine = _machine()
+    if isinstance(what, str):
+        if not what:
+            raise InvalidInputError("condition needs the name of a signal")
+        return await machine.wait_signal(what, None if timeout is None else to_ms(timeout, "timeout"), model)
+    if timeout is None:
+        await machine.wait_until(what)
+        return True
+    try:
+        async with asyncio.timeout(to_ms(timeout, "timeout") / 1000):
+            await machine.wait_until(what)
+    except TimeoutError:
+        return False
+    return True
+
+
+# ---- activities by name, or with other options
+
+
+async def execute_activity(activity: ActivityDefinition[..., R] | str, *args: Any, result_type: Any = Any, **options: Any) -> Any:
+    """Runs an activity as a durable step; ``await charge(order)`` is the short form of ``execute_activity(charge, order)``.
+
+    Args:
+        activity: a decorated function, or the name of one that lives elsewhere.
+        args: its arguments.
+        result_type: type of the result where the activity is given by name.
+        options: ``retry``, ``start_to_close_timeout``, ``schedule_to_close_timeout``, ``heartbeat_timeout``, ``task_queue``.
+
+    Raises:
+        ActivityError: it failed for good.
+        CancelledFailure: the workflow was asked to cancel.
+    """
+    machine = _machine()
+    if isinstance(activity, ActivityDefinition):
+        chosen = activity_options(activity.options, **options)
+        return await machine.run_activity(activity, activity.signature.bind(args, {}), chosen)
+    return await machine.run_named_activity(activity, args, activity_options(**options), result_type)
+
+
+class _ActivityProxy:
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args: execute_activity(name, *args, **self._options)
+
+
+def proxy_activities(**options: Any) -> Any:
+    """An object whose every attribute is an activity of that name: ``await proxy_activities(task_queue="mail").send(x)``.
+
+    Args:
+        options: as for ``execute_activity``.
+    """
+    activity_options(**options)
+    return _ActivityProxy(options)
+
+
+# ---- children
+
+
+class ChildHandle:
+    """A started child workflow.
+
+    Attributes:
+        workflow_id: its id.
+        task_queue: the task queue it runs on.
+        run_id: which run of that id.
+    """
+
+    def __init__(self, workflow_id: str, task_queue: str, run_id: str) -> None:
+        self.workflow_id = workflow_id
+        self.task_queue = task_queue
+        self.run_id = run_id
+
+    def __repr__(self) -> str:
+        return f"<child workflow {self.workflow_id} on {self.task_queue}>"
+
+
+def _child(
+    machine: Machine,
+    workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
+    args: tuple[Any, ...],
+    *,
+    awaited: bool,
+    workflow_id: str | None,
+    task_queue: str | None,
+    parent_close_policy: ParentClosePolicy,
+    expire: Duration | None,
+) -> tuple[ev.ChildStarted, TypedDecoder]:
+    if parent_close_policy not in ("terminate", "cancel", "abandon"):
+        raise InvalidInputError(f'parent_close_policy must be "terminate", "cancel" or "abandon", not {parent_close_policy!r}')
+    if isinstance(workflow, WorkflowDefinition):
+        name, decode = workflow.name, workflow.signature.result
+        args = workflow.signature.bind(args, {})
+    else:
+        name = workflow if isinstance(workflow, str) else workflow.__name__
+        decode = TypedDecoder(Any, f"child workflow {name!r}, result")
+    started = ev.ChildStarted(
+        index=0,
+        at=machine.now,
+        workflow_type=name,
+        workflow_id=workflow_id or "",
+        task_queue=task_queue or machine.info.task_queue,
+        input=encode_args(args, name),
+        awaited=awaited,
+        parent_close_policy=parent_close_policy,
+        expire=machine.info.expire if expire is None else to_ms(expire, "expire"),
+    )
+    return started, decode
+
+
+async def execute_child(
+    workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
+    *args: Any,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> Any:
+    """Starts a child workflow and waits for its result.
+
+    Args:
+        workflow: the child's function or its name.
+        args: its arguments.
+        workflow_id: made from the parent's id when not given.
+        task_queue: the parent's when not given.
+        parent_close_policy: what becomes of the child if the parent ends first.
+        expire: how long the child's record is kept after it ends; the parent's when not given.
+
+    Raises:
+        ChildWorkflowError: the child failed, with its failure as the cause, or its id belongs to somebody else.
+        CancelledFailure: the workflow was asked to cancel.
+    """
+    machine = _machine()
+    started, decode = _child(
+        machine, workflow, args, awaited=True, workflow_id=workflow_id, task_queue=task_queue,
+        parent_close_policy=parent_close_policy, expire=expire,
+    )  # fmt: skip
+    return await machine.start_child(started, decode)
+
+
+async def start_child(
+    workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
+    *args: Any,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> ChildHandle:
+    """Starts a child workflow and returns once its worker has accepted it; the arguments are those of ``execute_child``.
+
+    Raises:
+        ChildWorkflowError: the id belongs to somebody else.
+        CancelledFailure: the workflow was asked to cancel.
+    """
+    machine = _machine()
+    started, decode = _child(
+        machine, workflow, args, awaited=False, workflow_id=workflow_id, task_queue=task_queue,
+        parent_close_policy=parent_close_policy, expire=expire,
+    )  # fmt: skip
+    run = await machine.start_child(started, decode)
+    return ChildHandle(started.workflow_id, started.task_queue, str(run))
+
+
+def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | None = None) -> Any:
+    """Ends this generation and begins the next with fresh history, under the same id and handle. Never returns.
+
+    Args:
+        args: arguments of the next generation.
+        workflow: another workflow to go on as; the same one when not given.
+    """
+    machine = _machine()
+    definition = workflow or machine.definition
+    name = definition if isinstance(definition, str) else definition.name
+    if isinstance(definition, WorkflowDefinition):
+        args = definition.signature.bind(args, {})
+    machine.continue_as_new(name, encode_args(args, name))
+
+
+# ---- cancellation
+
+
+class CancellationScope:
+    """Scopes that decide whether the workflow's cancellation reaches the operations inside."""
+
+    @staticmethod
+    @asynccontextmanager
+    async def non_cancellable() -> AsyncIterator[None]:
+        """Inside, operations run as if nobody had asked to cancel: for cleanup.
+
+        async with CancellationScope.non_cancellable():
+            await refund(order)
+        """
+        token = shielded.set(True)
+        try:
+            yield
+        finally:
+            shielded.reset(token)
+
+
+# ---- time, chance and code versions
+
+
+def now() -> datetime:
+    """The workflow's time, UTC: when the input that it reacts to was recorded."""
+    return datetime.fromtimestamp(_machine().now / 1000, UTC)
+
+
+def random() -> float:
+    """A number in [0, 1) that is the same in every replay and differs between workflows."""
+    return _machine().random.random()
+
+
+def uuid4() -> uuid.UUID:
+    """A random UUID that is the same in every replay and differs between workflows."""
+    return uuid.UUID(int=_machine().random.getrandbits(128), version=4)
+
+
+def side_effect(function: Callable[[], R]) -> R:
+    """The value of a quick function, taken once, recorded, and repeated in every replay (as plain JSON types)."""
+    return _machine().side_effect(function)  # type: ignore[no-any-return]
+
+
+def patched(patch_id: str) -> bool:
+    """True for runs that reach this line with the new code; False for those that passed it before the change.
+
+    if patched("use-new-carrier"):
+        await ship_with_new_carrier(order)
+    else:
+        await ship(order)
+    """
+    return _machine().patched(patch_id)
+
+
+def deprecate_patch(patch_id: str) -> None:
+    """Stands where ``patched`` stood once no run of the old branch is left, so that recorded patches still replay."""
+    _machine().deprecate_patch(patch_id)
+
+
+class WorkflowInfo:
+    """Which run the code belongs to.
+
+    Attributes:
+        workflow_id, task_queue, workflow_type, namespace: as given at the start.
+        run_id: this run, also ``handle.run_id``.
+        generation: 1, and one more after each ``continue_as_new``.
+        parent_workflow_id: None for a workflow that no other one started.
+        origin_id: the topmost ancestor, None for itself.
+        started_at: when the run began, UTC.
+    """
+
+    def __init__(self, info: RunInfo) -> None:
+        self.workflow_id = info.workflow_id
+        self.task_queue = info.task_queue
+        self.workflow_type = info.workflow_type
+        self.namespace = info.namespace
+        self.run_id = str(info.run)
+        self.generation = info.generation
+        self.parent_workflow_id = info.parent.workflow_id if info.parent else None
+        self.origin_id = info.origin
+        self.started_at = datetime.fromtimestamp(info.started_at / 1000, UTC)
+
+
+def workflow_info() -> WorkflowInfo:
+    """The run that this code belongs to."""
+    return WorkflowInfo(_machine().info)
+
+
+# ---- the decorator
+
+
+class _WorkflowDecorator:
+    """``@workflow``, and a short way to everything in this module: ``workflow.now()``, ``workflow.patched(…)``."""
+
+    sleep = staticmethod(sleep)
+    condition = staticmethod(condition)
+    execute_activity = staticmethod(execute_activity)
+    proxy_activities = staticmethod(proxy_activities)
+    execute_child = staticmethod(execute_child)
+    start_child = staticmethod(start_child)
+    continue_as_new = staticmethod(continue_as_new)
+    now = staticmethod(now)
+    random = staticmethod(random)
+    uuid4 = staticmethod(uuid4)
+    side_effect = staticmethod(side_effect)
+    patched = staticmethod(patched)
+    deprecate_patch = staticmethod(deprecate_patch)
+    info = staticmethod(workflow_info)
+    is_cancellation = staticmethod(is_cancellation)
+    CancellationScope = CancellationScope
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> WorkflowDefinition[P, R]: ...
+    @overload
+    def __call__(self, *, name: str | None = None) -> Callable[[Callable[P, Awaitable[R]]], WorkflowDefinition[P, R]]: ...
+    def __call__(self, function: Any = None, /, *, name: str | None = None) -> Any:
+        """Makes an ``async def`` function a workflow.
+
+        Args:
+            function: the function, when used without parentheses.
+            name: the workflow type on the wire; the function's name when not given.
+        """
+        if function is None:
+            return lambda given: WorkflowDefinition(given, name)
+        return WorkflowDefinition(function, name)
+
+
+workflow = _WorkflowDecorator()
+
+__all__ = [
+    "CancellationScope", "ChildHandle", "WorkflowInfo", "condition", "continue_as_new", "deprecate_patch", "execute_activity",
+    "execute_child", "is_cancellation", "now", "patched", "proxy_activities", "random", "side_effect", "sleep", "start_child", "uuid4",
+    "workflow", "workflow_info",
+]  # fmt: skip
