@@ -1,1 +1,90 @@
 """Durable workflows whose only server is NATS."""
+
+from jetflow.activity import activity
+from jetflow.client import Client, local
+from jetflow.core.definitions import RetryPolicy
+from jetflow.core.failures import is_cancellation
+from jetflow.errors import (
+    ActivityError,
+    BrokerError,
+    BrokerUnavailableError,
+    CancelledFailure,
+    ChildWorkflowError,
+    FailureError,
+    InvalidInputError,
+    JetflowError,
+    NondeterminismError,
+    NonRetryableError,
+    NotAllowedInWorkflowError,
+    ResultTimeoutError,
+    WorkflowAlreadyClosedError,
+    WorkflowAlreadyStartedError,
+    WorkflowFailedError,
+    WorkflowNotFoundError,
+    WorkflowTerminatedError,
+)
+from jetflow.handle import WorkflowHandle
+from jetflow.worker import Worker
+from jetflow.workflow import (
+    CancellationScope,
+    condition,
+    continue_as_new,
+    deprecate_patch,
+    execute_activity,
+    execute_child,
+    now,
+    patched,
+    proxy_activities,
+    random,
+    side_effect,
+    sleep,
+    start_child,
+    uuid4,
+    workflow,
+    workflow_info,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActivityError",
+    "BrokerError",
+    "BrokerUnavailableError",
+    "CancellationScope",
+    "CancelledFailure",
+    "ChildWorkflowError",
+    "Client",
+    "FailureError",
+    "InvalidInputError",
+    "JetflowError",
+    "NonRetryableError",
+    "NondeterminismError",
+    "NotAllowedInWorkflowError",
+    "ResultTimeoutError",
+    "RetryPolicy",
+    "Worker",
+    "WorkflowAlreadyClosedError",
+    "WorkflowAlreadyStartedError",
+    "WorkflowFailedError",
+    "WorkflowHandle",
+    "WorkflowNotFoundError",
+    "WorkflowTerminatedError",
+    "activity",
+    "condition",
+    "continue_as_new",
+    "deprecate_patch",
+    "execute_activity",
+    "execute_child",
+    "is_cancellation",
+    "local",
+    "now",
+    "patched",
+    "proxy_activities",
+    "random",
+    "side_effect",
+    "sleep",
+    "start_child",
+    "uuid4",
+    "workflow",
+    "workflow_info",
+]

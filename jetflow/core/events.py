@@ -44,7 +44,11 @@ class Output(Event):
 
 
 class Started(Input, tag="started"):
-    """The first event of a run. ``input`` is the JSON list of arguments; ``first_index`` follows the last generation's."""
+    """The first event of a generation. ``input`` is the JSON list of arguments.
+
+    Later generations carry on: ``first_index`` follows the last operation before, ``consumed`` has the inbox sequence of the
+    last signal taken of each name, ``cancel_reason`` is set when cancellation was asked for before.
+    """
 
     at: int
     workflow_type: str
@@ -54,7 +58,8 @@ class Started(Input, tag="started"):
     expire: int | None = None
     generation: int = 1
     first_index: int = 1
-    cancel_requested: bool = False
+    consumed: dict[str, int] = {}
+    cancel_reason: str | None = None
 
 
 class ActivityRetrying(Input, tag="activity_retrying"):
@@ -121,17 +126,19 @@ class ChildFailed(Input, tag="child_failed"):
 
 class CancelRequested(Input, tag="cancel_requested"):
     at: int
-    reason: str | None = None
+    reason: str = ""
 
 
 class Terminated(Input, tag="terminated"):
-    """The run was ended from outside; nothing of it runs any more."""
+    """The run was ended from outside; nothing of it runs any more. ``expire`` in ms; ``descend`` takes its children along."""
 
     at: int
     reason: str
     code: int = 410
     throw: bool = True
     stack: str | None = None
+    expire: int = 1000
+    descend: bool = False
 
 
 # ---- outputs
@@ -257,11 +264,13 @@ class Commit(Struct, omit_defaults=True):
         run: the run id, which is the inbox sequence of its start command.
         cause: the highest inbox sequence applied so far; a command at or below it is a repeat.
         events: inputs and outputs in order.
+        more: True when the next key goes on with the same commit, which was too large for one message.
     """
 
     run: int
     cause: int
     events: list[AnyInput | AnyOutput]
+    more: bool = False
     v: int = VERSION
 
 

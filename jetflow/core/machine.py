@@ -24,7 +24,7 @@ from jetflow.core.failures import FATAL, Failure, is_cancellation, to_error, to_
 from jetflow.core.location import await_location, user_location
 from jetflow.core.loop import DurableTimerHandle, WorkflowFuture, WorkflowLoop, WorkflowTask
 from jetflow.core.values import TypedDecoder, encode, json_list
-from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, NondeterminismError, NotAllowedInWorkflowError
+from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
 
 FOREVER_MS = 100 * 365 * 86_400_000
 """A timer further away than this never fires."""
@@ -58,11 +58,11 @@ class Operation:
     Attributes:
         index: its place among the run's operations, from 1.
         event: the output that recorded it.
-        attempt: attempts of an activity that are known to have failed.
+        attempt: attempts of an activity that are known to have failed, the last of them with ``failure``.
         due: when it fires by itself, ms since the epoch; None for never.
     """
 
-    __slots__ = ("attempt", "cancellable", "decode", "due", "event", "future", "handle", "index", "options")
+    __slots__ = ("attempt", "cancellable", "decode", "due", "event", "failure", "future", "handle", "index", "options")
 
     def __init__(self, event: Any, future: WorkflowFuture | None, cancellable: bool) -> None:
         self.index: int = event.index
@@ -73,6 +73,7 @@ class Operation:
         self.decode: Callable[[Raw], Any] = _plain
         self.options: Any = None
         self.attempt = 0
+        self.failure: Failure | None = None
         self.due: int | None = getattr(event, "due", None)
 
 
@@ -108,12 +109,15 @@ class Machine:
         decided: events to commit; taken with ``take``.
         begun: operations issued since the last ``take``, whose effects follow the commit.
         ended: operations that no one waits for any more since the last ``take``.
+        children: every child started, for what becomes of them when this run ends.
+        consumed: inbox sequence of the last signal taken, by name; one at or below it is a repeat.
         closing: the event that ended the run, once there is one.
         halted: True when no more code may run.
     """
 
-    def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo) -> None:
+    def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo, max_payload: int = 1 << 20) -> None:
         self.definition = definition
+        self.max_payload = max_payload
         self.info = info
         self.now = info.started_at
         self.pending: dict[int, Operation] = {}
@@ -122,6 +126,8 @@ class Machine:
         self.begun: list[Operation] = []
         self.ended: list[Operation] = []
         self.sent: list[ev.SignalSent] = []
+        self.children: list[ev.ChildStarted] = []
+        self.consumed: dict[str, int] = {}
         self.closing: ev.Completed | ev.Failed | ev.Terminated | ev.ContinuedAsNew | None = None
         self.cancel_requested: ev.CancelRequested | None = None
         self.halted = False
@@ -129,6 +135,7 @@ class Machine:
         self._next_index = 1
         self._predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool]] = []
         self._expected: deque[Any] | None = None
+        self._open_end = False
         self._patches: set[str] = set()
         self._patch_answers: dict[str, bool] = {}
         self._broken: NondeterminismError | None = None
@@ -137,15 +144,20 @@ class Machine:
 
     # ---- what the owner calls
 
-    def replay(self, commits: Sequence[Sequence[Any]]) -> None:
+    def replay(self, commits: Sequence[Sequence[Any]], *, unfinished: bool = False) -> None:
         """Rebuilds the run from the events of its commits, first to last.
+
+        Args:
+            commits: the events of each.
+            unfinished: the last commit was to go on in a key that was never written: what the code decides past its end is new.
 
         Raises:
             NondeterminismError: if the code does something else than what was recorded.
         """
         self._patches = {event.id for commit in commits for event in commit if isinstance(event, ev.Patched)}
-        for commit in commits:
+        for number, commit in enumerate(commits, 1):
             expected = self._expected = deque(commit)
+            self._open_end = unfinished and number == len(commits)
             while expected:
                 event = expected.popleft()
                 if not isinstance(event, ev.Input):
@@ -156,7 +168,9 @@ class Machine:
                     self.dispose()
                     raise self._broken
         self._expected = None
-        self.take()
+        self.ended = []
+        self.begun = [operation for operation in self.begun if any(operation.event is event for event in self.decided)]
+        self.sent = [signal for signal in self.sent if any(signal is event for event in self.decided)]
 
     def feed(self, event: Any) -> bool:
         """Applies an input; False, and nothing done, if it comes too late to matter."""
@@ -205,8 +219,9 @@ class Machine:
 
     def _on_started(self, event: ev.Started) -> None:
         self._next_index = event.first_index
-        if event.cancel_requested:
-            self.cancel_requested = ev.CancelRequested(at=event.at)
+        self.consumed = dict(event.consumed)
+        if event.cancel_reason is not None:
+            self.cancel_requested = ev.CancelRequested(at=event.at, reason=event.cancel_reason)
         try:
             args = self.definition.signature.decode_args(event.input)
         except InvalidInputError as error:
@@ -220,11 +235,17 @@ class Machine:
 
     def _on_retrying(self, event: ev.ActivityRetrying) -> None:
         operation = self.pending[event.index]
-        operation.attempt, operation.due = event.attempt, event.due
+        operation.attempt, operation.due, operation.failure = event.attempt, event.due, event.failure
 
     def _on_result(self, event: ev.ActivityCompleted | ev.ChildCompleted | ev.Signaled) -> None:
         operation = self._resolve(event.index)
-        payload = event.data if isinstance(event, ev.Signaled) else event.result
+        if isinstance(event, ev.Signaled):
+            self.consumed[event.signal] = event.seq
+            payload = event.data
+            if operation.due is not None:
+                self.ended.append(operation)  # its timeout is not needed any more
+        else:
+            payload = event.result
         try:
             value = operation.decode(payload)
         except InvalidInputError as error:
@@ -413,6 +434,7 @@ class Machine:
             return child
 
         operation = self._begin(event)
+        self.children.append(operation.event)
         if child.awaited:
             operation.decode = decode
         return await self._outcome(operation)
@@ -433,16 +455,16 @@ class Machine:
         if isinstance(recorded, ev.SideEffect):
             value = recorded.value
         else:
-            value = encode(function(), "side_effect value") if self._expected is None else ev.NULL
+            value = encode(function(), "side_effect value") if self._live else ev.NULL
         return _plain(self._decide(ev.SideEffect(index=index, at=self.now, value=value)).value)
 
     def patched(self, patch_id: str) -> bool:
         """Whether this run takes the code behind a patch; the first answer for an id stays."""
         answer = self._patch_answers.get(patch_id)
         if answer is None:
-            answer = patch_id in self._patches if self._expected is not None else True
+            answer = self._live or patch_id in self._patches
             self._patch_answers[patch_id] = answer
-            if answer and (self._expected is not None or patch_id not in self._patches):
+            if answer and not (self._live and patch_id in self._patches):
                 self._decide(ev.Patched(id=patch_id, at=self.now))
         return answer
 
@@ -466,6 +488,11 @@ class Machine:
         self.ended.append(operation)
 
     # ---- issuing and checking
+
+    @property
+    def _live(self) -> bool:
+        """True when the code decides something new, False while it repeats what was recorded."""
+        return self._expected is None or (self._open_end and not self._expected)
 
     def _take_index(self) -> int:
         index = self._next_index
@@ -494,8 +521,11 @@ class Machine:
         """Records an output, or checks it against the recorded one and gives that back."""
         if self.halted or self._broken is not None:
             raise Stop
+        payload = getattr(event, "input", None) or getattr(event, "result", None)
+        if payload is not None and len(bytes(payload)) > self.max_payload:
+            raise PayloadTooLargeError(f"the payload of {describe(event)}", len(bytes(payload)), self.max_payload)
         expected = self._expected
-        if expected is None:
+        if expected is None or self._live:
             self.decided.append(event)
             return event
         recorded = expected[0] if expected else None

@@ -1,0 +1,5 @@
+"""``python -m jetflow`` is the same as ``jetflow``."""
+
+from jetflow.cli.main import main
+
+main()

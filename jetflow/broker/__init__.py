@@ -1,0 +1,1 @@
+"""The only part of jetflow that knows NATS: connection, publish lane, pull lane, topology, timeline, state, membership."""

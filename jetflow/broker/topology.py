@@ -1,0 +1,151 @@
+"""The streams and buckets of a namespace, created by the first to come and checked by everybody."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec import Struct
+
+from jetflow.broker.lane import Lane
+from jetflow.core.ids import DEFAULT_PARTITIONS, Names
+from jetflow.errors import BrokerError, InvalidInputError, TopologyError
+
+SECOND = 1_000_000_000
+STREAM_NOT_FOUND = 10059
+STREAM_NAME_IN_USE = 10058
+SUBJECTS_OVERLAP = 10065
+
+HEARTBEAT_TTL = 30
+"""Seconds a worker's last heartbeat stays in its bucket; liveness is decided much earlier, by those who listen."""
+
+
+class Topology(Struct, frozen=True):
+    """What was found or created."""
+
+    partitions: int
+    replicas: int
+
+
+def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, dict[str, Any]]:
+    """The configuration of every stream of a namespace, by name."""
+    ns = names.namespace
+    inbox = {
+        "subjects": [f"{ns}.*.*.>", f"{ns}_timer.>"],
+        "retention": "workqueue",
+        "subject_transform": {"src": f"{ns}.*.*.>", "dest": f"{ns}.{{{{partition({partitions},1,2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.>"},
+        "allow_msg_schedules": True,
+        "allow_msg_ttl": True,
+        "description": "jetflow inbox: commands, by partition, task queue and workflow",
+    }
+    dead = {
+        "subjects": [f"{ns}_dead.>"],
+        "retention": "limits",
+        "max_age": 30 * 86_400 * SECOND,
+        "description": "jetflow dead letters: commands that could not be understood",
+    }
+    buckets = {
+        names.state_bucket: {
+            "republish": {"src": f"{names.state_prefix}>", "dest": f"{names.changed_prefix}>"},
+            "subject_delete_marker_ttl": 3600 * SECOND,
+            "description": "jetflow state: what a person wants to know of each workflow",
+        },
+        names.timeline_bucket: {"description": "jetflow timeline: one key is one commit"},
+        names.signal_bucket: {"description": "jetflow signals that nobody waits for yet"},
+        names.worker_bucket: {"max_age": HEARTBEAT_TTL * SECOND, "description": "jetflow workers: heartbeats"},
+    }
+    common: dict[str, Any] = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
+    configs = {names.inbox_stream: common | inbox, names.dead_stream: common | dead}
+    for bucket, extra in buckets.items():
+        configs[f"KV_{bucket}"] = common | {
+            "subjects": [f"$KV.{bucket}.>"],
+            "retention": "limits",
+            "max_msgs_per_subject": 1,
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "allow_msg_ttl": True,
+            **extra,
+        }
+    return {name: {"name": name, **config} for name, config in configs.items()}
+
+
+_MUST_MATCH = ("subjects", "retention", "subject_transform", "republish", "max_msgs_per_subject")
+_MUST_BE_ON = ("allow_msg_schedules", "allow_msg_ttl", "allow_direct", "allow_rollup_hdrs")
+
+
+async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, replicas: int | None) -> Topology:
+    """Finds or creates the namespace's streams; safe to run by many at once.
+
+    Args:
+        lane: where to ask.
+        names: the namespace.
+        partitions: wanted number, 1 to 4096; None takes what exists, or the default.
+        replicas: copies of each stream when they are created; None for one.
+
+    Raises:
+        TopologyError: a stream exists with another configuration; says which field and what to do.
+    """
+    if partitions is not None and not 1 <= partitions <= 4096:
+        raise InvalidInputError(f"partitions must be 1 to 4096, not {partitions}")
+    existing = await _config(lane, names.inbox_stream)
+    if existing is not None:
+        found = _partitions_of(existing)
+        if partitions is not None and found is not None and found != partitions:
+            raise TopologyError(
+                f"namespace {names.namespace!r} has {found} partitions, not {partitions}: leave the argument out, or use another namespace"
+            )
+        partitions = found
+        replicas = replicas or existing.get("num_replicas")
+    wanted = stream_configs(names, partitions or DEFAULT_PARTITIONS, replicas or 1)
+    for name, config in wanted.items():
+        current = existing if name == names.inbox_stream else await _config(lane, name)
+        if current is None:
+            current = await _create(lane, config)
+        _check(name, config, current)
+    return Topology(partitions or DEFAULT_PARTITIONS, wanted[names.inbox_stream]["num_replicas"])
+
+
+async def _config(lane: Lane, stream: str) -> dict[str, Any] | None:
+    try:
+        answer = await lane.api(f"STREAM.INFO.{stream}")
+    except BrokerError as error:
+        if getattr(error, "err_code", 0) == STREAM_NOT_FOUND:
+            return None
+        raise
+    return answer["config"]  # type: ignore[no-any-return]
+
+
+async def _create(lane: Lane, config: dict[str, Any]) -> dict[str, Any]:
+    name = config["name"]
+    try:
+        return (await lane.api(f"STREAM.CREATE.{name}", config))["config"]  # type: ignore[no-any-return]
+    except BrokerError as error:
+        code = getattr(error, "err_code", 0)
+        if code == STREAM_NAME_IN_USE:  # somebody created it at the same moment, perhaps otherwise
+            return await _config(lane, name) or config
+        if code == SUBJECTS_OVERLAP:
+            raise TopologyError(f"stream {name} cannot be created: another stream already takes {config['subjects']}") from error
+        raise TopologyError(f"stream {name} cannot be created: {error}") from error
+
+
+def _check(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    for field in _MUST_MATCH:
+        if field in wanted and wanted[field] != _plain(found.get(field), wanted[field]):
+            raise TopologyError(
+                f"stream {name} exists with {field} = {found.get(field)!r}, jetflow needs {wanted[field]!r}: "
+                "rename or remove that stream, or use another namespace"
+            )
+    for field in _MUST_BE_ON:
+        if wanted.get(field) and not found.get(field):
+            raise TopologyError(f"stream {name} exists without {field}: switch it on with `nats stream edit {name}`, or use another namespace")
+
+
+def _plain(found: Any, wanted: Any) -> Any:
+    """The found value without fields that the server adds."""
+    return {key: found.get(key) for key in wanted} if isinstance(wanted, dict) and isinstance(found, dict) else found
+
+
+def _partitions_of(config: dict[str, Any]) -> int | None:
+    match = re.search(r"partition\((\d+),", str((config.get("subject_transform") or {}).get("dest", "")))
+    return int(match[1]) if match else None

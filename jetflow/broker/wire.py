@@ -1,0 +1,147 @@
+"""One connection to nats-server, with a short way in and out beside nats-py's.
+
+nats-py keeps what it is good at: connecting, TLS, authentication, reconnecting, parsing. Messages for our own
+subscriptions are handed over as bytes inside the parser's call, without a queue and a task each; our own publishes are
+joined and written once per turn of the event loop. Both rest on nats-py 2.16's internals, which is why its version is pinned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.client import Client as NatsClient
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
+
+log = logging.getLogger("jetflow.broker")
+
+Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Called with subject, reply, payload and raw header block (None without headers). Must not block."""
+
+
+class Wire(NatsClient):
+    """A nats-py client with direct handlers and joined writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_violation: str | None = None
+        self.on_disconnect: list[Callable[[], None]] = []
+        self.on_reconnect: list[Callable[[], None]] = []
+        self._handlers: dict[int, Handler] = {}
+        self._write_scheduled = False
+
+    # ---- in
+
+    async def listen(self, subject: str, handler: Handler) -> int:
+        """Subscribes; returns the number to ``unlisten`` with. Survives reconnects."""
+        self._sid += 1
+        sid = self._sid
+        self._subs[sid] = Subscription(self, sid, subject, cb=_never)
+        self._handlers[sid] = handler
+        if self.is_connected:
+            self.write(f"SUB {subject} {sid}\r\n".encode())
+        return sid
+
+    def unlisten(self, sid: int) -> None:
+        """Ends a subscription."""
+        self._handlers.pop(sid, None)
+        self._subs.pop(sid, None)
+        if self.is_connected:
+            self.write(b"UNSUB %d\r\n" % sid)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:  # type: ignore[override]
+        handler = self._handlers.get(sid)
+        if handler is None:
+            if sid in self._subs:
+                await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
+            return
+        try:
+            handler(subject, reply, data, headers)
+        except Exception:  # raised into nats-py's parser it would end all reading
+            log.exception("handler of %r failed", subject)
+
+    # ---- out
+
+    def send(self, subject: str, body: bytes, reply: str = "", headers: bytes | None = None) -> None:
+        """Publishes in the order of calls; written at the end of this turn of the event loop.
+
+        Raises:
+            BrokerUnavailableError: not connected now; nothing was sent.
+            PayloadTooLargeError: body and headers exceed the server's ``max_payload``.
+        """
+        size = len(body)
+        if headers is None:
+            head = f"PUB {subject} {reply} {size}\r\n" if reply else f"PUB {subject} {size}\r\n"
+            command = b"%b%b\r\n" % (head.encode(), body)
+        else:
+            size += len(headers)
+            head = f"HPUB {subject} {reply} {len(headers)} {size}\r\n"
+            command = b"%b%b%b\r\n" % (head.encode(), headers, body)
+        if size > self._max_payload:
+            raise PayloadTooLargeError(f"the message to {subject}", size, self._max_payload)
+        self.write(command)
+
+    def write(self, command: bytes) -> None:
+        """Adds protocol bytes to this turn's write."""
+        if not self.is_connected:
+            raise BrokerUnavailableError("not connected to nats-server; nothing was sent")
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            asyncio.get_running_loop().call_soon(self._write_pending)
+
+    def _write_pending(self) -> None:
+        self._write_scheduled = False
+        if self._pending and self.is_connected and self._transport is not None:
+            commands, self._pending, self._pending_data_size = self._pending, [], 0
+            self._transport.write(b"".join(commands))
+
+    # ---- staying alive
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Keeps the connection where nats-py would close it for good: every error but a permission one means reconnecting."""
+        if "permissions violation" in err_msg:
+            self.last_violation = err_msg
+            await super()._process_err(err_msg)
+        else:
+            log.warning("nats-server says: %s; reconnecting", err_msg)
+            await self._process_op_err(NatsError(f"nats: {err_msg}"))
+
+
+async def _never(_: Any) -> None:
+    """Stands for a callback in nats-py's own book-keeping."""
+
+
+def header_block(**fields: str) -> bytes:
+    """A raw header block; ``_`` in a name stands for ``-``."""
+    lines = "".join(f"{name.replace('_', '-')}:{value}\r\n" for name, value in fields.items())
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
+
+
+def status_of(headers: bytes | None) -> int:
+    """The status in a header block's first line (404, 503, …), 0 without one."""
+    if headers is None or headers[8:9] != b" ":
+        return 0
+    try:
+        return int(headers[9:12])
+    except ValueError:
+        return 0
+
+
+def parse_headers(headers: bytes | None) -> dict[str, str]:
+    """Header fields; the status line's text is under ``""``. The last of a repeated field wins."""
+    if not headers:
+        return {}
+    lines = headers.decode(errors="replace").split("\r\n")
+    fields = {"": lines[0][8:].strip()}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            fields[name.strip()] = value.strip()
+    return fields

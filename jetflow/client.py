@@ -1,0 +1,271 @@
+"""The client: starts workflows, finds them, commands them. Never consumes anything.
+
+    async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
+        handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
+        print(await handle.result())
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from jetflow.broker.connection import Broker, open_wire
+from jetflow.broker.server import LocalServer
+from jetflow.broker.state import StateRecord, StateStore, decode_state
+from jetflow.broker.wire import Wire, header_block
+from jetflow.core.definitions import WorkflowDefinition
+from jetflow.core.durations import Duration
+from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
+from jetflow.core.values import body_of
+from jetflow.engine.commands import ARGS, EXPIRE, expire_header
+from jetflow.errors import ConflictError, InvalidInputError, WorkflowAlreadyStartedError
+from jetflow.handle import WorkflowHandle
+from jetflow.watches import Watches
+
+DEFAULT_QUEUE = "default"
+PAGE = 256
+
+IfExists = Literal["fail", "attach"]
+
+
+class Client:
+    """A connection to a namespace of workflows. Make it with ``Client.connect`` or ``jetflow.local``.
+
+    Attributes:
+        broker: the connection, for workers.
+    """
+
+    def __init__(self, broker: Broker, connect_again: Callable[[str], Coroutine[Any, Any, Wire]]) -> None:
+        self.broker = broker
+        self._connect_again = connect_again
+        self.states = StateStore(broker.lane, broker.names)
+        self.watches = Watches(broker, self.states)
+
+    @staticmethod
+    def connect(
+        servers: str | Sequence[str] | None = None,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        credentials: str | Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        name: str = "client",
+        partitions: int | None = None,
+        replicas: int | None = None,
+        timeout: float = 5,
+    ) -> _Connecting:
+        """Connects; use it with ``async with``, or await it and ``close()`` later.
+
+        Args:
+            servers: one address or several; ``JETFLOW_URL``, then ``nats://127.0.0.1:4222`` when not given.
+            namespace: which set of workflows on the server.
+            credentials: path of a ``.creds`` file.
+            tls: an SSL context.
+            name: shown in the server's connection list.
+            partitions: of a namespace that does not exist yet, 64 when not given.
+            replicas: of each stream of a namespace that does not exist yet.
+            timeout: seconds to wait for the first connection.
+
+        Raises:
+            BrokerError: what is missing on the server's side, and what to do about it.
+        """
+
+        async def again(purpose: str) -> Wire:
+            return await open_wire(servers, credentials=credentials, tls=tls, name=purpose, timeout=timeout)
+
+        async def open_client() -> Client:
+            broker = await Broker.connect(
+                servers, namespace=namespace, credentials=credentials, tls=tls, name=name,
+                partitions=partitions, replicas=replicas, timeout=timeout,
+            )  # fmt: skip
+            return Client(broker, again)
+
+        return _Connecting(open_client)
+
+    @property
+    def url(self) -> str:
+        """Address of the server."""
+        return self.broker.url
+
+    @property
+    def namespace(self) -> str:
+        """The namespace's name."""
+        return self.broker.names.namespace
+
+    async def close(self) -> None:
+        """Writes what is pending and closes the connection."""
+        self.watches.close()
+        await self.broker.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def another_wire(self, purpose: str) -> Wire:
+        """A further connection to the same server, for the event loop it is called in."""
+        return await self._connect_again(purpose)
+
+    # ---- starting
+
+    async def start(
+        self,
+        workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
+        *args: Any,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | None | Literal["default"] = "default",
+        if_exists: IfExists = "fail",
+    ) -> WorkflowHandle:
+        """Starts a workflow; returns once the start is stored, whether or not a worker is up.
+
+        Args:
+            workflow: the function, or its name.
+            args: its arguments.
+            workflow_id: anything unique on the task queue; a random one when not given.
+            task_queue: whose workers run it.
+            expire: how long the record is kept after the end; None for ever; the worker's default when not given.
+            if_exists: ``"fail"`` raises, ``"attach"`` gives a handle of the workflow that is there.
+
+        Raises:
+            WorkflowAlreadyStartedError: the id is taken, by a running or a kept workflow.
+            InvalidInputError: arguments do not fit the function, or cannot be JSON.
+            BrokerUnavailableError: whether it was stored is unknown; starting again with the same id is safe.
+        """
+        if if_exists not in ("fail", "attach"):
+            raise InvalidInputError(f'if_exists must be "fail" or "attach", not {if_exists!r}')
+        name, definition = _workflow_name(workflow)
+        if definition is not None:
+            args = definition.signature.bind(args, {})
+        body, tell = body_of(args, single=definition.signature.single if definition is not None else None)
+        chosen = workflow_id if workflow_id is not None else secrets.token_hex(12)
+        queue_token, id_token = to_token(task_queue, "task queue"), to_token(chosen, "workflow id")
+        run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire)
+        if run is not None and workflow_id is not None:
+            record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
+            if record is not None and record.run_id != str(run):
+                run = None
+        if run is None and if_exists == "fail":
+            raise WorkflowAlreadyStartedError(chosen, task_queue)
+        return WorkflowHandle(self, chosen, task_queue, run_id=None if run is None else str(run), workflow_type=name, definition=definition)
+
+    async def _publish_start(
+        self, queue_token: str, id_token: str, name: str, body: bytes, *, tell: bool, expire: Duration | None | Literal["default"]
+    ) -> int | None:
+        """The run id, or None when a start of this id is waiting already."""
+        names = self.broker.names
+        partition = partition_of(queue_token, id_token, self.broker.topology.partitions)
+        headers = {
+            "Nats_Expected_Last_Subject_Sequence": "0",
+            "Nats_Expected_Last_Subject_Sequence_Subject": f"{names.namespace}.{partition}.{queue_token}.{id_token}.start.>",
+        }
+        if tell:
+            headers[ARGS] = "1"
+        if expire != "default":
+            headers[EXPIRE] = expire_header(expire)
+        subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
+        try:
+            return (await self.broker.lane.publish(subject, body, header_block(**headers))).seq
+        except ConflictError:
+            return None
+
+    async def execute(
+        self,
+        workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
+        *args: Any,
+        timeout: Duration | None = None,
+        **options: Any,
+    ) -> Any:
+        """Starts a workflow and waits for its result; the options are those of ``start``, ``timeout`` that of ``result``."""
+        handle = await self.start(workflow, *args, **options)
+        return await handle.result(timeout=timeout)
+
+    # ---- finding
+
+    def get_handle(self, workflow_id: str, task_queue: str = DEFAULT_QUEUE, *, run_id: str | None = None) -> WorkflowHandle:
+        """A handle of a workflow that may or may not exist; without a run id it follows the latest run."""
+        to_token(workflow_id, "workflow id")
+        to_token(task_queue, "task queue")
+        return WorkflowHandle(self, workflow_id, task_queue, run_id=run_id)
+
+    async def list(
+        self, *, task_queue: str | None = None, status: str | None = None, workflow_type: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[StateRecord]:
+        """State records, least recently changed first. Reads the state bucket page by page; there is no index yet.
+
+        Args:
+            task_queue: only this one's.
+            status: ``"running"``, ``"completed"``, ``"failed"`` or ``"terminated"``.
+            workflow_type: only of this type.
+            limit: stop after so many.
+        """
+        names = self.broker.names
+        subject = f"{names.state_prefix}{to_token(task_queue, 'task queue') if task_queue else '*'}.*"
+        seq, found = 1, 0
+        while True:
+            page = await self.broker.lane.read_many(names.state_stream, {"seq": seq, "next_by_subj": subject, "batch": PAGE})
+            for message in page:
+                record = decode_state(message.data)
+                if record is None or (status and record.status != status) or (workflow_type and record.workflow_type != workflow_type):
+                    continue
+                yield record
+                found += 1
+                if limit is not None and found >= limit:
+                    return
+            if len(page) < PAGE:
+                return
+            seq = page[-1].seq + 1
+
+
+def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | None]:
+    if isinstance(workflow, WorkflowDefinition):
+        return workflow.name, workflow
+    if isinstance(workflow, str):
+        return workflow, None
+    if callable(workflow):
+        return workflow.__name__, WorkflowDefinition(workflow)
+    raise InvalidInputError(f"workflow must be a @workflow function or its name, not {type(workflow).__name__}")
+
+
+class _Connecting:
+    """A connection to be: ``await`` it, or enter it with ``async with``."""
+
+    def __init__(self, connect: Callable[[], Coroutine[Any, Any, Client]]) -> None:
+        self._connect = connect
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._connect()
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+@asynccontextmanager
+async def local(
+    store_dir: str | Path | None = None, *, port: int = 0, namespace: str = DEFAULT_NAMESPACE, partitions: int | None = None
+) -> AsyncIterator[Client]:
+    """Starts an embedded nats-server on 127.0.0.1 and connects to it; both end with the block.
+
+    Args:
+        store_dir: where workflows are kept over restarts; None for a folder that is thrown away.
+        port: 0 for a free one.
+        namespace: which set of workflows.
+        partitions: of a new namespace.
+
+    Raises:
+        BrokerError: nats-server is missing or did not start; with its log.
+    """
+    async with LocalServer(store_dir, port) as server:
+        async with Client.connect(server.url, namespace=namespace, partitions=partitions) as client:
+            yield client

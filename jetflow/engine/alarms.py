@@ -1,0 +1,117 @@
+"""What an actor waits for on the clock: in memory to the millisecond, and whether the broker knows of it too."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable
+
+MAX_SLEEP = 3600
+"""Seconds one in-memory timer waits at most before it looks again."""
+
+
+class Alarms:
+    """Due times by operation index.
+
+    Args:
+        wake: called when something is due.
+
+    Attributes:
+        unscheduled: operations whose due time the broker does not surely know.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.unscheduled: set[int] = set()
+        self._wake = wake
+        self._due: dict[int, int] = {}
+        self._heap: list[tuple[int, int]] = []
+        self._scheduled: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0
+
+    def watch(self, index: int, due: int, *, maybe_scheduled: bool = False) -> None:
+        """An operation is due at ``due`` (ms since the epoch)."""
+        self._due[index] = due
+        heapq.heappush(self._heap, (due, index))
+        self.unscheduled.add(index)
+        if maybe_scheduled:
+            self._scheduled.add(index)
+
+    def due_at(self, index: int) -> int | None:
+        """When an operation is due, if it is watched."""
+        return self._due.get(index)
+
+    def hasten(self, index: int) -> None:
+        """An operation is due now, whatever the clock here says."""
+        if index in self._due:
+            self._due[index] = 0
+            heapq.heappush(self._heap, (0, index))
+
+    def forget(self, index: int) -> bool:
+        """Stops watching; True if the broker may have a schedule to remove."""
+        self._due.pop(index, None)
+        self.unscheduled.discard(index)
+        if index in self._scheduled:
+            self._scheduled.discard(index)
+            return True
+        return False
+
+    def scheduled(self, indexes: set[int]) -> None:
+        """The broker knows of these now."""
+        self._scheduled |= indexes
+        self.unscheduled -= indexes
+
+    def pop_due(self, now: int) -> list[int]:
+        """Operations that are due, which are watched no more."""
+        found = []
+        while (due := self.next_due()) is not None and due <= now:
+            _, index = heapq.heappop(self._heap)
+            del self._due[index]
+            self.unscheduled.discard(index)
+            self._scheduled.discard(index)  # the broker's copy comes by itself
+            found.append(index)
+        return found
+
+    def next_due(self) -> int | None:
+        """The earliest due time, None without any."""
+        heap = self._heap
+        while heap and self._due.get(heap[0][1]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def arm(self) -> None:
+        """Sees to being woken at the earliest due time."""
+        due = self.next_due()
+        if self._timer is not None:
+            if due == self._timer_due:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer_due = due
+            delay = min(max(0.0, due / 1000 - time.time()), MAX_SLEEP)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        due = self.next_due()
+        if due is not None and due <= now_ms():
+            self._wake()
+        else:
+            self.arm()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due.clear()
+        self._heap.clear()
+        self._scheduled.clear()
+        self.unscheduled.clear()
+
+
+def now_ms() -> int:
+    """The worker's clock, ms since the epoch."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,200 @@
+"""Commands as they come from the inbox: subject, headers and body understood, or refused with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jetflow.broker.pull import Delivery
+from jetflow.broker.wire import parse_headers
+from jetflow.core.durations import to_ms
+from jetflow.core.events import NULL, Parent
+from jetflow.core.failures import Failure
+from jetflow.core.ids import from_token
+from jetflow.core.values import as_json, decode
+from jetflow.errors import InvalidInputError
+
+EXPIRE = "Jetflow-Expire"
+ARGS = "Jetflow-Args"
+PARENT = "Jetflow-Parent"
+ORIGIN = "Jetflow-Origin"
+FOREVER = "forever"
+
+
+class StartCommand(Struct):
+    workflow_type: str
+    body: bytes
+    told: int | None = None
+    parent: Parent | None = None
+    origin: str | None = None
+    expire: int | None | msgspec.UnsetType = msgspec.UNSET
+
+
+class SignalCommand(Struct):
+    name: str
+    data: Raw
+    expire: int | None = None
+
+
+class CancelCommand(Struct):
+    reason: str = ""
+    run: int | None = None
+
+
+class TerminateCommand(Struct, omit_defaults=True):
+    """Body of a terminate command; every field may be left out. ``expire`` is a duration."""
+
+    reason: str = "job interrupted"
+    code: int = 410
+    throw: bool = True
+    descend: bool = False
+    suppress: bool = False
+    expire: str | int | float = "1s"
+    stack: str | None = None
+    run: int | None = None
+
+
+class TimerCommand(Struct):
+    index: int
+    run: int
+    due: int
+
+
+class ChildNotice(Struct, omit_defaults=True):
+    """Body of a ``child.<index>`` command: what became of a child, told to its parent."""
+
+    run: int
+    child: str
+    outcome: str
+    child_run: int = 0
+    result: Raw = NULL
+    failure: Failure | None = None
+
+
+Payload = StartCommand | SignalCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice
+
+
+class Command:
+    """A delivery with its meaning.
+
+    Attributes:
+        delivery: the message, with its sequence and where to ack it.
+        id_token, workflow_id: whose command it is.
+        payload: what it asks for.
+        index: the operation that an engine's own reply belongs to; 0 for others.
+        actor: who has it in memory and answers for its ack.
+    """
+
+    __slots__ = ("actor", "delivery", "id_token", "index", "payload", "seq", "workflow_id")
+
+    def __init__(self, delivery: Delivery, id_token: str, workflow_id: str, payload: Payload, index: int = 0) -> None:
+        self.actor: Any = None
+        self.delivery = delivery
+        self.id_token = id_token
+        self.workflow_id = workflow_id
+        self.payload = payload
+        self.index = index
+        self.seq = delivery.seq
+
+
+def understand(delivery: Delivery) -> Command:
+    """The command in a delivery.
+
+    Raises:
+        InvalidInputError: what is wrong with it, for the dead letter.
+    """
+    tokens = delivery.subject.split(".")
+    if len(tokens) < 5:
+        raise InvalidInputError("the subject is too short: <namespace>.<task_queue>.<workflow_id>.<command>[.<name>]")
+    id_token, kind, rest = tokens[3], tokens[4], tokens[5:]
+    from_token(tokens[2])
+    workflow_id = from_token(id_token)
+    reader = _READERS.get(kind)
+    if reader is None:
+        raise InvalidInputError(f"unknown command {kind!r}; the commands are start.<type>, signal.<name>, cancel and terminate")
+    wants_name, read = reader
+    if len(rest) != wants_name:
+        raise InvalidInputError(f"write {kind}.<name> with one name" if wants_name else f"nothing may follow {kind!r} in the subject")
+    name = from_token(rest[0]) if wants_name else ""
+    headers = parse_headers(delivery.headers)
+    try:
+        payload = read(name, delivery.data, headers)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInputError(f"body of {kind}: {error}") from error
+    index = _index(name) if kind in ("timer", "child") else 0
+    return Command(delivery, id_token, workflow_id, payload, index)
+
+
+def expire_header(duration: Any) -> str:
+    """The value of the expire header for a duration, None for ever."""
+    return FOREVER if duration is None else f"{to_ms(duration, 'expire')}ms"
+
+
+def _expire(headers: dict[str, str]) -> int | None | msgspec.UnsetType:
+    value = headers.get(EXPIRE)
+    if value is None:
+        return msgspec.UNSET
+    return None if value == FOREVER else to_ms(value, EXPIRE)
+
+
+def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
+    if body.strip():
+        decode(body, "the body of a start command")
+    told = headers.get(ARGS)
+    if told is not None and not told.isdigit():
+        raise InvalidInputError(f"{ARGS} must be a number, not {told!r}")
+    parent = msgspec.json.decode(headers[PARENT], type=Parent) if PARENT in headers else None
+    return StartCommand(
+        workflow_type=name,
+        body=body,
+        told=int(told) if told is not None else None,
+        parent=parent,
+        origin=headers.get(ORIGIN),
+        expire=_expire(headers),
+    )
+
+
+def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
+    expire = _expire(headers)
+    return SignalCommand(name=name, data=as_json(body, "the body of a signal"), expire=expire if isinstance(expire, int) else None)
+
+
+def _cancel(_name: str, body: bytes, _headers: dict[str, str]) -> CancelCommand:
+    value = decode(body.strip(), "the body of cancel")
+    if isinstance(value, str):
+        return CancelCommand(reason=value)
+    return msgspec.convert(value or {}, CancelCommand)
+
+
+def _terminate(_name: str, body: bytes, _headers: dict[str, str]) -> TerminateCommand:
+    value = decode(body.strip(), "the body of terminate")
+    command = TerminateCommand(reason=value) if isinstance(value, str) else msgspec.convert(value or {}, TerminateCommand)
+    to_ms(command.expire, "expire")
+    return command
+
+
+def _timer(name: str, body: bytes, _headers: dict[str, str]) -> TimerCommand:
+    value = decode(body, "the body of a timer")
+    return msgspec.convert({**(value if isinstance(value, dict) else {}), "index": _index(name)}, TimerCommand)
+
+
+def _child(_name: str, body: bytes, _headers: dict[str, str]) -> ChildNotice:
+    return msgspec.json.decode(body, type=ChildNotice)
+
+
+def _index(name: str) -> int:
+    if not name.isdigit() or len(name) > 12:
+        raise InvalidInputError(f"operation index {name[:20]!r} is not a number")
+    return int(name)
+
+
+_READERS: dict[str, tuple[int, Any]] = {
+    "start": (1, _start),
+    "signal": (1, _signal),
+    "cancel": (0, _cancel),
+    "terminate": (0, _terminate),
+    "timer": (1, _timer),
+    "child": (1, _child),
+}

@@ -1,0 +1,89 @@
+"""State records made from what an owner knows of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jetflow.broker.state import COMPLETED, FAILED, RUNNING, TERMINATED, Parked, StateRecord, Waiting
+from jetflow.core import events as ev
+from jetflow.core.failures import FATAL, INTERRUPTED, Failure
+from jetflow.core.machine import Machine, Operation, RunInfo
+from jetflow.engine.alarms import now_ms
+
+MAX_WAITING = 20
+"""Pending operations listed in a state record; their number is always in ``code``."""
+
+
+def running_record(machine: Machine, seq: int, worker: str) -> StateRecord:
+    """A live run: how many operations are pending, and the first of them."""
+    pending = machine.pending
+    listed = [_waiting(operation) for _, operation in zip(range(MAX_WAITING), pending.values(), strict=False)]
+    record = _record(machine.info, seq, worker, RUNNING, max(1, len(pending)))
+    record.waiting = listed
+    record.cancel_requested = machine.cancel_requested is not None
+    return record
+
+
+def closed_record(info: RunInfo, closing: Any, seq: int, worker: str) -> StateRecord:
+    """A run that has ended."""
+    if isinstance(closing, ev.Completed):
+        record = _record(info, seq, worker, COMPLETED, 0)
+        record.result = closing.result
+    elif isinstance(closing, ev.Terminated):
+        record = _record(info, seq, worker, TERMINATED, -INTERRUPTED)
+        record.expire = closing.expire
+        if closing.throw:
+            record.failure = termination(info, closing)
+    else:
+        record = _record(info, seq, worker, FAILED, -FATAL)
+        record.failure = closing.failure
+    record.closed_at = record.updated_at = closing.at
+    return record
+
+
+def termination(info: RunInfo, closing: ev.Terminated) -> Failure:
+    """The failure that a terminated run shows to whoever waits for it."""
+    return Failure("WorkflowTerminatedError", f"workflow {info.workflow_id!r} was terminated: {closing.reason}", closing.code, closing.stack or "")
+
+
+def parked_record(info: RunInfo, before: StateRecord | None, seq: int, worker: str, reason: str, message: str) -> StateRecord:
+    """A run that its owner cannot go on with."""
+    record = before if before is not None and before.run_id == str(info.run) else _record(info, seq, worker, RUNNING, 1)
+    record.parked = Parked(reason=reason, message=message, since=now_ms())
+    record.updated_at = now_ms()
+    record.worker = worker
+    return record
+
+
+def _record(info: RunInfo, seq: int, worker: str, status: str, code: int) -> StateRecord:
+    return StateRecord(
+        workflow_id=info.workflow_id,
+        task_queue=info.task_queue,
+        workflow_type=info.workflow_type,
+        run_id=str(info.run),
+        status=status,
+        code=code,
+        started_at=info.started_at,
+        updated_at=now_ms(),
+        generation=info.generation,
+        timeline_seq=seq,
+        parent_workflow_id=info.parent.workflow_id if info.parent else None,
+        origin_id=info.origin,
+        expire=info.expire,
+        worker=worker,
+    )
+
+
+def _waiting(operation: Operation) -> Waiting:
+    event = operation.event
+    match event:
+        case ev.ActivityScheduled():
+            kind, name = "activity", event.name
+        case ev.WaitStarted():
+            kind, name = "signal", event.signal
+        case ev.ChildStarted():
+            kind, name = "child", event.workflow_id
+        case _:
+            kind, name = "timer", ""
+    attempt = operation.attempt + 1 if operation.attempt else None
+    return Waiting(index=operation.index, kind=kind, name=name, since=event.at, due=operation.due, attempt=attempt, failure=operation.failure)

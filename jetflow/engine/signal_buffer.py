@@ -1,0 +1,148 @@
+"""Signals of one workflow that its code does not wait for yet, in inbox order by name.
+
+They are kept in memory with their commands un-acked while the workflow is busy, and move to the signals bucket, under the
+TTL that their sender chose, when it rests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from jetflow.broker.signals import CANCEL, DEFAULT_EXPIRE_MS, EarlySignal
+from jetflow.core.ids import to_token
+from jetflow.engine import faults
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.commands import Command, SignalCommand
+
+if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
+
+
+class Buffered:
+    """One signal; ``command`` is un-acked as long as it is set, ``stored`` means that the bucket has it."""
+
+    __slots__ = ("command", "signal", "stored")
+
+    def __init__(self, signal: EarlySignal, command: Command | None, *, stored: bool) -> None:
+        self.signal = signal
+        self.command = command
+        self.stored = stored
+
+
+class SignalBuffer:
+    """See the module."""
+
+    def __init__(self, engine: Engine, id_token: str) -> None:
+        self._engine = engine
+        self._id_token = id_token
+        self._queues: dict[str, deque[Buffered]] = {}
+        self._removals: list[tuple[str, int]] = []
+        self._loaded = False
+
+    @property
+    def unstored(self) -> int:
+        """Signals that only un-acked commands keep."""
+        return sum(not item.stored for queue in self._queues.values() for item in queue)
+
+    def reset(self) -> None:
+        """Forgets what is in memory; un-acked commands and the bucket have it all."""
+        self._queues.clear()
+        self._removals.clear()
+        self._loaded = False
+
+    async def load(self, consumed: dict[str, int]) -> str | None:
+        """Reads what the bucket has, once; gives the reason of a cancel that came before the start, if there is one.
+
+        A signal that the timeline shows as consumed is dropped, whoever stored it.
+        """
+        if self._loaded:
+            return None
+        self._loaded = True
+        if self._id_token not in self._engine.early:
+            return None
+        cancel = None
+        found = await self._engine.signals.load(self._engine.queue_token, self._id_token)
+        if not found:
+            self._engine.early.discard(self._id_token)
+        for name_token, signal in found:
+            if name_token == CANCEL:
+                cancel = str(msgspec.json.decode(signal.data)) if signal.expires > now_ms() else None
+                self._removals.append((name_token, signal.seq))
+            elif signal.seq <= consumed.get(signal.signal, 0):
+                self._removals.append((name_token, signal.seq))
+            else:
+                self._queues.setdefault(signal.signal, deque()).append(Buffered(signal, None, stored=True))
+        return cancel
+
+    def add(self, command: Command, signal: SignalCommand) -> bool:
+        """Keeps a signal with its command un-acked; False if it is here already."""
+        queue = self._queues.setdefault(signal.name, deque())
+        if any(item.signal.seq == command.seq for item in queue):
+            return False
+        queue.append(Buffered(early_signal(command, signal), command, stored=False))
+        return True
+
+    def take(self, name: str) -> Buffered | None:
+        """The oldest signal of a name that has not expired. Commands of expired ones are acked."""
+        queue = self._queues.get(name)
+        while queue:
+            item = queue.popleft()
+            if not queue:
+                del self._queues[name]
+            if item.stored:
+                self._removals.append((to_token(name), item.signal.seq))
+            if item.signal.expires > now_ms():
+                return item
+            if item.command is not None:
+                self._engine.ack(item.command)
+        return None
+
+    async def store(self) -> None:
+        """Moves signals from memory to the bucket, and acks their commands."""
+        fresh = [item for queue in self._queues.values() for item in queue if not item.stored]
+        if not fresh:
+            return
+        now = now_ms()
+        await asyncio.gather(*(store_early(self._engine, self._id_token, item.signal, now) for item in fresh))
+        faults.reach("after_buffer")
+        for item in fresh:
+            item.stored = True
+            if item.command is not None:
+                self._engine.ack(item.command)
+                item.command = None
+
+    def flush_removals(self) -> None:
+        """Removes from the bucket what a commit has consumed; to be called after that commit."""
+        for name_token, seq in self._removals:
+            self._engine.background(self._engine.signals.remove(self._engine.queue_token, self._id_token, name_token, seq))
+        self._removals.clear()
+
+    def discard(self) -> list[Command]:
+        """The run has ended: everything goes. Gives the commands to ack."""
+        commands = []
+        for name, queue in self._queues.items():
+            for item in queue:
+                if item.stored:
+                    self._removals.append((to_token(name), item.signal.seq))
+                if item.command is not None:
+                    commands.append(item.command)
+        self._queues.clear()
+        self.flush_removals()
+        return commands
+
+
+def early_signal(command: Command, signal: SignalCommand) -> EarlySignal:
+    """A signal command as it is buffered."""
+    expire = DEFAULT_EXPIRE_MS if signal.expire is None else signal.expire
+    return EarlySignal(signal=signal.name, seq=command.seq, expires=command.delivery.stored_ms + expire, data=signal.data)
+
+
+async def store_early(engine: Engine, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> None:
+    """Puts a signal into the bucket unless it has expired."""
+    if signal.expires > now:
+        engine.early.add(id_token)
+        await engine.signals.put(engine.queue_token, id_token, signal, now, name_token)

@@ -1,0 +1,240 @@
+"""The handle of one workflow: read it, wait for it, command it. Read it top to bottom and you have the manual."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jetflow.broker.state import RUNNING, StateRecord, summary
+from jetflow.broker.wire import header_block
+from jetflow.core.definitions import WorkflowDefinition
+from jetflow.core.durations import Duration, to_ms
+from jetflow.core.failures import to_error
+from jetflow.core.ids import to_token
+from jetflow.core.values import decode, encode
+from jetflow.engine.commands import EXPIRE, TerminateCommand, expire_header
+from jetflow.errors import FailureError, InvalidInputError, ResultTimeoutError, WorkflowAlreadyClosedError, WorkflowNotFoundError
+
+if TYPE_CHECKING:
+    from jetflow.client import Client
+
+
+class WorkflowHandle:
+    """One workflow, from ``client.start()`` or ``client.get_handle()``.
+
+    Attributes:
+        workflow_id: its id.
+        task_queue: whose workers run it.
+        workflow_type: name of its function, where known.
+        run_id: the run that this handle is pinned to; None to follow the latest run of the id.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        workflow_id: str,
+        task_queue: str,
+        *,
+        run_id: str | None = None,
+        workflow_type: str | None = None,
+        definition: WorkflowDefinition[..., Any] | None = None,
+    ) -> None:
+        self.workflow_id = workflow_id
+        self.task_queue = task_queue
+        self.workflow_type = workflow_type
+        self.run_id = run_id
+        self._client = client
+        self._definition = definition
+        self._queue_token = to_token(task_queue, "task queue")
+        self._id_token = to_token(workflow_id, "workflow id")
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.workflow_id!r} on {self.task_queue!r}, run {self.run_id or 'latest'}>"
+
+    # ---- waiting
+
+    async def result(self, throw_on_error: bool = True, state: bool = False, timeout: Duration | None = None) -> Any:
+        """Waits until the workflow has ended and gives its result.
+
+        Args:
+            throw_on_error: False gives the error object instead of raising it.
+            state: kept for the documented call; the stored state is always looked at first.
+            timeout: how long to wait; None for as long as it takes.
+
+        Raises:
+            WorkflowFailedError: its code failed: original type name, message, code and remote stack. An ``ActivityError``,
+                ``ChildWorkflowError`` or ``CancelledFailure`` that it did not catch is raised as such.
+            WorkflowTerminatedError: it was terminated.
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+            ResultTimeoutError: the timeout came first.
+        """
+        seconds = None if timeout is None else to_ms(timeout, "timeout") / 1000
+        try:
+            async with asyncio.timeout(seconds):
+                record = await self._closed_record()
+        except TimeoutError as error:
+            raise ResultTimeoutError(f"workflow {self.workflow_id!r} has not ended within {timeout}; it goes on") from error
+        if record.failure is not None:
+            failure: FailureError = to_error(record.failure)
+            if throw_on_error:
+                raise failure
+            return failure
+        return self._value(record)
+
+    async def _closed_record(self) -> StateRecord:
+        async with await self._client.watches.until_closed(self._queue_token, self._id_token) as until:
+            while True:
+                record = await self._record_or_none()
+                if record is not None and record.closed:
+                    return record
+                told = await until.next()
+                if told is not None and self._is_mine(told):
+                    return told
+
+    def _value(self, record: StateRecord) -> Any:
+        if record.result is msgspec.UNSET:
+            return None
+        if self._definition is not None and self._definition.name == record.workflow_type:
+            return self._definition.signature.result(record.result)
+        return decode(record.result)
+
+    # ---- reading
+
+    async def state(self, metadata: bool = False) -> Any:
+        """The latest persisted output: the result of a workflow that has completed, None before.
+
+        Args:
+            metadata: True gives ``{"data": …, "metadata": …}`` with the whole state record.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+        """
+        record = await self._record()
+        data = None if record is None else self._value(record)
+        if not metadata:
+            return data
+        plain = _pending_summary(self) if record is None else summary(record)
+        plain.pop("result", None)
+        return {"data": data, "metadata": plain}
+
+    async def status(self) -> int:
+        """0 once completed, above 0 the number of pending operations, below 0 failed or terminated.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+        """
+        record = await self._record()
+        return 1 if record is None else record.code
+
+    async def describe(self) -> StateRecord | None:
+        """The whole state record; None while the start is stored but no worker has taken it up.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+        """
+        return await self._record()
+
+    async def _record(self) -> StateRecord | None:
+        return await self._record_or_none()
+
+    async def _record_or_none(self) -> StateRecord | None:
+        """This run's record, or None while its start waits in the inbox.
+
+        A start is acked only after its record was written, so that one of the two is always there.
+        """
+        states, replicated = self._client.states, self._client.broker.topology.replicas > 1
+        for attempt in range(3):
+            record = await states.get(self._queue_token, self._id_token, fresh=replicated or attempt > 0)
+            if record is not None and self._is_mine(record):
+                return record
+            if record is not None and self.run_id is not None and int(record.run_id) > int(self.run_id):
+                break  # a later run has taken the id
+            if await self._start_waits():
+                return None
+        raise WorkflowNotFoundError(self.workflow_id, self.task_queue, self.run_id)
+
+    async def _start_waits(self) -> bool:
+        names = self._client.broker.names
+        message = await self._client.broker.lane.last_message(names.inbox_stream, names.pending_start(self._queue_token, self._id_token))
+        return message is not None and (self.run_id is None or message.seq >= int(self.run_id))
+
+    def _is_mine(self, record: StateRecord) -> bool:
+        return self.run_id is None or record.run_id == self.run_id
+
+    # ---- commanding
+
+    async def signal(self, name: str, data: Any = None, expire: Duration = "10m") -> None:
+        """Delivers a signal; returns once it is stored.
+
+        Args:
+            name: what the workflow waits for with ``condition(name)``.
+            data: anything that JSON can hold.
+            expire: how long the signal is kept if nobody waits for it yet, also before the workflow starts.
+
+        Raises:
+            InvalidInputError: the data cannot be JSON.
+        """
+        headers = header_block(**{EXPIRE: expire_header(expire)}) if expire != "10m" else None
+        await self._command(f"signal.{to_token(name, 'signal name')}", b"" if data is None else bytes(encode(data, "signal data")), headers)
+
+    async def cancel(self, reason: str | None = None) -> None:
+        """Asks the workflow to stop: its pending or next durable operation raises ``CancelledFailure``, which it may catch.
+
+        Args:
+            reason: shown in the failure.
+        """
+        await self._command("cancel", msgspec.json.encode({"reason": reason or "", "run": self._run_number()}))
+
+    async def terminate(
+        self,
+        reason: str = "job interrupted",
+        code: int = 410,
+        throw: bool = True,
+        descend: bool = False,
+        suppress: bool = False,
+        expire: Duration = "1s",
+        stack: str | None = None,
+    ) -> None:
+        """Ends the workflow at once; none of its code runs any more.
+
+        Args:
+            reason: shown to whoever waits for the result.
+            code: the failure's code.
+            throw: False makes ``result()`` give None instead of raising.
+            descend: True ends its descendants too, whatever their parent-close policy.
+            suppress: True says nothing if it has ended already.
+            expire: how long its record is kept.
+            stack: a traceback to show in the failure.
+
+        Raises:
+            WorkflowAlreadyClosedError: it has ended already, unless suppressed.
+            WorkflowNotFoundError: there is no such workflow.
+        """
+        record = await self._record_or_none()
+        if record is not None and record.closed:
+            if suppress:
+                return
+            raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
+        command = TerminateCommand(
+            reason=reason, code=code, throw=throw, descend=descend, suppress=suppress,
+            expire=f"{to_ms(expire, 'expire')}ms", stack=stack, run=self._run_number(),
+        )  # fmt: skip
+        await self._command("terminate", msgspec.json.encode(command))
+
+    async def _command(self, command: str, body: bytes, headers: bytes | None = None) -> None:
+        broker = self._client.broker
+        await broker.lane.publish(broker.names.command(self._queue_token, self._id_token, command), body, headers)
+
+    def _run_number(self) -> int | None:
+        if self.run_id is None:
+            return None
+        if not self.run_id.isdigit():
+            raise InvalidInputError(f"run id {self.run_id!r} is not one of jetflow's")
+        return int(self.run_id)
+
+
+def _pending_summary(handle: WorkflowHandle) -> dict[str, Any]:
+    """What is known of a workflow whose start no worker has taken up yet."""
+    return {"workflow_id": handle.workflow_id, "task_queue": handle.task_queue, "run_id": handle.run_id, "status": RUNNING, "code": 1}

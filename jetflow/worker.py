@@ -1,0 +1,200 @@
+"""The worker: runs the workflows and activities of one task queue.
+
+    async with Worker(client, task_queue="orders", workflows=[order], activities=[charge]):
+        await asyncio.Event().wait()                # until something else ends the block
+
+Any number of workers of a task queue, on any number of machines, share its workflows. Commands wait in the broker while
+there is none. Each worker is expected to have all workflow types of its queue; during a rolling upgrade, those that have
+more than others get the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import secrets
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from jetflow.broker.lane import Lane
+from jetflow.broker.membership import Heart, Member
+from jetflow.broker.wire import Wire
+from jetflow.core import guard
+from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
+from jetflow.core.durations import Duration, to_ms
+from jetflow.core.ids import to_token
+from jetflow.engine.actor import now_ms
+from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
+from jetflow.engine.ownership import Ownership
+from jetflow.engine.steps import StepRunner
+from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
+
+if TYPE_CHECKING:
+    from jetflow.client import Client
+
+log = logging.getLogger("jetflow.worker")
+
+SWEEP_EVERY = 0.05
+READY_TIMEOUT = 15
+DEFAULT_EXPIRE: Duration = "7d"
+
+
+class Worker:
+    """Serves one task queue while its ``async with`` block, or ``run()``, lasts.
+
+    Args:
+        client: the connection to use; it must stay open as long.
+        task_queue: which queue.
+        workflows: functions made by ``@workflow``, or plain async functions.
+        activities: functions made by ``@activity``, or plain functions.
+        max_concurrent_activities: attempts under way at once.
+        max_concurrent_commands: commands taken from the broker and not yet acked, at most.
+        max_cached_workflows: resting workflows kept in memory; the others are rebuilt when something comes for them.
+        default_expire: how long the record of a workflow is kept after it ends; None for ever.
+        graceful_timeout: how long running activities may finish when the worker stops or gives up partitions.
+        threads: for activities that are plain functions.
+
+    Raises:
+        RegistrationError: two definitions of one name, or a function that cannot be served.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        task_queue: str,
+        workflows: Iterable[Any] = (),
+        activities: Iterable[Any] = (),
+        max_concurrent_activities: int = 1000,
+        max_concurrent_commands: int = 10_000,
+        max_cached_workflows: int = 5_000,
+        default_expire: Duration | None = DEFAULT_EXPIRE,
+        graceful_timeout: Duration = "10s",
+        threads: int = 32,
+    ) -> None:
+        to_token(task_queue, "task queue")
+        for name, number in (("max_concurrent_activities", max_concurrent_activities), ("max_concurrent_commands", max_concurrent_commands),
+                             ("max_cached_workflows", max_cached_workflows), ("threads", threads)):  # fmt: skip
+            if number < 1:
+                raise InvalidInputError(f"{name} must be at least 1, not {number}")
+        self.client = client
+        self.task_queue = task_queue
+        self.worker_id = secrets.token_hex(6)
+        self._workflows: dict[str, WorkflowDefinition[Any, Any]] = _registry(workflows, as_workflow, "workflow")
+        self._activities: dict[str, ActivityDefinition[Any, Any]] = _registry(activities, as_activity, "activity")
+        if not self._workflows:
+            raise RegistrationError(f"a worker needs at least one workflow to serve on task queue {task_queue!r}")
+        self._max_activities = max_concurrent_activities
+        self._max_commands = max_concurrent_commands
+        self._max_cached = max_cached_workflows
+        self._default_expire = None if default_expire is None else to_ms(default_expire, "default_expire")
+        self._grace = to_ms(graceful_timeout, "graceful_timeout") / 1000
+        self._threads = threads
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._stopped: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Worker:
+        await self._start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def run(self, until: asyncio.Event | None = None) -> None:
+        """Serves until the event is set, or for ever; then stops gracefully."""
+        async with self:
+            await (until or asyncio.Event()).wait()
+
+    @property
+    def partitions(self) -> int:
+        """Partitions of the task queue that this worker owns now."""
+        return len(self._ownership.partitions) if self._tasks else 0
+
+    # ---- life
+
+    async def _start(self) -> None:
+        guard.install()
+        broker = self.client.broker
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="jetflow-activity")
+        runner = StepRunner(self._activities, self._pool, self._max_activities, broker.max_payload - PAYLOAD_MARGIN)
+        self._engine = Engine(
+            broker,
+            task_queue=self.task_queue,
+            worker_id=self.worker_id,
+            workflows=self._workflows,
+            runner=runner,
+            default_expire=self._default_expire,
+            max_cached=self._max_cached,
+        )
+        member = Member(
+            worker_id=self.worker_id,
+            task_queue=self.task_queue,
+            host=platform.node(),
+            pid=os.getpid(),
+            started_at=now_ms(),
+            workflows=sorted(self._workflows),
+            activities=sorted(self._activities),
+        )
+        self._heart = Heart(self._heart_connection, broker.names, member)
+        self._ownership = self._engine.ownership = Ownership(
+            broker,
+            self._heart,
+            member,
+            room=lambda: self._engine.room(self._max_commands),
+            on_delivery=self._engine.deliver,
+            before_begin=self._engine.take_over,
+            release=lambda partitions, force: self._engine.release(partitions, force, self._grace),
+        )
+        self._heart.start()
+        self._tasks = [asyncio.create_task(self._ownership.run()), asyncio.create_task(self._sweep())]
+        log.info("worker %s serves %s: workflows %s", self.worker_id, self.task_queue, ", ".join(sorted(self._workflows)))
+
+    async def stop(self) -> None:
+        """Finishes running activities within the graceful timeout, hands everything over, and ends."""
+        if self._stopped is None:
+            self._stopped = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopped)
+
+    async def _stop(self) -> None:
+        for task in self._tasks[:1]:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        try:
+            await self._ownership.stop()
+        except BrokerError as error:
+            log.warning("the worker stops without handing over: %s", error)
+        for task in self._tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._engine.stop()
+        await self._heart.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        log.info("worker %s has stopped", self.worker_id)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            self._engine.sweep()
+            self._ownership.refill()
+
+    async def _heart_connection(self) -> tuple[Wire, Lane]:
+        wire = await self.client.another_wire(f"heart/{self.task_queue}")
+        return wire, await Lane.open(wire, timeout=3)
+
+
+def _registry(given: Iterable[Any], make: Callable[[Any], Any], what: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in given:
+        try:
+            definition = make(item)
+            _ = definition.signature
+        except InvalidInputError as error:
+            raise RegistrationError(f"{what} {item!r} cannot be served: {error}") from error
+        other = found.get(definition.name)
+        if other is not None and other.function is not definition.function:
+            raise RegistrationError(f"two functions are named {what} {definition.name!r}; give one another name with @{what}(name=…)")
+        found[definition.name] = definition
+    return found

@@ -1,0 +1,27 @@
+# Recipes need the development set-up: python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'
+
+python := ".venv/bin/python"
+
+# what runs before a merge
+default: check test
+
+# lint, format and types
+check:
+    {{python}} -m ruff check jetflow tests bench examples
+    {{python}} -m pyright
+
+# every test, or those given
+test *args:
+    {{python}} -m pytest {{args}}
+
+# what needs no server
+unit:
+    {{python}} -m pytest tests/unit tests/replay
+
+# figures of this machine
+bench *args:
+    {{python}} -m bench {{args}}
+
+# the examples, as a newcomer runs them
+examples:
+    {{python}} examples/webhooks.py
