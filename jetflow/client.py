@@ -1,8 +1,8 @@
 """The client: starts workflows, finds them, commands them. Never consumes anything.
 
-    async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
-        handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
-        print(await handle.result())
+async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
+    handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
+    print(await handle.result())
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Client:
         *args: Any,
         workflow_id: str | None = None,
         task_queue: str = DEFAULT_QUEUE,
-        expire: Duration | None | Literal["default"] = "default",
+        expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
     ) -> WorkflowHandle:
         """Starts a workflow; returns once the start is stored, whether or not a worker is up.
@@ -155,7 +155,7 @@ class Client:
         return WorkflowHandle(self, chosen, task_queue, run_id=None if run is None else str(run), workflow_type=name, definition=definition)
 
     async def _publish_start(
-        self, queue_token: str, id_token: str, name: str, body: bytes, *, tell: bool, expire: Duration | None | Literal["default"]
+        self, queue_token: str, id_token: str, name: str, body: bytes, *, tell: bool, expire: Duration | Literal["default"] | None
     ) -> int | None:
         """The run id, or None when a start of this id is waiting already."""
         names = self.broker.names
@@ -266,6 +266,5 @@ async def local(
     Raises:
         BrokerError: nats-server is missing or did not start; with its log.
     """
-    async with LocalServer(store_dir, port) as server:
-        async with Client.connect(server.url, namespace=namespace, partitions=partitions) as client:
-            yield client
+    async with LocalServer(store_dir, port) as server, Client.connect(server.url, namespace=namespace, partitions=partitions) as client:
+        yield client

@@ -102,9 +102,7 @@ class WorkflowNotFoundError(JetflowError):
 
     def __init__(self, workflow_id: str, task_queue: str, run_id: str | None = None) -> None:
         run = f" with run id {run_id}" if run_id else ""
-        super().__init__(
-            f"no workflow {workflow_id!r}{run} on task queue {task_queue!r}: it was never started, or its record has expired"
-        )
+        super().__init__(f"no workflow {workflow_id!r}{run} on task queue {task_queue!r}: it was never started, or its record has expired")
         self.workflow_id = workflow_id
         self.task_queue = task_queue
 
@@ -172,9 +170,7 @@ class PayloadTooLargeError(InvalidInputError):
     """Raised when a payload is larger than the broker's ``max_payload``."""
 
     def __init__(self, what: str, size: int, limit: int) -> None:
-        super().__init__(
-            f"{what} is {size:,} bytes, the broker takes at most {limit:,}: keep large data in an object store and pass its key"
-        )
+        super().__init__(f"{what} is {size:,} bytes, the broker takes at most {limit:,}: keep large data in an object store and pass its key")
 
 
 class ResultTimeoutError(JetflowError, TimeoutError):

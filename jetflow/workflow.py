@@ -25,7 +25,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, activity_options
 from jetflow.core.durations import Duration, to_ms

@@ -160,8 +160,7 @@ async def open_wire(
         if "authorization" in str(cause).lower():
             raise BrokerError(f"nats-server at {where} refused the credentials: {cause}") from problem
         raise BrokerUnavailableError(
-            f"no nats-server at {where} ({cause or type(cause).__name__}). Start one with `jetflow dev`, or name yours with "
-            "JETFLOW_URL or --server"
+            f"no nats-server at {where} ({cause or type(cause).__name__}). Start one with `jetflow dev`, or name yours with JETFLOW_URL or --server"
         ) from problem
     return wire
 

@@ -64,7 +64,14 @@ class PullConsumer:
     """
 
     def __init__(
-        self, lane: Lane, names: Names, owner: str, *, room: Callable[[], int], on_delivery: Callable[[Delivery], None], on_lost: Callable[[str], None]
+        self,
+        lane: Lane,
+        names: Names,
+        owner: str,
+        *,
+        room: Callable[[], int],
+        on_delivery: Callable[[Delivery], None],
+        on_lost: Callable[[str], None],
     ) -> None:
         self.name = f"{owner}-{secrets.token_hex(4)}"
         self.partitions: frozenset[int] = frozenset()

@@ -75,5 +75,3 @@ class EarlySignals:
 
     def _subject(self, queue_token: str, id_token: str, name_token: str, seq: int) -> str:
         return f"{self._names.signal_prefix}{queue_token}.{id_token}.{name_token}.{seq}"
-
-

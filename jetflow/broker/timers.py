@@ -21,9 +21,7 @@ class Timers:
     async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> None:
         """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it."""
         at = datetime.fromtimestamp(due / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        headers = header_block(
-            Nats_Schedule=f"@at {at}", Nats_Schedule_Target=self._names.command(queue_token, id_token, f"timer.{index}")
-        )
+        headers = header_block(Nats_Schedule=f"@at {at}", Nats_Schedule_Target=self._names.command(queue_token, id_token, f"timer.{index}"))
         await self._lane.publish(self._subject(queue_token, id_token, index), msgspec.json.encode({"run": run, "due": due}), headers)
 
     async def cancel(self, queue_token: str, id_token: str, index: int) -> None:

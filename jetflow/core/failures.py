@@ -41,8 +41,7 @@ class Failure(Struct, omit_defaults=True, frozen=True):
 
 
 _KINDS: dict[str, type[FailureError]] = {
-    cls.__name__: cls
-    for cls in (ActivityError, ChildWorkflowError, CancelledFailure, WorkflowFailedError, WorkflowTerminatedError)
+    cls.__name__: cls for cls in (ActivityError, ChildWorkflowError, CancelledFailure, WorkflowFailedError, WorkflowTerminatedError)
 }
 
 

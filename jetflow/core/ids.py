@@ -81,9 +81,7 @@ class Names:
 
     def __init__(self, namespace: str = DEFAULT_NAMESPACE) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", namespace):
-            raise InvalidInputError(
-                f"namespace {namespace!r} must be 1 to 32 of a-z, 0-9, '_' and '-', and begin with a letter"
-            )
+            raise InvalidInputError(f"namespace {namespace!r} must be 1 to 32 of a-z, 0-9, '_' and '-', and begin with a letter")
         self.namespace = namespace
         upper = namespace.upper()
         self.inbox_stream = upper

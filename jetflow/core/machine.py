@@ -257,9 +257,7 @@ class Machine:
         operation = self._resolve(event.index)
         cause, name = event.failure, operation.event.name
         times = f" after {event.attempt} attempts" if event.attempt > 1 else ""
-        error = to_error(
-            Failure("ActivityError", f"activity {name!r} failed{times}: {cause.type}: {cause.message}", cause.code, cause.stack, cause)
-        )
+        error = to_error(Failure("ActivityError", f"activity {name!r} failed{times}: {cause.type}: {cause.message}", cause.code, cause.stack, cause))
         if operation.options is not None and not operation.options.retry.throw_on_error:
             _succeed(operation, error)
         else:
@@ -326,7 +324,7 @@ class Machine:
                 met = None
             if met:
                 future.set_result(True)
-            if met or met is None and future.done():
+            if met or (met is None and future.done()):
                 progress = True
             else:
                 waiting.append(item)
@@ -381,9 +379,7 @@ class Machine:
     async def run_named_activity(self, name: str, args: Sequence[Any], options: ActivityOptions, result_type: Any = Any) -> Any:
         """An activity known by name only."""
         body = encode_args(args, name)
-        operation = self._begin(
-            lambda index: ev.ActivityScheduled(index=index, at=self.now, name=name, input=body, task_queue=options.task_queue)
-        )
+        operation = self._begin(lambda index: ev.ActivityScheduled(index=index, at=self.now, name=name, input=body, task_queue=options.task_queue))
         operation.decode, operation.options = TypedDecoder(result_type, f"activity {name!r}, result"), options
         return await self._outcome(operation)
 
@@ -629,4 +625,3 @@ def last_generation(commits: Sequence[ev.Commit]) -> list[list[Any]]:
             if isinstance(events[number][place], ev.Started):
                 return [events[number][place:], *events[number + 1 :]]
     raise JetflowError("a timeline without a started event: its first entries are missing")
-

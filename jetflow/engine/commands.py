@@ -29,7 +29,7 @@ class StartCommand(Struct):
     told: int | None = None
     parent: Parent | None = None
     origin: str | None = None
-    expire: int | None | msgspec.UnsetType = msgspec.UNSET
+    expire: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class SignalCommand(Struct):
@@ -132,7 +132,7 @@ def expire_header(duration: Any) -> str:
     return FOREVER if duration is None else f"{to_ms(duration, 'expire')}ms"
 
 
-def _expire(headers: dict[str, str]) -> int | None | msgspec.UnsetType:
+def _expire(headers: dict[str, str]) -> int | msgspec.UnsetType | None:
     value = headers.get(EXPIRE)
     if value is None:
         return msgspec.UNSET

@@ -222,13 +222,13 @@ class Ownership:
         if self._consumer is not None:
             self._consumer.begin()
         self._tell()
-        log.info("worker %s owns %d of %d partitions of %s", self._member.worker_id, len(target), self._broker.topology.partitions, self._member.task_queue)
+        log.info(
+            "worker %s owns %d of %d partitions of %s", self._member.worker_id, len(target), self._broker.topology.partitions, self._member.task_queue
+        )
 
     def _new_consumer(self) -> PullConsumer:
         owner = f"{self._queue_token.replace('-', '=2D')}-{self._member.worker_id}"
-        return PullConsumer(
-            self._broker.lane, self._broker.names, owner, room=self._room, on_delivery=self._on_delivery, on_lost=self._doubt
-        )
+        return PullConsumer(self._broker.lane, self._broker.names, owner, room=self._room, on_delivery=self._on_delivery, on_lost=self._doubt)
 
     async def _let_go(self, partitions: frozenset[int]) -> None:
         if partitions:

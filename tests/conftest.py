@@ -1,0 +1,55 @@
+"""What every test shares: one real nats-server for each test process, and the real ``nats`` CLI."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from jetflow import Client
+from jetflow.broker.server import LocalServer
+
+ROOT = Path(__file__).resolve().parent.parent
+NATS_CLI = "github.com/nats-io/natscli/nats@v0.5.1"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[LocalServer]:
+    """A nats-server that all tests of this process share; tests keep apart by task queue."""
+    server = LocalServer()
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+async def client(server: LocalServer) -> AsyncIterator[Client]:
+    async with Client.connect(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def queue() -> str:
+    """A task queue of this test's own."""
+    return f"q{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def nats_cli() -> str:
+    """Path of the real ``nats`` CLI: ``JETFLOW_NATS_CLI``, the one on PATH, or built once into ``.cache/bin``."""
+    given = os.environ.get("JETFLOW_NATS_CLI") or shutil.which("nats")
+    if given:
+        return given
+    cached = ROOT / ".cache" / "bin" / "nats"
+    if not cached.exists():
+        go = shutil.which("go")
+        assert go, f"the nats CLI is missing and Go is not installed to build it: go install {NATS_CLI}, or set JETFLOW_NATS_CLI"
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        staging = cached.parent / f"build-{os.getpid()}"
+        subprocess.run([go, "install", NATS_CLI], check=True, env={**os.environ, "GOBIN": str(staging)}, timeout=600)
+        os.replace(staging / "nats", cached)
+    return str(cached)
