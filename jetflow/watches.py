@@ -6,6 +6,7 @@ A notice may be lost; so the record is also read at the start, after a reconnect
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from jetflow.broker.connection import Broker
 from jetflow.broker.state import StateRecord, StateStore, decode_state
@@ -47,10 +48,8 @@ class Watches:
         """Somebody waits no more."""
         if not watch.waiting and self._watches.get(subject) is watch:
             del self._watches[subject]
-            try:
+            with contextlib.suppress(BrokerError):  # not connected: the server has forgotten it already
                 self._broker.wire.unlisten(watch.sid)
-            except BrokerError:
-                pass  # not connected: the server has forgotten it already
 
     def close(self) -> None:
         """Nobody is told anything more."""

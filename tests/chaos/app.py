@@ -1,0 +1,108 @@
+"""Workflows whose every activity execution leaves a line in a file, and a worker process that serves them.
+
+``python -m tests.chaos.app URL QUEUE LOG`` prints ``ready`` once it owns partitions, and stops gracefully on SIGTERM.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jetflow import Client, RetryPolicy, Worker, activity, condition, execute_child, sleep, start_child, workflow
+
+LOG = Path(os.environ.get("CHAOS_LOG", "/dev/null"))
+
+
+def note(step: str, workflow_id: str, index: int) -> None:
+    """One line for one execution, written whole."""
+    line = json.dumps({"step": step, "workflow_id": workflow_id, "index": index, "at": time.time_ns() // 1_000_000, "pid": os.getpid()})
+    file = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, line.encode() + b"\n")
+    os.close(file)
+
+
+def noted(step: str) -> None:
+    info = activity.info()
+    note(step, info.workflow_id, info.index)
+
+
+@activity
+async def add(total: int, more: int) -> int:
+    noted("add")
+    return total + more
+
+
+@activity
+async def slow_add(total: int, more: int, seconds: float) -> int:
+    noted("slow_add")
+    await asyncio.sleep(seconds)
+    return total + more
+
+
+@activity(retry=RetryPolicy(initial_interval="1200ms", backoff_coefficient=1))
+async def flaky_add(total: int, more: int) -> int:
+    """Fails on its first attempt; the backoff is long enough to be durable."""
+    noted("flaky_add")
+    if activity.info().attempt < 2:
+        raise ConnectionError("not yet")
+    return total + more
+
+
+@workflow
+async def five_steps(n: int) -> int:
+    total = n
+    for more in range(1, 6):
+        total = await add(total, more)
+    return total
+
+
+@workflow
+async def everything(n: int) -> dict[str, Any]:
+    """One of each kind of operation; the result says what it saw."""
+    total = await add(n, 1)
+    both = await asyncio.gather(slow_add(total, 1, 0.05), flaky_add(total, 2))
+    early = await condition("early")
+    await sleep("1500ms")
+    never = await condition("never", timeout="1200ms")
+    child = await execute_child(five_steps, n)
+    other = await start_child(five_steps, n + 1, parent_close_policy="abandon")
+    live = await condition("live")
+    return {"total": total, "both": both, "early": early, "never": never, "child": child, "other": other.workflow_id, "live": live}
+
+
+def expected_everything(n: int) -> dict[str, Any]:
+    """What ``everything`` gives, but for the generated child id."""
+    return {"total": n + 1, "both": [n + 2, n + 3], "early": {"n": n}, "never": False, "child": n + 15, "live": {"live": n}}
+
+
+@workflow
+async def sleeper(ms: int) -> str:
+    await sleep(f"{ms}ms")
+    return "slept"
+
+
+@workflow
+async def one_slow_step(seconds: float) -> int:
+    return await slow_add(1, 1, seconds)
+
+
+WORKFLOWS = [five_steps, everything, sleeper, one_slow_step]
+ACTIVITIES = [add, slow_add, flaky_add]
+
+
+async def serve(url: str, queue: str) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with Client.connect(url, name="chaos") as client, Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=ACTIVITIES) as worker:
+        while not worker.partitions and not stop.is_set():
+            await asyncio.sleep(0.02)
+        print("ready", flush=True)
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1], sys.argv[2]))
