@@ -1,0 +1,1 @@
+"""What jetflow costs on this machine, beside what its broker alone costs: ``python -m bench``."""

@@ -1,0 +1,53 @@
+"""The broker alone, reached as the engine reaches it: the limit that the engine's figures are held against."""
+
+from __future__ import annotations
+
+import time
+
+from bench.stage import Stage, in_flight, median_ms, percentile
+from jetflow.broker.timeline import Timeline
+
+BODY = b'[{"type":"bench","padding":"' + b"x" * 160 + b'"}]'
+"""About the size of a commit with one activity."""
+
+
+async def raw(stage: Stage) -> dict[str, float]:
+    """Core requests and CAS puts on one connection."""
+    with stage.measured():
+        found = {"raw_request_p50": await _requests(stage)}
+        found |= await _puts(stage)
+    return found
+
+
+async def _requests(stage: Stage) -> float:
+    """A request answered by another connection of this process: four hops through two sockets."""
+    lane = stage.client.broker.lane
+    other = await stage.client.another_wire("bench-answers")
+    try:
+        await other.listen("bench.echo", lambda _subject, reply, data, _headers: other.send(reply.decode(), data))
+        await other.flush()
+        samples = []
+        for _ in range(stage.counts.requests):
+            begin = time.perf_counter()
+            await lane.request("bench.echo", BODY)
+            samples.append(time.perf_counter() - begin)
+    finally:
+        await other.close()
+    return median_ms(samples[len(samples) // 5 :])
+
+
+async def _puts(stage: Stage) -> dict[str, float]:
+    """Writes of new keys to the timeline bucket, each expecting that the key is new: what a commit is."""
+    timeline = Timeline(stage.client.broker.lane, stage.client.broker.names)
+    samples = []
+    for number in range(stage.counts.puts):
+        begin = time.perf_counter()
+        await timeline.append("raw", f"alone-{number}", 1, BODY)
+        samples.append(time.perf_counter() - begin)
+    samples = samples[len(samples) // 10 :]
+    found = {"raw_put_p50": median_ms(samples), "raw_put_p99": percentile(samples, 99) * 1000}
+    for width in (20, 64, 256):
+        begin = time.perf_counter()
+        await in_flight(width, stage.counts.puts_in_flight, lambda number, width=width: timeline.append("raw", f"{width}-{number}", 1, BODY))
+        found[f"raw_puts_{width}"] = stage.counts.puts_in_flight / (time.perf_counter() - begin)
+    return found
