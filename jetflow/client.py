@@ -17,7 +17,7 @@ from typing import Any, Literal
 from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore, decode_state
-from jetflow.broker.wire import Wire, header_block
+from jetflow.broker.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
@@ -135,7 +135,7 @@ class Client:
         Raises:
             WorkflowAlreadyStartedError: the id is taken, by a running or a kept workflow.
             InvalidInputError: arguments do not fit the function, or cannot be JSON.
-            BrokerUnavailableError: whether it was stored is unknown; starting again with the same id is safe.
+            BrokerUnavailableError: no answer for long; starting again with the same id is safe.
         """
         if if_exists not in ("fail", "attach"):
             raise InvalidInputError(f'if_exists must be "fail" or "attach", not {if_exists!r}')
@@ -170,7 +170,7 @@ class Client:
             headers[EXPIRE] = expire_header(expire)
         subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
         try:
-            return (await self.broker.lane.publish(subject, body, header_block(**headers))).seq
+            return (await self.broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)).seq
         except ConflictError:
             return None
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from jetflow.broker.state import RUNNING, StateRecord, summary
-from jetflow.broker.wire import header_block
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import to_error
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
 from jetflow.engine.commands import EXPIRE, TerminateCommand, expire_header
-from jetflow.errors import FailureError, InvalidInputError, ResultTimeoutError, WorkflowAlreadyClosedError, WorkflowNotFoundError
+from jetflow.errors import BrokerUnavailableError, FailureError, InvalidInputError, ResultTimeoutError, WorkflowAlreadyClosedError, WorkflowNotFoundError
 
 if TYPE_CHECKING:
     from jetflow.client import Client
@@ -86,9 +87,10 @@ class WorkflowHandle:
     async def _closed_record(self) -> StateRecord:
         async with await self._client.watches.until_closed(self._queue_token, self._id_token) as until:
             while True:
-                record = await self._record_or_none()
-                if record is not None and record.closed:
-                    return record
+                with contextlib.suppress(BrokerUnavailableError):  # it is asked again below
+                    record = await self._record_or_none()
+                    if record is not None and record.closed:
+                        return record
                 told = await until.next()
                 if told is not None and self._is_mine(told):
                     return told
@@ -176,8 +178,8 @@ class WorkflowHandle:
         Raises:
             InvalidInputError: the data cannot be JSON.
         """
-        headers = header_block(**{EXPIRE: expire_header(expire)}) if expire != "10m" else None
-        await self._command(f"signal.{to_token(name, 'signal name')}", b"" if data is None else bytes(encode(data, "signal data")), headers)
+        headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
+        await self._command(f"signal.{to_token(name, 'signal name')}", b"" if data is None else bytes(encode(data, "signal data")), **headers)
 
     async def cancel(self, reason: str | None = None) -> None:
         """Asks the workflow to stop: its pending or next durable operation raises ``CancelledFailure``, which it may catch.
@@ -223,9 +225,10 @@ class WorkflowHandle:
         )  # fmt: skip
         await self._command("terminate", msgspec.json.encode(command))
 
-    async def _command(self, command: str, body: bytes, headers: bytes | None = None) -> None:
+    async def _command(self, command: str, body: bytes, **headers: str) -> None:
         broker = self._client.broker
-        await broker.lane.publish(broker.names.command(self._queue_token, self._id_token, command), body, headers)
+        subject = broker.names.command(self._queue_token, self._id_token, command)
+        await broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)
 
     def _run_number(self) -> int | None:
         if self.run_id is None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import platform
+import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,9 +86,9 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """Address of the server connected to."""
+        """Address of the server connected to, without user and password."""
         connected = self.wire.connected_url
-        return connected.geturl() if connected is not None else ""
+        return _shown([connected.geturl()]) if connected is not None else ""
 
     @property
     def max_payload(self) -> int:
@@ -109,6 +110,11 @@ def _addresses(servers: str | Sequence[str] | None) -> list[str]:
     return list(servers)
 
 
+def _shown(addresses: Sequence[str]) -> str:
+    """Addresses for a message: without user and password."""
+    return ", ".join(re.sub(r"^((?:\w+://)?)[^/]*@", r"\1", address) for address in addresses)
+
+
 async def open_wire(
     servers: str | Sequence[str] | None, *, credentials: str | Path | None, tls: ssl.SSLContext | None, name: str, timeout: float
 ) -> Wire:
@@ -121,12 +127,10 @@ async def open_wire(
     wire = Wire()
 
     async def disconnected() -> None:
-        for callback in wire.on_disconnect:
-            callback()
+        wire.tell(wire.on_disconnect)
 
     async def reconnected() -> None:
-        for callback in wire.on_reconnect:
-            callback()
+        wire.tell(wire.on_reconnect)
 
     async def error(problem: Exception) -> None:
         log.debug("nats: %r", problem)
@@ -156,7 +160,7 @@ async def open_wire(
     except (OSError, TimeoutError, nats.errors.Error) as problem:
         await _shielded_close(wire)
         cause = wire.last_error if isinstance(problem, TimeoutError) and wire.last_error else problem
-        where = ", ".join(addresses)
+        where = _shown(addresses)
         if "authorization" in str(cause).lower():
             raise BrokerError(f"nats-server at {where} refused the credentials: {cause}") from problem
         raise BrokerUnavailableError(
@@ -169,20 +173,20 @@ def _check_version(wire: Wire, addresses: list[str]) -> None:
     version = wire.connected_server_version
     if (version.major, version.minor) < MINIMUM_VERSION:
         raise BrokerError(
-            f"nats-server at {', '.join(addresses)} is version {version.major}.{version.minor}.{version.patch}; jetflow needs "
+            f"nats-server at {_shown(addresses)} is version {version.major}.{version.minor}.{version.patch}; jetflow needs "
             f"{MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]} or newer (scheduled messages): upgrade it"
         )
 
 
 async def _check_jetstream(lane: Lane, addresses: list[str]) -> None:
-    where = ", ".join(addresses)
+    where = _shown(addresses)
     try:
         await lane.api("INFO")
     except BrokerUnavailableError as problem:
-        if lane.wire.last_violation:
-            raise BrokerError(f"this user may not use JetStream at {where}: {lane.wire.last_violation}") from problem
         raise BrokerError(f"JetStream is off at {where}: start nats-server with --jetstream, or with jetflow's nats.conf") from problem
     except BrokerError as problem:
+        if lane.wire.last_violation:
+            raise BrokerError(f"this user may not use JetStream at {where}: {lane.wire.last_violation}; nats.conf shows the rights") from problem
         raise BrokerError(f"JetStream cannot be used at {where}: {problem}. Enable it for this account in the server's configuration") from problem
 
 

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from jetflow.broker.wire import Wire, parse_headers, status_of
+from jetflow.broker.wire import Wire, header_block, parse_headers, status_of
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 
 TIMEOUT = 10.0
 """Seconds until a request without an answer counts as unknown."""
 MAX_UNDER_WAY = 8192
+ONCE_WITHIN = 30.0
+"""Seconds in which a message id is tried again; well within the inbox's dedupe window."""
 RETRY_DELAYS = (0.05, 0.1, 0.25)
 """Seconds between tries while no leader answers (503)."""
 _TICK = 0.25
@@ -93,6 +95,7 @@ class Lane:
         lane = cls(wire, timeout)
         await wire.listen(lane._inbox + "*", lane._on_reply)
         wire.on_disconnect.append(lane._on_disconnect)
+        wire.on_violation.append(lane._on_violation)
         return lane
 
     @property
@@ -122,12 +125,28 @@ class Lane:
         return slot.future
 
     async def request(self, subject: str, body: bytes = b"", headers: bytes | None = None) -> tuple[bytes, bytes | None]:
-        """One request and its answer, waiting for a place first when very many are under way."""
+        """One request and its answer, waiting first for a connection, and for a place when very many are under way.
+
+        Raises:
+            BrokerUnavailableError: no connection within the timeout, so nothing was sent; or the outcome is unknown.
+        """
+        if not self.wire.is_connected:
+            await self.wire.connected(self.timeout)
         while len(self._slots) >= MAX_UNDER_WAY:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
-            await turn
-        return await self.submit(subject, body, headers)  # type: ignore[no-any-return]
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next_turn()
+                raise
+        try:
+            future = self.submit(subject, body, headers)
+        except Exception:  # the place stays free, for whoever waits next
+            self._next_turn()
+            raise
+        return await future  # type: ignore[no-any-return]
 
     async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
         """Stores a message.
@@ -139,6 +158,21 @@ class Lane:
         """
         data, _ = await self.request(subject, body, headers)
         return check_ack(data, subject)
+
+    async def publish_once(self, subject: str, body: bytes, message_id: str, **headers: str) -> PubAck:
+        """Stores a message once, trying again while the outcome is unknown; the broker drops repeats of a message id.
+
+        Raises:
+            ConflictError, BrokerError: as ``publish``; BrokerUnavailableError once ``ONCE_WITHIN`` is over.
+        """
+        block = header_block(Nats_Msg_Id=message_id, **headers)
+        deadline = time.monotonic() + ONCE_WITHIN
+        while True:
+            try:
+                return await self.publish(subject, body, block)
+            except BrokerUnavailableError:
+                if time.monotonic() + self.timeout > deadline:
+                    raise
 
     async def api(self, operation: str, request: Any = None) -> Any:
         """A JetStream API call, ``$JS.API.<operation>``; the answer as plain JSON types.
@@ -169,13 +203,19 @@ class Lane:
         return StoredMessage(message["subject"], message["seq"], data, headers, message["time"])
 
     async def read_many(self, stream: str, request: dict[str, Any]) -> list[StoredMessage]:
-        """A batched direct get: the messages it gives, [] for none. May be answered by a follower that lags."""
+        """A batched direct get: the messages it gives, [] for none. May be answered by a follower that lags.
+
+        Raises:
+            BrokerError: the server refused it, such as for asking too much at once.
+        """
         parts = await self.submit(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), many=True)
         found = []
         for data, headers in parts:
             fields = parse_headers(headers)
             if "Nats-Subject" in fields:
                 found.append(StoredMessage(fields["Nats-Subject"], int(fields["Nats-Sequence"]), data, fields, fields.get("Nats-Time-Stamp", "")))
+            elif status_of(headers) not in (204, 404):
+                raise BrokerError(f"reading {stream}: {fields['']}")
         return found
 
     async def read_last(self, stream: str, subject: str) -> StoredMessage | None:
@@ -229,6 +269,9 @@ class Lane:
                 slot.future.set_exception(outcome)
             else:
                 slot.future.set_result(outcome)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -246,6 +289,13 @@ class Lane:
                 self._settle(token, BrokerUnavailableError(f"no answer on {slot.subject} within {self.timeout:g} s{hint}"))
         if self._slots:
             self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+
+    def _on_violation(self, text: str) -> None:
+        """A request that may not be sent, or not be answered, need not wait for its deadline; the server tells it in lower case."""
+        unheard = f'subscription to "{self._inbox}'.lower() in text
+        for token, slot in list(self._slots.items()):
+            if unheard or f'"{slot.subject}"'.lower() in text:
+                self._settle(token, BrokerError(f"this user may not use {slot.subject}: {text}"))
 
     def _on_disconnect(self) -> None:
         for token, slot in list(self._slots.items()):

@@ -31,6 +31,8 @@ LATE_AFTER = 1.25
 """Seconds without a heartbeat until a member is asked whether it is there."""
 DEAD_AFTER = 3.0
 """Seconds without a heartbeat until a member counts as dead, and its lease as over by its own clock."""
+PAUSE = 1.5
+"""Seconds without a look at the others after which it was this process that stood still."""
 BLOCKED_WARNING = 5.0
 BLOCKED_LIMIT = 60.0
 
@@ -220,9 +222,9 @@ class Members:
         self._heard = {worker_id: (member, now) for worker_id, (member, _) in self._heard.items()}
 
     def look(self) -> None:
-        """Called a few times a second: asks the late, drops the dead."""
+        """Called at least a few times a second: asks the late, drops the dead."""
         now = time.monotonic()
-        paused = now - self._last_look > 1.5
+        paused = now - self._last_look > PAUSE
         self._last_look = now
         if paused:
             self.forgive()

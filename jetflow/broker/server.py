@@ -94,7 +94,9 @@ class LocalServer:
             await self.stop(keep_store=True)
             if not (chosen and taken and attempt < 4):
                 break
-        raise BrokerError(f"nats-server did not start on {self.url}; its log ends:\n{self.log()}")
+        log = self.log()
+        await self.stop()
+        raise BrokerError(f"nats-server did not start on {self.url}; its log ends:\n{log}")
 
     def _spawn(self) -> None:
         command = [server_binary(), "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream", "--store_dir", str(self.store_dir)]

@@ -73,6 +73,8 @@ class Timeline:
         messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys})
         entries = sorted((_entry(message.subject, message.data) for message in messages if message.data), key=lambda entry: entry.seq)
         if not entries or entries[-1].seq != high:
+            if await self._lane.last_message(self._names.timeline_stream, keys[-1]) is None:
+                raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entry {high} is missing")
             raise BrokerUnavailableError(f"timeline of {id_token}: entry {high} is not on the server that answered yet")
         return entries
 

@@ -16,6 +16,8 @@ STREAM_NOT_FOUND = 10059
 STREAM_NAME_IN_USE = 10058
 SUBJECTS_OVERLAP = 10065
 
+DUPLICATE_WINDOW = 60
+"""Seconds in which the inbox drops a repeated message id."""
 HEARTBEAT_TTL = 30
 """Seconds a worker's last heartbeat stays in its bucket; liveness is decided much earlier, by those who listen."""
 
@@ -36,6 +38,7 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
         "subject_transform": {"src": f"{ns}.*.*.>", "dest": f"{ns}.{{{{partition({partitions},1,2)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.>"},
         "allow_msg_schedules": True,
         "allow_msg_ttl": True,
+        "duplicate_window": DUPLICATE_WINDOW * SECOND,
         "description": "jetflow inbox: commands, by partition, task queue and workflow",
     }
     dead = {
@@ -88,22 +91,21 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
     """
     if partitions is not None and not 1 <= partitions <= 4096:
         raise InvalidInputError(f"partitions must be 1 to 4096, not {partitions}")
-    existing = await _config(lane, names.inbox_stream)
-    if existing is not None:
-        found = _partitions_of(existing)
-        if partitions is not None and found is not None and found != partitions:
-            raise TopologyError(
-                f"namespace {names.namespace!r} has {found} partitions, not {partitions}: leave the argument out, or use another namespace"
-            )
-        partitions = found
-        replicas = replicas or existing.get("num_replicas")
-    wanted = stream_configs(names, partitions or DEFAULT_PARTITIONS, replicas or 1)
-    for name, config in wanted.items():
-        current = existing if name == names.inbox_stream else await _config(lane, name)
+    inbox = await _config(lane, names.inbox_stream)
+    if inbox is None:
+        inbox = await _create(lane, stream_configs(names, partitions or DEFAULT_PARTITIONS, replicas or 1)[names.inbox_stream])
+    found = _partitions_of(inbox)
+    if partitions is not None and found is not None and found != partitions:
+        raise TopologyError(
+            f"namespace {names.namespace!r} has {found} partitions, not {partitions}: leave the argument out, or use another namespace"
+        )
+    topology = Topology(found or partitions or DEFAULT_PARTITIONS, inbox.get("num_replicas") or 1)
+    for name, config in stream_configs(names, topology.partitions, topology.replicas).items():
+        current = inbox if name == names.inbox_stream else await _config(lane, name)
         if current is None:
             current = await _create(lane, config)
         _check(name, config, current)
-    return Topology(partitions or DEFAULT_PARTITIONS, wanted[names.inbox_stream]["num_replicas"])
+    return topology
 
 
 async def _config(lane: Lane, stream: str) -> dict[str, Any] | None:

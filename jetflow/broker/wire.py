@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nats.aio.client import Client as NatsClient
@@ -32,6 +32,7 @@ class Wire(NatsClient):
         self.last_violation: str | None = None
         self.on_disconnect: list[Callable[[], None]] = []
         self.on_reconnect: list[Callable[[], None]] = []
+        self.on_violation: list[Callable[[str], None]] = []
         self._handlers: dict[int, Handler] = {}
         self._write_scheduled = False
 
@@ -66,6 +67,23 @@ class Wire(NatsClient):
             log.exception("handler of %r failed", subject)
 
     # ---- out
+
+    async def connected(self, timeout: float) -> None:
+        """Waits for a connection that broke to be there again.
+
+        Raises:
+            BrokerUnavailableError: it did not come back within ``timeout`` seconds.
+        """
+        back = asyncio.Event()
+        self.on_reconnect.append(back.set)
+        try:
+            async with asyncio.timeout(timeout):
+                if not self.is_connected:
+                    await back.wait()
+        except TimeoutError as error:
+            raise BrokerUnavailableError(f"no connection to nats-server for {timeout:g} s; nothing was sent") from error
+        finally:
+            self.on_reconnect.remove(back.set)
 
     def send(self, subject: str, body: bytes, reply: str = "", headers: bytes | None = None) -> None:
         """Publishes in the order of calls; written at the end of this turn of the event loop.
@@ -104,10 +122,33 @@ class Wire(NatsClient):
 
     # ---- staying alive
 
+    def tell(self, callbacks: Iterable[Callable[..., None]], *facts: str) -> None:
+        """Calls everybody; one that raises must not end nats-py's reconnecting or reading."""
+        for callback in tuple(callbacks):
+            try:
+                callback(*facts)
+            except Exception:
+                log.exception("%r failed", callback)
+
+    async def _read_loop(self) -> None:
+        """nats-py ends reading after an exception it does not know, and goes on looking connected: reconnect instead."""
+        await super()._read_loop()
+        task = asyncio.current_task()
+        if self.is_connected and task is not None and not task.cancelling():
+            await self._process_op_err(NatsError("nats: reading ended"))
+
+    async def _process_pong(self) -> None:
+        """Lets a cancelled flush have its PONG, which in nats-py would end all reading."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def _process_err(self, err_msg: str) -> None:
         """Keeps the connection where nats-py would close it for good: every error but a permission one means reconnecting."""
         if "permissions violation" in err_msg:
             self.last_violation = err_msg
+            log.warning("nats-server says: %s", err_msg)
+            self.tell(self.on_violation, err_msg)
             await super()._process_err(err_msg)
         else:
             log.warning("nats-server says: %s; reconnecting", err_msg)

@@ -171,7 +171,7 @@ class Actor:
             await self._commit()
             await self._rest()
         except (ConflictError, BrokerUnavailableError) as problem:
-            log.info("workflow %s is rebuilt: %s", self.workflow_id, problem)
+            log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
             self._start_over()
             await self.engine.ready(self)
         except NondeterminismError as error:
@@ -241,7 +241,7 @@ class Actor:
             self._continued = machine.closing
         for index in [index for index, step in self.steps.items() if index not in machine.pending]:
             self.steps.pop(index).cancel()
-        doubtful = self._doubtful or self._is_doubtful(last)
+        doubtful = self._doubtful = self._doubtful or self._is_doubtful(last)
         begun = {id(operation) for operation in machine.begun}
         for operation in machine.pending.values():
             if id(operation) not in begun:
@@ -302,7 +302,10 @@ class Actor:
         await self._match_signals()
 
     async def _apply_command(self, command: Command) -> bool:
-        """Applies one command; True if it is to be acked with what it leads to, False if it was seen to otherwise."""
+        """Applies one command; True if it is to be acked with what it leads to, False if it was seen to otherwise.
+
+        What is older than the run is acked at once, so that the start is always the first of those held.
+        """
         payload = command.payload
         if command.seq <= self._cause or isinstance(payload, TimerCommand):
             self._told_closing = False  # perhaps a repeat: whoever waits for the end is told again
@@ -311,9 +314,12 @@ class Actor:
         if isinstance(payload, SignalCommand):
             return await self._on_signal(command, payload)
         if self.machine is None and self._closing is None:
-            return await self._on_stranger(command)
+            await self._on_stranger(command)
+            self.engine.ack(command)
+            return False
         if command.seq < self._run:
-            return True  # a repeat of what was seen to before this run
+            self.engine.ack(command)  # a repeat of what was seen to before this run
+            return False
         if isinstance(payload, TimerCommand):
             self._on_timer(payload)
         elif isinstance(payload, ChildNotice):
@@ -374,13 +380,17 @@ class Actor:
         if self.machine is None:
             await store_early(self.engine, self.id_token, early_signal(command, signal), now_ms())
             faults.reach("after_buffer")
-            return True
-        if command.seq <= max(self._run, self.machine.consumed.get(signal.name, 0)):
+            self.engine.ack(command)
+            return False
+        if command.seq < self._run:
+            self.engine.ack(command)  # a repeat: it is in the bucket, or was there
+            return False
+        if command.seq <= self.machine.consumed.get(signal.name, 0):
             return True  # a repeat
         await self._signals.load(self.machine.consumed)
         return not self._signals.add(command, signal)
 
-    async def _on_stranger(self, command: Command) -> bool:
+    async def _on_stranger(self, command: Command) -> None:
         """A command for a workflow that was never started, or whose record is long gone."""
         payload = command.payload
         if isinstance(payload, CancelCommand):
@@ -389,7 +399,6 @@ class Actor:
             await store_early(self.engine, self.id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
         elif isinstance(payload, TerminateCommand):
             await self.engine.dead_letter(command.delivery, f"there is no workflow {self.workflow_id!r} to terminate")
-        return True
 
     def _on_timer(self, timer: TimerCommand) -> None:
         due = self._alarms.due_at(timer.index)
@@ -603,7 +612,7 @@ class Actor:
             self._alarms.scheduled(unscheduled)
             faults.reach("after_schedule")
         await self._signals.store()
-        if self.dirty_since is not None or self._state_wanted:
+        if self.dirty_since is not None or self._state_wanted or self._doubtful:
             await self._put_state(machine)
         self._doubtful = False
         held, self._held = self._held, []
@@ -611,8 +620,8 @@ class Actor:
         self.engine.note_idle(self)
 
     async def _put_state(self, machine: Machine) -> None:
-        self.dirty_since, self._state_wanted = None, False
         await self.engine.states.put(running_record(machine, self._seq, self.engine.worker_id))
+        self.dirty_since, self._state_wanted = None, False
         faults.reach("after_state")
 
     async def _rest_closed(self) -> None:

@@ -8,6 +8,7 @@ have let go; one that should own less finishes what it is doing, and lets go.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -120,14 +121,13 @@ class Ownership:
         await self._members.open()
         self._changed()
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_EVERY)
-            except TimeoutError:
-                if time.monotonic() > self._grace_until:
-                    self._members.look()
-                else:
-                    self._members.forgive()
             self._heart.tick()
+            if time.monotonic() > self._grace_until:
+                self._members.look()
+            else:
+                self._members.forgive()
             self._wake.clear()
             try:
                 if self._broker.wire.is_connected:
