@@ -24,6 +24,7 @@ from jetflow import Client, Worker
 
 IN_FLIGHT = 256
 EVICTING_CACHE = 16
+WARM_UP = 32
 DEADLINE = 120
 
 
@@ -38,7 +39,7 @@ class Parked(Struct):
 async def parked(stage: Stage) -> dict[str, float]:
     """Sleepers that stay in the worker's memory, then as many that do not."""
     counts = stage.counts
-    live = await _child(stage, "live", counts.sleepers * 2)
+    live = await _child(stage, "live", counts.sleepers * 3 + WARM_UP)
     evicted = await _child(stage, "evicted", EVICTING_CACHE)
     return {
         "parked_start": live.seconds,
@@ -59,21 +60,21 @@ async def _child(stage: Stage, queue: str, cached: int) -> Parked:
 
 
 async def measure(url: str, queue: str, sleepers: int, cached: int, stay: float) -> Parked:
-    """Starts a quarter to warm up, then the sleepers that count."""
+    """Starts the sleepers twice: the first time for the clock, the second time, when what so many need in passing is there, for the memory."""
     async with (
         Client.connect(url) as client,
         Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=ACTIVITIES, max_cached_workflows=cached),
     ):
-        warm_up = sleepers // 4 + 1
-        await _start(client, queue, 0, warm_up)
-        before = resident_kilobytes()
+        await _start(client, queue, 0, WARM_UP)
         begin = time.perf_counter()
-        await _start(client, queue, warm_up, sleepers)
+        await _start(client, queue, WARM_UP, sleepers)
         seconds = time.perf_counter() - begin
+        before = resident_kilobytes()
+        await _start(client, queue, WARM_UP + sleepers, sleepers)
         kilobytes = max(resident_kilobytes() - before, 0) / sleepers
         await asyncio.sleep(stay)
         await until_quiet(client, queue)
-        asleep = min(await timers(client, queue), await _running(client, queue)) - warm_up
+        asleep = min(await timers(client, queue), await _running(client, queue)) - WARM_UP - sleepers
         if asleep != sleepers:
             raise RuntimeError(f"of {sleepers} sleepers {asleep} are still parked")
         return Parked(seconds, kilobytes, asleep)
