@@ -82,8 +82,17 @@ def _profile(arguments: list[str]) -> None:
     parser.add_argument("--sync", choices=SYNCS, default="default")
     parser.add_argument("--by", choices=("self", "total"), default="self", help="order: time in the function itself, or with what it calls")
     parser.add_argument("--top", type=int, default=40, help="how many functions")
+    parser.add_argument("--with", dest="tool", choices=("py-spy", "cprofile", "nothing"), help="py-spy where it is installed, else cProfile")
     options = parser.parse_args(arguments)
-    profiling.profile(options.workload, options.sync, _counts(options), available(options.loop), by=options.by, top=options.top)
+    tool = options.tool or ("py-spy" if profiling.py_spy_is_here() else "cprofile")
+    if tool == "py-spy":
+        profiling.with_py_spy(arguments, by=options.by, top=options.top)
+        return
+    what = (options.workload, options.sync, _counts(options), available(options.loop))
+    if tool == "cprofile":
+        profiling.with_cprofile(*what, by=options.by, top=options.top)
+    else:
+        profiling.plainly(*what)
 
 
 def _console() -> Console:
