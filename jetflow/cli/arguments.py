@@ -1,0 +1,51 @@
+"""Arguments of workflows and signals, as people type them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+from jetflow.errors import InvalidInputError
+
+STDIN = "-"
+
+
+def parse(text: str) -> Any:
+    """JSON as it is, ``-`` for the JSON on stdin, and anything else as a plain string.
+
+    JSON is passed on unread, so that large numbers and the order of keys stay what they were.
+
+    Raises:
+        InvalidInputError: stdin is not JSON.
+    """
+    if text == STDIN:
+        body = sys.stdin.buffer.read()
+        if not _is_json(body):
+            raise InvalidInputError("what comes from stdin is not JSON" if body.strip() else "nothing comes from stdin; JSON is expected")
+        return msgspec.Raw(body.strip())
+    try:
+        body = text.strip().encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"argument {text!r} is not valid unicode text: {error}") from error
+    return msgspec.Raw(body) if _is_json(body) else text
+
+
+def parse_all(texts: list[str]) -> list[Any]:
+    """Every argument; at most one of them reads stdin.
+
+    Raises:
+        InvalidInputError: ``-`` is given twice, or stdin is not JSON.
+    """
+    if texts.count(STDIN) > 1:
+        raise InvalidInputError("only one argument can be '-': stdin can be read once")
+    return [parse(text) for text in texts]
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""``jetflow dev``: a nats-server and a worker in one command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.text import Text
+
+from jetflow.broker.server import LocalServer
+from jetflow.cli.loading import LoadedApp, load_app
+from jetflow.cli.options import App, Connection, Namespace, TaskQueue, Verbose, follow_up, set_up_logging
+from jetflow.cli.output import clean, public_url, say
+from jetflow.cli.report import reporting
+from jetflow.cli.samples import sample_args
+from jetflow.cli.serving import run_until_stopped, serve
+from jetflow.cli.store import exclusive
+from jetflow.client import DEFAULT_QUEUE, Client
+from jetflow.core.definitions import WorkflowDefinition
+from jetflow.core.ids import DEFAULT_NAMESPACE, Names, to_token
+from jetflow.core.values import body_of
+from jetflow.errors import BrokerError
+
+DEFAULT_PORT = 4222
+DEFAULT_STORE = Path(".jetflow")
+LOOK_EVERY = 0.5
+
+
+def dev(
+    app: App,
+    task_queue: TaskQueue = DEFAULT_QUEUE,
+    store_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where workflows are kept over restarts.")] = DEFAULT_STORE,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=65535, help=f"Port of the server; {DEFAULT_PORT} if free, else any (0: any).")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option("--server", "-s", metavar="URL", help="Use this NATS instead of starting one; JETFLOW_URL is not looked at.")
+    ] = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    verbose: Verbose = 0,
+) -> None:
+    """Start a nats-server and a worker for a module: all that development needs.
+
+    The server listens on 127.0.0.1 only and keeps its files in .jetflow, so that workflows survive a restart. Ctrl-C stops
+    both.
+
+    Examples:
+      jetflow dev examples/orders.py
+      jetflow dev shop.orders --task-queue orders --store-dir /tmp/shop --port 4333
+    """
+    set_up_logging(verbose)
+    running: list[LocalServer] = []
+
+    def end_server() -> None:
+        for each in running:
+            if each.pid is not None:
+                os.kill(each.pid, signal.SIGTERM)
+
+    with reporting():
+        loaded = load_app(app)
+        if server is not None:
+            run_until_stopped(_work(Connection(server, namespace), loaded, task_queue, "of your own"))
+            return
+        with exclusive(store_dir):
+            run_until_stopped(_serve_all(loaded, task_queue, store_dir, port, namespace, running), at_once=end_server)
+
+
+async def _serve_all(app: LoadedApp, task_queue: str, store_dir: Path, port: int | None, namespace: str, running: list[LocalServer]) -> None:
+    async with _server(store_dir, port, running) as server:
+        tasks = [
+            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"kept in {store_dir}")),
+            asyncio.create_task(_until_ended(server)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _work(connection: Connection, app: LoadedApp, task_queue: str, store: str) -> None:
+    async with connection.open("dev") as client:
+        await serve(client, app, task_queue=task_queue, on_ready=_greeter(client, app, task_queue, connection, store))
+
+
+# ---- the server
+
+
+@contextlib.asynccontextmanager
+async def _server(store_dir: Path, port: int | None, running: list[LocalServer]) -> AsyncIterator[LocalServer]:
+    server = LocalServer(store_dir, choose_port(port))
+    running.append(server)
+    try:  # not `async with`: a signal during the start must not leave the server behind
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+def choose_port(wanted: int | None, default: int = DEFAULT_PORT) -> int:
+    """The port to listen on: the one wanted, else the default if it is free, else 0 for any.
+
+    Raises:
+        BrokerError: the one wanted is taken.
+    """
+    if wanted == 0:
+        return 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last server's closing connections do not count
+        try:
+            probe.bind(("127.0.0.1", wanted or default))
+        except OSError as error:
+            if wanted is None:
+                return 0
+            raise BrokerError(f"port {wanted} cannot be used: {error.strerror}; name another with --port, or 0 for any") from error
+    return wanted or default
+
+
+async def _until_ended(server: LocalServer) -> None:
+    """Raises BrokerError when the server's process ends on its own; a worker would try to reconnect for ever."""
+    while hasattr(os, "waitid") and server.pid is not None:
+        await asyncio.sleep(LOOK_EVERY)
+        if _has_ended(server.pid):
+            raise BrokerError(f"nats-server has ended by itself; its log ends:\n{server.log()}")
+    await asyncio.Event().wait()
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+# ---- what is printed
+
+
+def _greeter(client: Client, app: LoadedApp, task_queue: str, connection: Connection, store: str) -> Callable[[], None]:
+    def greet() -> None:
+        lines = [
+            ("", ""),
+            ("NATS", f"{public_url(client.url)}, {store}"),
+            ("task queue", clean(task_queue)),
+            ("workflows", ", ".join(clean(definition.name) for definition in app.workflows)),
+            ("", ""),
+        ]
+        for label, value in lines:
+            say(Text.assemble((f"  {label:<12}", "bold"), value) if label else "")
+        say("Try in another terminal:")
+        for command in sample_commands(app.workflows[0], task_queue, connection):
+            say(Text(f"  {command}", "cyan"))
+        say("\nCtrl-C stops it.")
+
+    return greet
+
+
+def sample_commands(definition: WorkflowDefinition[Any, Any], task_queue: str, connection: Connection) -> list[str]:
+    """A start by jetflow, one by plain NATS, and a look at the second, ready to paste."""
+    args = sample_args(definition)
+    words = [arg if isinstance(arg, str) and not arg.startswith("-") and arg.isidentifier() else msgspec.json.encode(arg).decode() for arg in args]
+    words = [msgspec.json.encode(arg).decode() if word in ("true", "false", "null") else word for arg, word in zip(args, words, strict=True)]
+    body, _ = body_of(tuple(args), single=definition.signature.single)
+    names = Names(connection.namespace)
+    server = connection.server or ""
+    queue, first, second = to_token(task_queue), f"{to_token(definition.name)}-1", f"{to_token(definition.name)}-2"
+    subject = names.command(queue, second, f"start.{to_token(definition.name)}")
+    start = follow_up("start", definition.name, task_queue, connection)
+    return [
+        f"{start} {shlex.join([*words, '--id', first])}",
+        shlex.join(["nats", "-s", server, "pub", subject, body.decode()]),
+        shlex.join(["nats", "-s", server, "kv", "get", names.state_bucket, f"{queue}.{second}", "--raw"]),
+    ]

@@ -1,0 +1,74 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jetflow.broker.connection import DEFAULT_URL
+from jetflow.client import DEFAULT_QUEUE, Client
+from jetflow.core.ids import DEFAULT_NAMESPACE
+
+CONNECTION = "Connection"
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server", "-s", envvar="JETFLOW_URL", metavar="URL", help=f"Address of NATS; {DEFAULT_URL} when not given.", rich_help_panel=CONNECTION
+    ),
+]
+Namespace = Annotated[
+    str, typer.Option("--namespace", envvar="JETFLOW_NAMESPACE", metavar="NAME", help="Which set of workflows.", rich_help_panel=CONNECTION)
+]
+Creds = Annotated[
+    Path | None, typer.Option("--creds", envvar="JETFLOW_CREDS", metavar="FILE", help="Credentials file of NATS.", rich_help_panel=CONNECTION)
+]
+TaskQueue = Annotated[str, typer.Option("--task-queue", "-q", envvar="JETFLOW_TASK_QUEUE", metavar="NAME", help="Whose workers run it.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs, one line each; errors too, on stderr.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more: -v for INFO, -vv for DEBUG.", show_default=False)]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="DURATION", help='How long to wait, such as "30s"; for ever when not given.')]
+
+WorkflowId = Annotated[str, typer.Argument(metavar="ID", help="The workflow's id.", show_default=False)]
+App = Annotated[
+    str, typer.Argument(metavar="APP", help="package.module or path/to/file.py with @workflow and @activity functions.", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a namespace of workflows."""
+
+    server: str | None = None
+    namespace: str = DEFAULT_NAMESPACE
+    creds: Path | None = None
+
+    def open(self, name: str) -> Any:
+        """A client to be, for ``async with``; ``name`` shows in the server's connection list."""
+        return Client.connect(self.server, namespace=self.namespace, credentials=self.creds, name=name)
+
+
+def follow_up(command: str, workflow_id: str, task_queue: str, connection: Connection) -> str:
+    """A further command about a workflow, ready to paste: with those options that the environment does not give."""
+    words = ["jetflow", command, workflow_id] if not workflow_id.startswith("-") else ["jetflow", command, "--", workflow_id]
+    options = []
+    if task_queue != (os.environ.get("JETFLOW_TASK_QUEUE") or DEFAULT_QUEUE):
+        options += ["-q", task_queue]
+    if connection.namespace != (os.environ.get("JETFLOW_NAMESPACE") or DEFAULT_NAMESPACE):
+        options += ["--namespace", connection.namespace]
+    # an address with a password in it is not repeated
+    if connection.server and connection.server != (os.environ.get("JETFLOW_URL") or DEFAULT_URL) and "@" not in connection.server:
+        options += ["-s", connection.server]
+    return shlex.join([*words[:2], *options, *words[2:]])
+
+
+def set_up_logging(verbose: int) -> None:
+    """Log lines on stderr: warnings, with ``-v`` INFO, with ``-vv`` DEBUG."""
+    if verbose or not logging.getLogger().handlers:
+        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True)

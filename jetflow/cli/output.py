@@ -1,0 +1,96 @@
+"""What is written where: results on stdout, everything told to a person about them on stderr."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Any, TextIO
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from rich.console import Console
+from rich.json import JSON
+from rich.text import Text
+
+# soft_wrap wherever these print: a line cut at 80 columns in a pipe would lose data
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+NEVER = ("never", "forever")
+
+
+def clean(text: str, *, multiline: bool = False) -> str:
+    """Text from elsewhere without control characters, which could command the terminal."""
+    kept = "\n\t" if multiline else ""
+    return "".join(char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text)
+
+
+def say(text: str | Text, *, end: str = "\n") -> None:
+    """A line for a person, on stdout."""
+    out.print(_as_text(text), soft_wrap=True, end=end)
+    sys.stdout.flush()
+
+
+def tell(text: str | Text) -> None:
+    """A line for a person, on stderr."""
+    err.print(_as_text(text), soft_wrap=True)
+    sys.stderr.flush()
+
+
+def _as_text(text: str | Text) -> Text:
+    return text if isinstance(text, Text) else Text(text)
+
+
+def write_json(value: Any, *, to_stderr: bool = False) -> None:
+    """One line of JSON, UTF-8 whatever the locale."""
+    _write_line(msgspec.json.encode(value), sys.stderr if to_stderr else sys.stdout)
+
+
+def write_result(value: Any, *, one_line: bool) -> None:
+    """A workflow's result as JSON on stdout: one line, or indented for a person."""
+    body = msgspec.json.encode(value)
+    if one_line:
+        _write_line(body)
+    elif out.is_terminal and not out.no_color:
+        out.print(JSON(body.decode()), soft_wrap=True)
+    else:
+        _write_line(msgspec.json.format(body, indent=2))
+
+
+def _write_line(line: bytes, stream: TextIO = sys.stdout) -> None:
+    stream.flush()
+    stream.buffer.write(line + b"\n")
+    stream.buffer.flush()
+
+
+def local_time(ms: int) -> str:
+    """A time in ms since the epoch, in this machine's time zone."""
+    return datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def short_duration(ms: int) -> str:
+    """A duration as a person says it: the two largest units."""
+    if ms < 1000:
+        return f"{max(ms, 0)}ms"
+    seconds = ms / 1000
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    parts, rest = [], int(seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2])
+
+
+def expiry(text: str | None, *, default: Any) -> Any:
+    """A duration given on the command line, ``never`` for None, or the default when not given."""
+    if text is None:
+        return default
+    return None if text in NEVER else text
+
+
+def public_url(url: str) -> str:
+    """A server's address without user and password, fit for a log."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,69 @@
+"""``jetflow worker``: serves a module's workflows and activities."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from jetflow.cli.loading import LoadedApp, load_app
+from jetflow.cli.options import App, Connection, Creds, Namespace, Server, TaskQueue, Verbose, set_up_logging
+from jetflow.cli.output import NEVER
+from jetflow.cli.report import reporting
+from jetflow.cli.serving import run_until_stopped, serve
+from jetflow.client import DEFAULT_QUEUE
+from jetflow.core.ids import DEFAULT_NAMESPACE
+
+TUNING = "Tuning"
+
+
+def worker(
+    app: App,
+    task_queue: TaskQueue = DEFAULT_QUEUE,
+    max_concurrent_activities: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Activity attempts under way at once.", rich_help_panel=TUNING)
+    ] = 1000,
+    max_concurrent_commands: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Commands taken and not yet acked, at most.", rich_help_panel=TUNING)
+    ] = 10_000,
+    max_cached_workflows: Annotated[int, typer.Option(metavar="N", min=1, help="Resting workflows kept in memory.", rich_help_panel=TUNING)] = 5_000,
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads for plain def activities.", rich_help_panel=TUNING)] = 32,
+    graceful_timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long running activities may finish at the stop.", rich_help_panel=TUNING)
+    ] = "10s",
+    expire: Annotated[
+        str, typer.Option(metavar="DURATION", help='How long records are kept after the end; "never" keeps them.', rich_help_panel=TUNING)
+    ] = "7d",
+    server: Server = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    creds: Creds = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Serve every workflow and activity of a module.
+
+    Run as many as you like, on as many machines: they share the task queue's workflows. Ctrl-C or SIGTERM lets running
+    activities finish and hands the rest over to the other workers; a second signal ends at once. The line "worker ready"
+    on stderr says that it has work to take.
+
+    Examples:
+      jetflow worker shop.orders --task-queue orders
+      jetflow worker examples/orders.py -q orders -s nats://nats.internal:4222 -v
+    """
+    set_up_logging(verbose)
+    connection = Connection(server, namespace, creds)
+    options: dict[str, Any] = {
+        "max_concurrent_activities": max_concurrent_activities,
+        "max_concurrent_commands": max_concurrent_commands,
+        "max_cached_workflows": max_cached_workflows,
+        "threads": threads,
+        "graceful_timeout": graceful_timeout,
+        "default_expire": None if expire in NEVER else expire,
+    }
+    with reporting():
+        loaded = load_app(app)
+        run_until_stopped(_work(connection, loaded, task_queue, options))
+
+
+async def _work(connection: Connection, app: LoadedApp, task_queue: str, options: dict[str, Any]) -> None:
+    async with connection.open(f"worker/{task_queue}") as client:
+        await serve(client, app, task_queue=task_queue, **options)
