@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats as nats_client
@@ -66,12 +68,12 @@ def test_a_finished_run_repeated_on_its_store_does_nothing_again(tmp_path: Path)
 
 async def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     count, options = 200, ("--count", "200", "--concurrency", "40", "--store-dir", str(tmp_path))
-    killed = await start_webhooks("--json", *options)
-    url = await address_in(killed)
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-    await until_stored(url, 30)
-    killed.kill()
-    assert await killed.wait() == -signal.SIGKILL
+    async with running_webhooks(*options) as killed:
+        url = await address_in(killed)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        await until_stored(url, 30)
+        killed.kill()
+        assert await killed.wait() == -signal.SIGKILL
     await reader.read()  # its nats-server ends with it, and closes this connection
     writer.close()
 
@@ -82,18 +84,14 @@ async def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 async def test_kept_up_it_can_be_looked_at_as_it_says(nats, tmp_path: Path) -> None:
-    kept = await start_webhooks("--json", "--count", "10", "--keep", "--store-dir", str(tmp_path), JETFLOW_EXAMPLES_OFFLINE="1")
-    assert kept.stderr
-    lines = []
-    while not lines or "Ctrl-C ends" not in lines[-1]:
-        lines.append((await asyncio.wait_for(kept.stderr.readline(), 60)).decode().strip())
-        assert lines[-1] or not kept.stderr.at_eof(), lines
-    [url] = [line.split()[-1] for line in lines if line.startswith("server:")]
-    outcome, state = [line for line in lines if line.startswith("nats kv get")]
-    assert json.loads(nats(outcome, url))["outcome"]["decision"]
-    assert json.loads(nats(state, url))["status"] == "completed"
-    kept.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(kept.wait(), 30) == 130
+    async with running_webhooks("--count", "10", "--keep", "--store-dir", str(tmp_path), JETFLOW_EXAMPLES_OFFLINE="1") as kept:
+        lines = await lines_until(kept, "Ctrl-C ends")
+        [url] = [line.split()[-1] for line in lines if line.startswith("server:")]
+        outcome, state = [line for line in lines if line.startswith("nats kv get")]
+        assert json.loads(nats(outcome, url))["outcome"]["decision"]
+        assert json.loads(nats(state, url))["status"] == "completed"
+        kept.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(kept.wait(), 30) == 130
 
 
 def test_without_npm_the_fallback_has_a_clear_word(tmp_path: Path) -> None:
@@ -126,24 +124,45 @@ def source_of_payloads(cache: Path, path: str) -> str:
     return done.stdout.strip()
 
 
-async def start_webhooks(*options: str, **environment: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *webhooks_command(*options),
+@asynccontextmanager
+async def running_webhooks(*options: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The program in the background; killed at the end of the block if it is still there."""
+    process = await asyncio.create_subprocess_exec(
+        *webhooks_command("--json", *options),
         cwd=ROOT,
         env=clean_environment(**environment),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=heed_ctrl_c,
     )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def heed_ctrl_c() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+async def lines_until(process: asyncio.subprocess.Process, start: str) -> list[str]:
+    """What the program says on standard error, up to the line that starts so."""
+    assert process.stderr
+    lines: list[str] = []
+    async with asyncio.timeout(60):
+        while line := (await process.stderr.readline()).decode():
+            lines.append(line.strip())
+            if lines[-1].startswith(start):
+                return lines
+    raise AssertionError(f"the program ended before it said {start!r}: {lines}")
 
 
 async def address_in(process: asyncio.subprocess.Process) -> str:
     """The server's address, once the program says it."""
-    assert process.stderr
-    async with asyncio.timeout(60):
-        while line := (await process.stderr.readline()).decode():
-            if line.startswith("server:"):
-                return line.split()[-1]
-    raise AssertionError("the program ended without naming its server")
+    return (await lines_until(process, "server:"))[-1].split()[-1]
 
 
 async def until_stored(url: str, count: int) -> None:
