@@ -137,6 +137,19 @@ class Client:
             InvalidInputError: arguments do not fit the function, or cannot be JSON.
             BrokerUnavailableError: no answer for long; starting again with the same id is safe.
         """
+        handle, _ = await self._start(workflow, args, workflow_id, task_queue, expire, if_exists)
+        return handle
+
+    async def _start(
+        self,
+        workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
+        args: tuple[Any, ...],
+        workflow_id: str | None,
+        task_queue: str,
+        expire: Duration | None | Literal["default"],
+        if_exists: IfExists,
+    ) -> tuple[WorkflowHandle, StateRecord | None]:
+        """The handle, and the run's record if it was read and there already."""
         if if_exists not in ("fail", "attach"):
             raise InvalidInputError(f'if_exists must be "fail" or "attach", not {if_exists!r}')
         name, definition = _workflow_name(workflow)
@@ -146,13 +159,18 @@ class Client:
         chosen = workflow_id if workflow_id is not None else secrets.token_hex(12)
         queue_token, id_token = to_token(task_queue, "task queue"), to_token(chosen, "workflow id")
         run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire)
-        if run is not None and workflow_id is not None:
+        record = None
+        if run is not None and workflow_id is not None:  # only the owner's record tells whether an older run has the id
             record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
             if record is not None and record.run_id != str(run):
-                run = None
+                run = record = None
         if run is None and if_exists == "fail":
             raise WorkflowAlreadyStartedError(chosen, task_queue)
-        return WorkflowHandle(self, chosen, task_queue, run_id=None if run is None else str(run), workflow_type=name, definition=definition)
+        run_id = None if run is None else str(run)
+        handle = WorkflowHandle(
+            self, chosen, task_queue, run_id=run_id, workflow_type=name, definition=definition, started_here=run is not None
+        )
+        return handle, record
 
     async def _publish_start(
         self, queue_token: str, id_token: str, name: str, body: bytes, *, tell: bool, expire: Duration | Literal["default"] | None
@@ -178,12 +196,17 @@ class Client:
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
         *args: Any,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | None | Literal["default"] = "default",
+        if_exists: IfExists = "fail",
         timeout: Duration | None = None,
-        **options: Any,
     ) -> Any:
-        """Starts a workflow and waits for its result; the options are those of ``start``, ``timeout`` that of ``result``."""
-        handle = await self.start(workflow, *args, **options)
-        return await handle.result(timeout=timeout)
+        """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
+        workflow_id = secrets.token_hex(12) if workflow_id is None else workflow_id
+        async with await self.watches.until_closed(to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id")) as until:
+            handle, record = await self._start(workflow, args, workflow_id, task_queue, expire, if_exists)
+            return await handle.result_of(until, record, timeout)
 
     # ---- finding
 

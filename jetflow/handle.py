@@ -20,6 +20,7 @@ from jetflow.errors import BrokerUnavailableError, FailureError, InvalidInputErr
 
 if TYPE_CHECKING:
     from jetflow.client import Client
+    from jetflow.watches import Until
 
 
 class WorkflowHandle:
@@ -41,6 +42,7 @@ class WorkflowHandle:
         run_id: str | None = None,
         workflow_type: str | None = None,
         definition: WorkflowDefinition[..., Any] | None = None,
+        started_here: bool = False,
     ) -> None:
         self.workflow_id = workflow_id
         self.task_queue = task_queue
@@ -48,6 +50,7 @@ class WorkflowHandle:
         self.run_id = run_id
         self._client = client
         self._definition = definition
+        self._started_here = started_here
         self._queue_token = to_token(task_queue, "task queue")
         self._id_token = to_token(workflow_id, "workflow id")
 
@@ -71,29 +74,37 @@ class WorkflowHandle:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
             ResultTimeoutError: the timeout came first.
         """
+        async with await self._client.watches.until_closed(self._queue_token, self._id_token) as until:
+            return await self.result_of(until, await self._glance(), timeout, throw_on_error=throw_on_error)
+
+    async def result_of(self, until: Until, record: StateRecord | None, timeout: Duration | None, *, throw_on_error: bool = True) -> Any:
+        """``result`` for a caller that listens already and has looked at the record since."""
         seconds = None if timeout is None else to_ms(timeout, "timeout") / 1000
         try:
             async with asyncio.timeout(seconds):
-                record = await self._closed_record()
+                while record is None or not record.closed or not self._is_mine(record):
+                    record = await until.next()
+                    if record is None:
+                        with contextlib.suppress(BrokerUnavailableError):  # it is asked again
+                            record = await self._record_or_none()
         except TimeoutError as error:
             raise ResultTimeoutError(f"workflow {self.workflow_id!r} has not ended within {timeout}; it goes on") from error
-        if record.failure is not None:
-            failure: FailureError = to_error(record.failure)
-            if throw_on_error:
-                raise failure
-            return failure
-        return self._value(record)
+        if record.failure is None:
+            return self._value(record)
+        failure: FailureError = to_error(record.failure)
+        if throw_on_error:
+            raise failure
+        return failure
 
-    async def _closed_record(self) -> StateRecord:
-        async with await self._client.watches.until_closed(self._queue_token, self._id_token) as until:
-            while True:
-                with contextlib.suppress(BrokerUnavailableError):  # it is asked again below
-                    record = await self._record_or_none()
-                    if record is not None and record.closed:
-                        return record
-                told = await until.next()
-                if told is not None and self._is_mine(told):
-                    return told
+    async def _glance(self) -> StateRecord | None:
+        """The record if there is one; whether there is no such workflow at all need not be asked just after the start."""
+        if self._started_here:
+            self._started_here = False
+            record = await self._client.states.get(self._queue_token, self._id_token)
+            return record if record is not None and self._is_mine(record) else None
+        with contextlib.suppress(BrokerUnavailableError):
+            return await self._record_or_none()
+        return None
 
     def _value(self, record: StateRecord) -> Any:
         if record.result is msgspec.UNSET:
@@ -113,7 +124,7 @@ class WorkflowHandle:
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
         """
-        record = await self._record()
+        record = await self._record_or_none()
         data = None if record is None else self._value(record)
         if not metadata:
             return data
@@ -127,7 +138,7 @@ class WorkflowHandle:
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
         """
-        record = await self._record()
+        record = await self._record_or_none()
         return 1 if record is None else record.code
 
     async def describe(self) -> StateRecord | None:
@@ -136,9 +147,6 @@ class WorkflowHandle:
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
         """
-        return await self._record()
-
-    async def _record(self) -> StateRecord | None:
         return await self._record_or_none()
 
     async def _record_or_none(self) -> StateRecord | None:

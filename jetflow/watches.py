@@ -35,14 +35,14 @@ class Watches:
         self._watches: dict[str, _Watch] = {}
         broker.wire.on_reconnect.append(self._ask_everybody)
 
-    async def until_closed(self, queue_token: str, id_token: str) -> _Until:
-        """Begins to listen; see ``_Until``."""
+    async def until_closed(self, queue_token: str, id_token: str) -> Until:
+        """Begins to listen; see ``Until``."""
         subject = f"{self._broker.names.changed_prefix}{queue_token}.{id_token}"
         watch = self._watches.get(subject)
         if watch is None:
             watch = self._watches[subject] = _Watch()
             watch.sid = await self._broker.wire.listen(subject, lambda _s, _r, data, _h: self._on_change(subject, data))
-        return _Until(self, subject, watch)
+        return Until(self, subject, watch)
 
     def leave(self, subject: str, watch: _Watch) -> None:
         """Somebody waits no more."""
@@ -74,7 +74,7 @@ def _tell(watch: _Watch, record: StateRecord | None) -> None:
             future.set_result(record)
 
 
-class _Until:
+class Until:
     """One wait. Use it as an async context manager."""
 
     def __init__(self, watches: Watches, subject: str, watch: _Watch) -> None:
@@ -84,7 +84,7 @@ class _Until:
         self._asked = 0
         self._future = self._listen()
 
-    async def __aenter__(self) -> _Until:
+    async def __aenter__(self) -> Until:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -156,7 +156,9 @@ class Lane:
             BrokerUnavailableError: whether it was stored is unknown.
             BrokerError: the server refused it.
         """
-        data, _ = await self.request(subject, body, headers)
+        if not self.wire.is_connected or len(self._slots) >= MAX_UNDER_WAY:
+            await self._place()
+        data, _ = await self.submit(subject, body, headers)
         return check_ack(data, subject)
 
     async def publish_once(self, subject: str, body: bytes, message_id: str, **headers: str) -> PubAck:
@@ -217,6 +219,14 @@ class Lane:
             elif status_of(headers) not in (204, 404):
                 raise BrokerError(f"reading {stream}: {fields['']}")
         return found
+
+    async def read_data(self, stream: str, subject: str) -> bytes | None:
+        """The last payload of one subject by direct get, or None; as ``read_last`` without the rest."""
+        data, headers = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+        status = status_of(headers)
+        if status and status != 404:
+            raise BrokerUnavailableError(f"reading {subject}: {parse_headers(headers)['']}")
+        return None if status else data
 
     async def read_last(self, stream: str, subject: str) -> StoredMessage | None:
         """The last message of one subject by direct get, or None. May be answered by a follower that lags."""

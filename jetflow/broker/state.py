@@ -106,9 +106,9 @@ class StateStore:
         subject = self.subject(queue_token, id_token)
         if fresh:
             message = await self._lane.last_message(self._names.state_stream, subject)
-        else:
-            message = await self._lane.read_last(self._names.state_stream, subject)
-        return None if message is None else decode_state(message.data)
+            return None if message is None else decode_state(message.data)
+        data = await self._lane.read_data(self._names.state_stream, subject)
+        return None if data is None else decode_state(data)
 
 
 def summary(record: StateRecord) -> dict[str, Any]:

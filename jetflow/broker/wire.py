@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from nats.aio.client import Client as NatsClient
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
@@ -42,7 +40,7 @@ class Wire(NatsClient):
         """Subscribes; returns the number to ``unlisten`` with. Survives reconnects."""
         self._sid += 1
         sid = self._sid
-        self._subs[sid] = Subscription(self, sid, subject, cb=_never)
+        self._subs[sid] = _Listening(subject)  # type: ignore[assignment]
         self._handlers[sid] = handler
         if self.is_connected:
             self.write(f"SUB {subject} {sid}\r\n".encode())
@@ -155,8 +153,23 @@ class Wire(NatsClient):
             await self._process_op_err(NatsError(f"nats: {err_msg}"))
 
 
-async def _never(_: Any) -> None:
-    """Stands for a callback in nats-py's own book-keeping."""
+class _Listening:
+    """What nats-py's own book-keeping wants to know of a subscription: enough to subscribe again, and nothing to close."""
+
+    __slots__ = ("_subject",)
+    _queue = ""
+    _max_msgs = 0
+    _received = 0
+    _pending_next_msgs_calls = None
+    _wait_for_msgs_task = None
+    _message_iterator = None
+    _closed = False
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+
+    def _stop_processing(self) -> None:
+        """Nothing is processed elsewhere."""
 
 
 def header_block(**fields: str) -> bytes:

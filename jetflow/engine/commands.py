@@ -118,7 +118,7 @@ def understand(delivery: Delivery) -> Command:
     if len(rest) != wants_name:
         raise InvalidInputError(f"write {kind}.<name> with one name" if wants_name else f"nothing may follow {kind!r} in the subject")
     name = from_token(rest[0]) if wants_name else ""
-    headers = parse_headers(delivery.headers)
+    headers = parse_headers(delivery.headers) if delivery.headers and b"Jetflow-" in delivery.headers else {}
     try:
         payload = read(name, delivery.data, headers)
     except (msgspec.DecodeError, RecursionError) as error:

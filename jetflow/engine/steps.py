@@ -73,21 +73,25 @@ class StepRunner:
         timeout = _attempt_timeout(options, scheduled.at)
         async with self._slots:
             faults.reach("before_activity")
-            token = current_activity.set(_with_attempt(info, attempt))
-            try:
-                async with asyncio.timeout(timeout) as scope:
-                    value = await self._call(definition, args)
-            except TimeoutError as error:
-                if scope.expired():
-                    raise AttemptTimeout(f"activity {definition.name!r} took longer than {timeout:g} s") from error
-                raise
-            finally:
-                current_activity.reset(token)
+            current_activity.set(info if attempt == 1 else _with_attempt(info, attempt))  # each step has a task, and a context, of its own
+            if timeout is None:
+                value = await self._call(definition, args)
+            else:
+                value = await self._call_within(definition, args, timeout)
             faults.reach("after_activity")
         result = encode(value, f"activity {definition.name!r}, result")
         if len(bytes(result)) > self._max_bytes:
             raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(bytes(result)), self._max_bytes)
         return result
+
+    async def _call_within(self, definition: ActivityDefinition[Any, Any], args: list[Any], timeout: float) -> Any:
+        try:
+            async with asyncio.timeout(timeout) as scope:
+                return await self._call(definition, args)
+        except TimeoutError as error:
+            if scope.expired():
+                raise AttemptTimeout(f"activity {definition.name!r} took longer than {timeout:g} s") from error
+            raise
 
     async def _call(self, definition: ActivityDefinition[Any, Any], args: list[Any]) -> Any:
         if definition.is_async:
