@@ -80,14 +80,6 @@ async def book_carrier(order: Order) -> str:
 
 
 @workflow
-async def ship(order: Order) -> str:
-    """A child with an id and a history of its own."""
-    parcel = await book_carrier(order)
-    await sleep("1s")  # the carrier needs a moment
-    return parcel
-
-
-@workflow
 async def order(o: Order) -> str:
     """Ends with what became of the order; a cancelled one fails with ``CancelledFailure`` once it is refunded."""
     receipt = await charge(o)
@@ -102,3 +94,11 @@ async def order(o: Order) -> str:
             await refund(receipt)
         raise
     return f"shipped as {parcel}, approved by {approval.by}"
+
+
+@workflow
+async def ship(order: Order) -> str:
+    """A child with an id and a history of its own."""
+    parcel = await book_carrier(order)
+    await sleep("1s")  # the carrier needs a moment
+    return parcel

@@ -90,6 +90,10 @@ async def test_kept_up_it_can_be_looked_at_as_it_says(nats, tmp_path: Path) -> N
         outcome, state = [line for line in lines if line.startswith("nats kv get")]
         assert json.loads(nats(outcome, url))["outcome"]["decision"]
         assert json.loads(nats(state, url))["status"] == "completed"
+        [show] = [line for line in lines if line.startswith("jetflow show")]
+        command, environment = [sys.executable, "-m", *show.split()], clean_environment(JETFLOW_URL=url)
+        shown = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60)
+        assert "completed" in shown.stdout, shown.stderr
         kept.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(kept.wait(), 30) == 130
 
