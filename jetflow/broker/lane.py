@@ -117,7 +117,11 @@ class Lane:
         slot.retry = retry
         if many:
             slot.collected = []
-        self.wire.send(subject, body, self._inbox + token, headers)
+        try:
+            self.wire.send(subject, body, self._inbox + token, headers)
+        except Exception:  # the place stays free, for whoever waits next
+            self._next_turn()
+            raise
         self._slots[token] = slot
         self._order.append((slot.deadline, token))
         if self._ticker is None:
@@ -130,6 +134,11 @@ class Lane:
         Raises:
             BrokerUnavailableError: no connection within the timeout, so nothing was sent; or the outcome is unknown.
         """
+        if not self.wire.is_connected or len(self._slots) >= MAX_UNDER_WAY:
+            await self._place()
+        return await self.submit(subject, body, headers)  # type: ignore[no-any-return]
+
+    async def _place(self) -> None:
         if not self.wire.is_connected:
             await self.wire.connected(self.timeout)
         while len(self._slots) >= MAX_UNDER_WAY:
@@ -141,12 +150,6 @@ class Lane:
                 if turn.done() and not turn.cancelled():
                     self._next_turn()
                 raise
-        try:
-            future = self.submit(subject, body, headers)
-        except Exception:  # the place stays free, for whoever waits next
-            self._next_turn()
-            raise
-        return await future  # type: ignore[no-any-return]
 
     async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
         """Stores a message.
