@@ -173,7 +173,7 @@ def sample_commands(definition: WorkflowDefinition[Any, Any], task_queue: str, c
     server = connection.server or ""
     queue, first, second = to_token(task_queue), f"{to_token(definition.name)}-1", f"{to_token(definition.name)}-2"
     subject = names.command(queue, second, f"start.{to_token(definition.name)}")
-    start = follow_up("start", definition.name, task_queue, connection)
+    start = follow_up("start", definition.name, task_queue, connection, elsewhere=True)
     return [
         f"{start} {shlex.join([*words, '--id', first])}",
         shlex.join(["nats", "-s", server, "pub", subject, body.decode()]),

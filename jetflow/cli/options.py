@@ -53,16 +53,25 @@ class Connection:
         return Client.connect(self.server, namespace=self.namespace, credentials=self.creds, name=name)
 
 
-def follow_up(command: str, workflow_id: str, task_queue: str, connection: Connection) -> str:
-    """A further command about a workflow, ready to paste: with those options that the environment does not give."""
+def follow_up(command: str, workflow_id: str, task_queue: str, connection: Connection, *, elsewhere: bool = False) -> str:
+    """A further command about a workflow, ready to paste.
+
+    Args:
+        command: such as ``result``.
+        workflow_id: what it is about.
+        task_queue: its task queue.
+        connection: how it is reached.
+        elsewhere: for another terminal, which may not have this one's environment: options are left out only for defaults.
+    """
+    environment = {} if elsewhere else os.environ
     words = ["jetflow", command, workflow_id] if not workflow_id.startswith("-") else ["jetflow", command, "--", workflow_id]
     options = []
-    if task_queue != (os.environ.get("JETFLOW_TASK_QUEUE") or DEFAULT_QUEUE):
+    if task_queue != (environment.get("JETFLOW_TASK_QUEUE") or DEFAULT_QUEUE):
         options += ["-q", task_queue]
-    if connection.namespace != (os.environ.get("JETFLOW_NAMESPACE") or DEFAULT_NAMESPACE):
+    if connection.namespace != (environment.get("JETFLOW_NAMESPACE") or DEFAULT_NAMESPACE):
         options += ["--namespace", connection.namespace]
     # an address with a password in it is not repeated
-    if connection.server and connection.server != (os.environ.get("JETFLOW_URL") or DEFAULT_URL) and "@" not in connection.server:
+    if connection.server and connection.server != (environment.get("JETFLOW_URL") or DEFAULT_URL) and "@" not in connection.server:
         options += ["-s", connection.server]
     return shlex.join([*words[:2], *options, *words[2:]])
 
