@@ -103,8 +103,9 @@ def _fetch(index: Path) -> None:
         try:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=FETCH_TIMEOUT)
             [archive] = Path(folder).glob("*.tgz")
-            with tarfile.open(archive) as package:
-                package.extract(INDEX, folder, filter="data")
+            with tarfile.open(archive) as package, package.extractfile(INDEX) as source:
+                unpacked = Path(folder) / "index.json"
+                unpacked.write_bytes(source.read())
         except (OSError, ValueError, KeyError, subprocess.SubprocessError, tarfile.TarError) as error:
             raise FetchError(f"npm could not fetch {PACKAGE}: {error}") from error
-        os.replace(Path(folder) / INDEX, index)
+        os.replace(unpacked, index)
