@@ -668,7 +668,14 @@ class Actor:
         if self.machine is not None:
             self.machine.dispose()
             self.machine = None
-        await self.engine.on_parked(self, info, self._seq, reason, message)
+        await self.engine.on_parked(self, info or self._info_of_pending_start(), self._seq, reason, message)
+
+    def _info_of_pending_start(self) -> RunInfo | None:
+        """For a run that failed before it began."""
+        for seq, command in sorted(self.unacked.items()):
+            if isinstance(command.payload, StartCommand):
+                return RunInfo(self.workflow_id, self.engine.task_queue, command.payload.workflow_type, seq, started_at=now_ms())
+        return None
 
 
 def _terminated(command: TerminateCommand) -> ev.Terminated:

@@ -222,10 +222,10 @@ class Engine:
     async def on_parked(self, actor: Actor, info: RunInfo | None, seq: int, reason: str, message: str) -> None:
         """A parked actor's commands do not take credit from the others; its state says what is wrong."""
         self.unacked -= len(actor.unacked)
-        if info is None:
-            return
         try:
             before = await self.states.get(self.queue_token, actor.id_token, fresh=True)
+            if info is None and before is None:
+                return
             await self.states.put(parked_record(info, before, seq, self.worker_id, reason, message))
         except BrokerError as error:
             log.warning("workflow %s is parked, and its state could not be written: %s", actor.workflow_id, error)

@@ -46,9 +46,11 @@ def termination(info: RunInfo, closing: ev.Terminated) -> Failure:
     return Failure("WorkflowTerminatedError", f"workflow {info.workflow_id!r} was terminated: {closing.reason}", closing.code, closing.stack or "")
 
 
-def parked_record(info: RunInfo, before: StateRecord | None, seq: int, worker: str, reason: str, message: str) -> StateRecord:
-    """A run that its owner cannot go on with."""
-    record = before if before is not None and before.run_id == str(info.run) else _record(info, seq, worker, RUNNING, 1)
+def parked_record(info: RunInfo | None, before: StateRecord | None, seq: int, worker: str, reason: str, message: str) -> StateRecord:
+    """A run that its owner cannot go on with; without ``info`` it is the one that ``before`` is of."""
+    same = before is not None and (info is None or before.run_id == str(info.run))
+    record = before if same or info is None else _record(info, seq, worker, RUNNING, 1)
+    assert record is not None
     record.parked = Parked(reason=reason, message=message, since=now_ms())
     record.updated_at = now_ms()
     record.worker = worker

@@ -113,7 +113,9 @@ async def check_histories(client: Client, queue: str, ids: list[str], log: Path)
     for workflow_id in ids:
         events = await timeline_events(client, queue, workflow_id)
         outcomes = Counter(
-            event.index for event in events if isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.TimerFired, ev.Signaled, ev.ChildCompleted))
+            event.index
+            for event in events
+            if isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.TimerFired, ev.Signaled, ev.ChildCompleted))
         )
         assert max(outcomes.values(), default=1) == 1, f"{workflow_id}: an operation has two outcomes"
         assert sum(isinstance(event, ev.CLOSING) for event in events) == 1, f"{workflow_id} closed other than once"

@@ -1,0 +1,489 @@
+"""What the design rests on, one test for each invariant; and each again with the invariant broken on purpose, where it must fail.
+
+``holds`` is the property. With ``broken`` the engine is changed so that it should not hold, which shows that the test can fail.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import jetflow
+from jetflow import Client, Worker, activity, condition, execute_child, sleep, workflow
+from jetflow.broker.lane import Lane
+from jetflow.broker.pull import PullConsumer
+from jetflow.broker.server import LocalServer
+from jetflow.broker.signals import EarlySignal, EarlySignals
+from jetflow.broker.state import StateStore
+from jetflow.broker.timeline import Timeline
+from jetflow.engine.actor import Actor
+from jetflow.engine.commands import ChildNotice
+from jetflow.engine.engine import Engine
+from jetflow.engine.signal_buffer import SignalBuffer
+from jetflow.errors import BrokerUnavailableError, ConflictError
+from jetflow.watches import Watches
+
+broken_too = pytest.mark.parametrize("broken", [False, True], ids=["holds", "broken on purpose"])
+RAN: list[str] = []
+GATES: dict[str, asyncio.Event] = {}
+
+
+@activity
+async def gated(name: str) -> str:
+    """Runs until its test opens its gate."""
+    RAN.append(name)
+    await GATES.setdefault(name, asyncio.Event()).wait()
+    return name
+
+
+@activity
+async def ran(name: str) -> str:
+    RAN.append(name)
+    return name
+
+
+@workflow
+async def one_gate(name: str) -> str:
+    return await gated(name)
+
+
+@workflow
+async def one_step(name: str) -> str:
+    return await ran(name)
+
+
+@workflow
+async def two_signals() -> list[Any]:
+    first = await condition("s")
+    await ran("between")
+    return [first, await condition("s", timeout="1500ms")]
+
+
+@workflow
+async def collect(count: int) -> list[int]:
+    return [await condition("n") for _ in range(count)]
+
+
+@workflow
+async def parent(name: str) -> str:
+    return await execute_child(one_step, name, workflow_id=f"child-{name}")
+
+
+@workflow
+async def clock() -> list[float]:
+    first = jetflow.now().timestamp()
+    chance = jetflow.random()
+    await sleep("1100ms")
+    await condition("go")
+    return [first, chance]
+
+
+@workflow
+async def poisoned() -> None:
+    await condition("poison")
+
+
+SERVED = {"workflows": [one_gate, one_step, two_signals, collect, parent, clock, poisoned], "activities": [gated, ran]}
+
+
+class Own:
+    """A worker with a connection of its own, which can die."""
+
+    def __init__(self, client: Client, worker: Worker) -> None:
+        self.client = client
+        self.worker = worker
+
+    async def crash(self) -> None:
+        """As ``kill -9`` would: nothing is finished, acked or handed over."""
+        for task in self.worker._tasks:
+            task.cancel()
+        await asyncio.gather(*self.worker._tasks, return_exceptions=True)
+        consumer = self.worker._ownership._consumer
+        if consumer is not None:
+            consumer.close()
+        self.worker._heart._stop.set()
+        await self.client.close()
+        await self.worker._engine.stop()
+        self.worker._stopped = asyncio.ensure_future(asyncio.sleep(0))
+
+
+@asynccontextmanager
+async def own_worker(server: LocalServer, queue: str, **options: Any) -> AsyncIterator[Own]:
+    async with Client.connect(server.url) as client, Worker(client, task_queue=queue, **{**SERVED, **options}) as worker:
+        yield Own(client, worker)
+
+
+async def until(true: Callable[[], Any], seconds: float = 5) -> None:
+    """Waits for something to become true."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def holds(property_: Awaitable[Any], broken: bool) -> None:
+    """Awaits the property; with ``broken`` it must fail."""
+    if broken:
+        with pytest.raises((AssertionError, TimeoutError, jetflow.JetflowError)):
+            await property_
+    else:
+        await property_
+
+
+async def waiting_commands(client: Client, queue: str, workflow_id: str) -> int:
+    found = await client.broker.lane.read_many(
+        client.broker.names.inbox_stream, {"seq": 1, "next_by_subj": f"jetflow.*.{queue}.{workflow_id}.>", "batch": 100}
+    )
+    return len(found)
+
+
+def waits_again(own: Own, workflow_id: str) -> bool:
+    """Whether ``two_signals`` stands at its second wait, the way there committed."""
+    actor = own.worker._engine._actors.get(workflow_id)
+    machine = actor.machine if actor is not None else None
+    return machine is not None and 3 in machine.pending and not machine.decided and not actor.running  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test uses."""
+    return uuid.uuid4().hex[:8]
+
+
+@broken_too
+async def test_1_work_in_flight_has_an_unacked_command(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken:
+
+        async def ack_all(self: Actor, _machine: Any) -> None:
+            self._ack(self._held)
+            self._held = []
+
+        monkeypatch.setattr(Actor, "_rest_busy", ack_all)
+
+    async def property_() -> None:
+        async with own_worker(server, queue) as first:
+            handle = await client.start(one_gate, name, workflow_id=name, task_queue=queue)
+            await until(lambda: name in RAN)
+            for n in range(3):
+                await handle.signal("more", n)
+            await until(lambda: not first.worker._engine._actors[name]._mailbox)
+            await first.crash()
+        assert await waiting_commands(client, queue, name) >= 1
+        GATES[name].set()
+        async with own_worker(server, queue):
+            assert await handle.result(timeout="10s") == name
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_2_a_command_lost_on_the_way_comes_again(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = 0
+    deliver = PullConsumer._on_message
+
+    def lose_one(self: PullConsumer, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        nonlocal lost
+        if reply and not lost and queue.encode() in subject:
+            lost += 1
+            if broken:
+                self._expected += 1
+            return
+        deliver(self, subject, reply, data, headers)
+
+    monkeypatch.setattr(PullConsumer, "_on_message", lose_one)
+
+    async def property_() -> None:
+        async with own_worker(server, queue):
+            first = await client.start(one_step, name, workflow_id=name, task_queue=queue)
+            await until(lambda: lost)
+            await client.execute(one_step, "other", task_queue=queue)
+            assert await first.result(timeout="3s") == name
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_3_a_stale_read_is_not_believed(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch read comes from a server that lags: it lacks the newest keys."""
+    stale = 0
+    read_many = Lane.read_many
+
+    async def lag(self: Lane, stream: str, request: dict[str, Any]) -> Any:
+        nonlocal stale
+        found = await read_many(self, stream, request)
+        if "timeline" in stream and found and stale < 2:
+            stale += 1
+            return found[:-1] or found
+        return found
+
+    if broken:
+
+        async def believe(self: Timeline, queue_token: str, id_token: str, last: Any) -> Any:
+            keys = {"multi_last": [self.key(queue_token, id_token, "*")]}
+            found = await self._lane.read_many(self._names.timeline_stream, keys)
+            from jetflow.broker.timeline import _entry
+
+            return sorted((_entry(m.subject, m.data) for m in found), key=lambda entry: entry.seq)
+
+        monkeypatch.setattr(Timeline, "run", believe)
+
+    async def property_() -> None:
+        handle = await client.start(two_signals, workflow_id=name, task_queue=queue)
+        async with own_worker(server, queue) as first:
+            await handle.signal("s", 1)
+            await until(lambda: waits_again(first, name))
+            await first.crash()
+        before = RAN.count("between")
+        monkeypatch.setattr(Lane, "read_many", lag)
+        async with own_worker(server, queue):
+            assert await handle.result(timeout="10s") == [1, False]
+        assert stale, "nothing was read"
+        assert RAN.count("between") == before, "a recorded step ran again"
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_4_a_start_needs_no_read_and_a_repeated_one_changes_nothing(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    last = Timeline.last
+
+    async def counted(self: Timeline, queue_token: str, id_token: str) -> Any:
+        reads.append(id_token)
+        return await last(self, queue_token, id_token)
+
+    monkeypatch.setattr(Timeline, "last", counted)
+    if broken:
+
+        async def overwrite(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes) -> None:
+            await self._lane.publish(self.key(queue_token, id_token, seq), body)
+
+        monkeypatch.setattr(Timeline, "append", overwrite)
+
+    async def property_() -> None:
+        async with own_worker(server, queue):
+            assert await client.execute(one_step, name, workflow_id=name, task_queue=queue) == name
+            assert name not in reads, "a start read before it wrote"
+            subject = client.broker.names.command(queue, name, "start.one_step")
+            await client.broker.lane.publish(subject, b'"again"')
+            await until(lambda: name in reads or "again" in RAN)
+            assert "again" not in RAN
+            assert await client.get_handle(name, queue).result() == name
+
+    RAN[:] = [item for item in RAN if item != "again"]
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_5_a_repeated_notice_of_a_child_is_recognised(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parent that sends its child's start again gets no second child, and no refusal."""
+    if broken:
+        monkeypatch.setattr(Actor, "_is_same_child", lambda _self, _start: False)
+    start_child = Engine.start_child
+
+    async def twice(self: Engine, parent: Actor, child: Any, *, check_first: bool) -> None:
+        await start_child(self, parent, child, check_first=check_first)
+        await start_child(self, parent, child, check_first=check_first)
+
+    monkeypatch.setattr(Engine, "start_child", twice)
+
+    async def property_() -> None:
+        notices: list[str] = []
+        notify = Engine.notify
+
+        async def noted(self: Engine, parent: Any, notice: ChildNotice) -> None:
+            notices.append(notice.outcome)
+            await notify(self, parent, notice)
+
+        monkeypatch.setattr(Engine, "notify", noted)
+        async with own_worker(server, queue):
+            assert await client.execute(parent, name, workflow_id=name, task_queue=queue, timeout="10s") == name
+            async with asyncio.timeout(5):
+                while await waiting_commands(client, queue, f"child-{name}"):
+                    await asyncio.sleep(0.01)
+        assert RAN.count(name) == 1
+        assert "rejected" not in notices
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_6_a_buffered_signal_that_was_consumed_is_dropped(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zombie stores a signal that its successor has delivered already."""
+    if broken:
+        load = SignalBuffer.load
+
+        async def trust(self: SignalBuffer, _consumed: dict[str, int]) -> Any:
+            return await load(self, {})
+
+        monkeypatch.setattr(SignalBuffer, "load", trust)
+
+    async def property_() -> None:
+        handle = await client.start(two_signals, workflow_id=name, task_queue=queue)
+        async with own_worker(server, queue) as first:
+            await handle.signal("s", "once")
+            await until(lambda: waits_again(first, name))
+            seq = first.worker._engine._actors[name].machine.consumed["s"]  # type: ignore[union-attr]
+            await first.crash()
+        zombie = EarlySignals(client.broker.lane, client.broker.names)
+        now = time.time_ns() // 1_000_000
+        await zombie.put(queue, name, EarlySignal("s", seq, now + 60_000, jetflow.core.values.encode("once")), now)
+        await handle.signal("other")  # wakes it
+        async with own_worker(server, queue):
+            assert await handle.result(timeout="10s") == ["once", False]
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_7_commands_apply_in_inbox_order_and_a_poisoned_workflow_stops_nobody(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken:
+        add = SignalBuffer.add
+
+        def newest_first(self: SignalBuffer, command: Any, signal: Any) -> bool:
+            added = add(self, command, signal)
+            self._queues[signal.name].rotate(1)
+            return added
+
+        monkeypatch.setattr(SignalBuffer, "add", newest_first)
+    apply = Actor._apply_command
+
+    async def poison(self: Actor, command: Any) -> bool:
+        if self.workflow_id == "poisoned":
+            raise RuntimeError("poison")
+        return await apply(self, command)
+
+    monkeypatch.setattr(Actor, "_apply_command", poison)
+
+    async def property_() -> None:
+        handle = await client.start(collect, 50, workflow_id=name, task_queue=queue)
+        await client.start(poisoned, workflow_id="poisoned", task_queue=queue)
+        for n in range(50):
+            await handle.signal("n", n)
+        async with own_worker(server, queue):
+            assert await handle.result(timeout="10s") == list(range(50))
+            parked = None
+            async with asyncio.timeout(5):
+                while parked is None:
+                    record = await client.get_handle("poisoned", queue).describe()
+                    parked = record.parked if record is not None else None
+            assert "poison" in parked.message
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_8_nothing_is_visible_of_a_commit_that_is_not_known_to_be_written(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit that starts a child fails, or is of unknown outcome, several times before it is there."""
+    append, failures = Timeline.append, [ConflictError("not written"), BrokerUnavailableError("perhaps"), BrokerUnavailableError("perhaps")]
+    early: list[str] = []
+    written = False
+
+    async def unsure(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes) -> None:
+        nonlocal written
+        if id_token == name and failures:
+            problem = failures.pop()
+            if not failures:
+                await append(self, queue_token, id_token, seq, body)
+                written = True
+            if broken:
+                return
+            raise problem
+        await append(self, queue_token, id_token, seq, body)
+
+    start_child = Engine.start_child
+
+    async def watched(self: Engine, parent: Actor, child: Any, *, check_first: bool) -> None:
+        if not written:
+            early.append(child.workflow_id)
+        await start_child(self, parent, child, check_first=check_first)
+
+    monkeypatch.setattr(Timeline, "append", unsure)
+    monkeypatch.setattr(Engine, "start_child", watched)
+
+    async def property_() -> None:
+        async with own_worker(server, queue):
+            assert await client.execute(parent, name, workflow_id=name, task_queue=queue, timeout="10s") == name
+        assert not early, "an effect before its commit"
+        assert RAN.count(name) == 1
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_9_a_client_hears_only_what_it_waits_for_and_asks_again_when_a_notice_is_lost(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    def lost(_self: Watches, subject: str, _data: bytes) -> None:
+        heard.append(subject)
+
+    monkeypatch.setattr(Watches, "_on_change", lost)
+    if broken:
+        monkeypatch.setattr("jetflow.watches.ASK_AGAIN", (3600.0,))
+
+    async def property_() -> None:
+        async with own_worker(server, queue):
+            handle = await client.start(one_gate, name, workflow_id=name, task_queue=queue)
+            await until(lambda: name in RAN)
+            waiting = asyncio.ensure_future(handle.result(timeout="3s"))
+            await client.execute(one_step, "noise", task_queue=queue, timeout="3s") if not broken else None
+            GATES[name].set()
+            assert await waiting == name
+        assert any(subject.endswith(name) for subject in heard)
+        assert all(name in subject or "noise" not in subject for subject in heard)
+        assert not client.watches._watches, "a subscription was left behind"
+
+    await holds(property_(), broken)
+
+
+@broken_too
+async def test_10_time_and_chance_come_from_the_timeline(
+    broken: bool, server: LocalServer, client: Client, queue: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken:
+        from datetime import UTC, datetime
+
+        monkeypatch.setattr(jetflow, "now", lambda: datetime.now(UTC))
+
+    async def property_() -> None:
+        handle = await client.start(clock, workflow_id=name, task_queue=queue)
+        async with own_worker(server, queue) as first:
+            states = StateStore(client.broker.lane, client.broker.names)
+
+            async def waits_for_go() -> bool:
+                record = await states.get(queue, name)
+                return record is not None and any(waiting.name == "go" for waiting in record.waiting)
+
+            async with asyncio.timeout(10):
+                while not await waits_for_go():
+                    await asyncio.sleep(0.02)
+            started = (await handle.describe()).started_at  # type: ignore[union-attr]
+            await first.crash()
+        await handle.signal("go")
+        async with own_worker(server, queue):
+            at, chance = await handle.result(timeout="10s")
+        assert at == started / 1000
+        assert 0 <= chance < 1
+
+    await holds(property_(), broken)
