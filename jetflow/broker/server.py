@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from jetflow.errors import BrokerError
 
 READY_TIMEOUT = 15
 STOP_TIMEOUT = 10
+LOCK_TIMEOUT = 3
+"""Seconds for a server that is ending to let go of its store."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -83,11 +86,35 @@ class LocalServer:
             BrokerError: it did not come up; with its log.
         """
         self.store_dir.mkdir(parents=True, exist_ok=True)
+        lock = await self._lock_store()
+        try:
+            await self._start_locked(lock)
+        finally:
+            os.close(lock)  # the server holds it now, as long as it lives
+
+    async def _lock_store(self) -> int:
+        """A descriptor that locks the store folder: two servers on one folder would ruin it."""
+        lock = os.open(self.store_dir / "jetflow.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError:
+                if asyncio.get_running_loop().time() > deadline:
+                    os.close(lock)
+                    raise BrokerError(
+                        f"the store folder {self.store_dir} is in use by another nats-server: connect to that one (--server, "
+                        "JETFLOW_URL), or choose another folder"
+                    ) from None
+                await asyncio.sleep(0.05)
+
+    async def _start_locked(self, lock: int) -> None:
         chosen = self.port == 0
         for attempt in range(5):
             if chosen:
                 self.port = free_port()
-            self._spawn()
+            self._spawn(lock)
             if await self._ready():
                 return
             taken = "address already in use" in self.log()
@@ -98,13 +125,13 @@ class LocalServer:
         await self.stop()
         raise BrokerError(f"nats-server did not start on {self.url}; its log ends:\n{log}")
 
-    def _spawn(self) -> None:
+    def _spawn(self, lock: int) -> None:
         command = [server_binary(), "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream", "--store_dir", str(self.store_dir)]
         if self._config is not None:
             command += ["--config", str(self._config)]
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent()
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock,), preexec_fn=_die_with_parent()
             )
 
     async def _ready(self) -> bool:

@@ -60,7 +60,7 @@ async def one_step(name: str) -> str:
 async def two_signals() -> list[Any]:
     first = await condition("s")
     await ran("between")
-    return [first, await condition("s", timeout="1500ms")]
+    return [first, await condition("s", timeout="3s")]
 
 
 @workflow
@@ -106,6 +106,7 @@ class Own:
         if consumer is not None:
             consumer.close()
         self.worker._heart._stop.set()
+        self.worker._heart._nudge()
         await self.client.close()
         await self.worker._engine.stop()
         self.worker._stopped = asyncio.ensure_future(asyncio.sleep(0))
