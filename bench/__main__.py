@@ -47,13 +47,14 @@ def _run(arguments: list[str]) -> None:
     progress = Console(stderr=True)
     with progress.status("") as status:
         for number in range(total):
+            others = results.Others()
             for sync in syncs:
                 found: dict[str, float] = {}
                 for name in names:
                     status.update(f"round {number + 1} of {total}, sync {sync}: {name}")
                     found |= run(_one(name, sync, counts, loop), loop)
                 rounds[sync].append(found)
-    where.load.append(results.load())
+            where.others.append(others.share())
     collected = results.collect(rounds, counts, where)
     report.show(collected, _console())
     if options.json:

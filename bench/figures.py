@@ -38,6 +38,7 @@ RAW = (
     Figure("raw_puts_20", "CAS puts, 20 in flight", "/s", "high"),
     Figure("raw_puts_64", "CAS puts, 64 in flight", "/s", "high"),
     Figure("raw_puts_256", "CAS puts, 256 in flight", "/s", "high", mark=51_000, mark_always=2_400),
+    Figure("raw_put_cpu", "CPU a put, 256 in flight", "ms"),
 )
 
 JETFLOW = (
@@ -45,8 +46,10 @@ JETFLOW = (
     Figure("start_p99", "start to result, one at a time, p99", "ms", raw="raw_put_p99", mark=1.4),
     Figure("workflows_64", "workflows, 64 in flight", "/s", "high", raw="raw_puts_64"),
     Figure("workflows_256", "workflows, 256 in flight", "/s", "high", raw="raw_puts_256", mark=9_300, mark_always=1_100),
+    Figure("workflow_cpu", "CPU a workflow, 256 in flight", "ms", raw="raw_put_cpu"),
     Figure("chain_step", "chain of 100 steps, a step", "ms", raw="raw_put_p50", mark=0.25, mark_always=0.72),
     Figure("chain_steps_20", "steps, 20 chains of 100", "/s", "high", raw="raw_puts_20", mark=22_000, mark_always=2_600),
+    Figure("step_cpu", "CPU a step, 20 chains of 100", "ms", raw="raw_put_cpu"),
     Figure("fanout_100", "fan-out of 100", "ms", raw="raw_put_p50", mark=3, mark_always=6),
     Figure("signal_p50", "signal to result p50", "ms", raw="raw_put_p50"),
     Figure("parked_start", "sleepers started and parked", "s"),

@@ -97,7 +97,7 @@ async def until_quiet(client: Client, queue: str) -> None:
     """Waits until no command of a queue is left in the inbox: every workflow has ended or waits for something durable."""
     names = client.broker.names
     async with asyncio.timeout(DEADLINE):
-        while await _stored(client, f"{names.namespace}.*.{queue}.>"):  # noqa: ASYNC110  only the broker knows
+        while await _stored(client, f"{names.namespace}.*.{queue}.>"):
             await asyncio.sleep(0.005)
 
 

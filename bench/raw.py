@@ -47,7 +47,8 @@ async def _puts(stage: Stage) -> dict[str, float]:
     samples = samples[len(samples) // 10 :]
     found = {"raw_put_p50": median_ms(samples), "raw_put_p99": percentile(samples, 99) * 1000}
     for width in (20, 64, 256):
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         await in_flight(width, stage.counts.puts_in_flight, lambda number, width=width: timeline.append("raw", f"{width}-{number}", 1, BODY))
         found[f"raw_puts_{width}"] = stage.counts.puts_in_flight / (time.perf_counter() - begin)
+        found["raw_put_cpu"] = (time.process_time() - cpu) * 1000 / stage.counts.puts_in_flight
     return found

@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,14 +38,19 @@ class Measured(Struct):
 
 
 class Machine(Struct):
-    """Where it ran. ``load`` is the one-minute load average before and after: others' work shows there."""
+    """Where it ran.
+
+    Attributes:
+        loop: name of the event loop.
+        others: part of all CPUs that other processes took, by round: above a few percent the figures are too bad.
+    """
 
     cpus: int
     system: str
     python: str
     nats_server: str
     loop: str
-    load: list[float]
+    others: list[float]
 
 
 class Results(Struct):
@@ -75,13 +81,33 @@ def machine(loop: str) -> Machine:
         python=platform.python_version(),
         nats_server=answer.stdout.strip().rpartition(" ")[2],
         loop=loop,
-        load=[load()],
+        others=[],
     )
 
 
-def load() -> float:
-    """The one-minute load average."""
-    return round(os.getloadavg()[0], 2)
+class Others:
+    """How much of the machine other processes take, from now on. Zero where ``/proc`` is missing."""
+
+    def __init__(self) -> None:
+        self._busy, self._own, self._at = _busy_seconds(), _own_seconds(), time.monotonic()
+
+    def share(self) -> float:
+        """Their part of all CPUs. What ended children used is ours."""
+        busy, own = _busy_seconds() - self._busy, _own_seconds() - self._own
+        return round(max(0.0, busy - own) / ((time.monotonic() - self._at) * (os.cpu_count() or 1)), 3)
+
+
+def _busy_seconds() -> float:
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return 0.0
+    user, nice, system, _idle, _waiting, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    return sum(os.times()[:4])
 
 
 def collect(rounds: dict[str, list[dict[str, float]]], counts: Counts, where: Machine) -> Results:

@@ -39,10 +39,11 @@ async def throughput(stage: Stage) -> dict[str, float]:
 
     found = {}
     for width in (64, 256):
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         with stage.measured():
             await in_flight(width, stage.counts.workflows, one)
         found[f"workflows_{width}"] = stage.counts.workflows / (time.perf_counter() - begin)
+        found["workflow_cpu"] = (time.process_time() - cpu) * 1000 / stage.counts.workflows
     return found
 
 
@@ -59,11 +60,13 @@ async def chains(stage: Stage) -> dict[str, float]:
             begin = time.perf_counter()
             await one()
             alone.append((time.perf_counter() - begin) / STEPS)
+        cpu = time.process_time()
         for _ in range(stage.counts.chain_batches):
             begin = time.perf_counter()
             await in_flight(20, 20, one)
             together.append(20 * STEPS / (time.perf_counter() - begin))
-    return {"chain_step": median_ms(alone), "chain_steps_20": statistics.median(together)}
+        cpu = (time.process_time() - cpu) * 1000 / (20 * STEPS * stage.counts.chain_batches)
+    return {"chain_step": median_ms(alone), "chain_steps_20": statistics.median(together), "step_cpu": cpu}
 
 
 async def fanout(stage: Stage) -> dict[str, float]:
