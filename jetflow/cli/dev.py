@@ -23,7 +23,7 @@ from jetflow.cli.output import clean, public_url, say
 from jetflow.cli.report import reporting
 from jetflow.cli.samples import sample_args
 from jetflow.cli.serving import run_until_stopped, serve
-from jetflow.cli.store import exclusive
+from jetflow.cli.store import prepare_store
 from jetflow.client import DEFAULT_QUEUE, Client
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.ids import DEFAULT_NAMESPACE, Names, to_token
@@ -70,8 +70,8 @@ def dev(
         if server is not None:
             run_until_stopped(_work(Connection(server, namespace), loaded, task_queue, "of your own"))
             return
-        with exclusive(store_dir):
-            run_until_stopped(_serve_all(loaded, task_queue, store_dir, port, namespace, running), at_once=end_server)
+        prepare_store(store_dir)
+        run_until_stopped(_serve_all(loaded, task_queue, store_dir, port, namespace, running), at_once=end_server)
 
 
 async def _serve_all(app: LoadedApp, task_queue: str, store_dir: Path, port: int | None, namespace: str, running: list[LocalServer]) -> None:

@@ -31,7 +31,7 @@ async def serve(client: Client, app: LoadedApp, *, task_queue: str, on_ready: Ca
         options: the worker's further keywords.
     """
     async with Worker(client, task_queue=task_queue, workflows=app.workflows, activities=app.activities, **options) as worker:
-        while not worker.partitions:  # noqa: ASYNC110 - the worker has no event for it
+        while not worker.partitions:  # the worker has no event for it
             await asyncio.sleep(LOOK_EVERY)
         workflows = ", ".join(clean(definition.name) for definition in app.workflows)
         activities = ", ".join(clean(definition.name) for definition in app.activities) or "none"

@@ -67,7 +67,14 @@ def test_one_store_has_one_server(spawn: Spawn, cli: Cli) -> None:
     address(running)
     other = cli("dev", str(APP), "--port", "0")
     assert other.code == 2
-    assert f"another `jetflow dev` (pid {running.process.pid})" in other.err
+    assert "the store folder .jetflow is in use" in other.err
+
+
+def test_a_store_that_cannot_be_used(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = cli("dev", str(APP), "--port", "0", "--store-dir", "file")
+    assert ran.code == 2
+    assert "file cannot be used as a store" in ran.err
 
 
 def test_the_end_of_the_server_is_the_end_of_it_all(spawn: Spawn, tmp_path: Path) -> None:
