@@ -146,7 +146,7 @@ class Client:
         args: tuple[Any, ...],
         workflow_id: str | None,
         task_queue: str,
-        expire: Duration | None | Literal["default"],
+        expire: Duration | Literal["default"] | None,
         if_exists: IfExists,
     ) -> tuple[WorkflowHandle, StateRecord | None]:
         """The handle, and the run's record if it was read and there already."""
@@ -198,7 +198,7 @@ class Client:
         *args: Any,
         workflow_id: str | None = None,
         task_queue: str = DEFAULT_QUEUE,
-        expire: Duration | None | Literal["default"] = "default",
+        expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         timeout: Duration | None = None,
     ) -> Any:

@@ -16,7 +16,14 @@ from jetflow.core.failures import to_error
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
 from jetflow.engine.commands import EXPIRE, TerminateCommand, expire_header
-from jetflow.errors import BrokerUnavailableError, FailureError, InvalidInputError, ResultTimeoutError, WorkflowAlreadyClosedError, WorkflowNotFoundError
+from jetflow.errors import (
+    BrokerUnavailableError,
+    FailureError,
+    InvalidInputError,
+    ResultTimeoutError,
+    WorkflowAlreadyClosedError,
+    WorkflowNotFoundError,
+)
 
 if TYPE_CHECKING:
     from jetflow.client import Client

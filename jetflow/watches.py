@@ -12,6 +12,7 @@ from jetflow.broker.connection import Broker
 from jetflow.broker.state import StateRecord, StateStore, decode_state
 from jetflow.errors import BrokerError
 
+TICK = 0.1
 ASK_AGAIN = (0.25, 1.0, 5.0, 30.0)
 """Seconds until the record is read again though no notice came; the last one repeats."""
 
@@ -33,6 +34,8 @@ class Watches:
         self._broker = broker
         self._states = states
         self._watches: dict[str, _Watch] = {}
+        self._due: dict[asyncio.Future[StateRecord | None], float] = {}
+        self._ticker: asyncio.TimerHandle | None = None
         broker.wire.on_reconnect.append(self._ask_everybody)
 
     async def until_closed(self, queue_token: str, id_token: str) -> Until:
@@ -51,8 +54,30 @@ class Watches:
             with contextlib.suppress(BrokerError):  # not connected: the server has forgotten it already
                 self._broker.wire.unlisten(watch.sid)
 
+    def ask_at(self, future: asyncio.Future[StateRecord | None], seconds: float) -> None:
+        """Tells a wait after so many seconds, or a little later, that it is time to ask. One timer serves them all."""
+        loop = asyncio.get_running_loop()
+        self._due[future] = loop.time() + seconds
+        if self._ticker is None:
+            self._ticker = loop.call_later(TICK, self._tick)
+
+    def forget(self, future: asyncio.Future[StateRecord | None]) -> None:
+        """It need not be told any more."""
+        self._due.pop(future, None)
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for future in [future for future, due in self._due.items() if due <= now]:
+            del self._due[future]
+            if not future.done():
+                future.set_result(None)
+        self._ticker = loop.call_later(TICK, self._tick) if self._due else None
+
     def close(self) -> None:
         """Nobody is told anything more."""
+        if self._ticker is not None:
+            self._ticker.cancel()
         if self._ask_everybody in self._broker.wire.on_reconnect:
             self._broker.wire.on_reconnect.remove(self._ask_everybody)
         self._watches.clear()
@@ -96,11 +121,11 @@ class Until:
         """A closed record when its notice came; None when it is time to read it again."""
         interval = ASK_AGAIN[min(self._asked, len(ASK_AGAIN) - 1)]
         self._asked += 1
-        timer = asyncio.get_running_loop().call_later(interval, self._time_to_ask, self._future)
+        self._watches.ask_at(self._future, interval)
         try:
             return await self._future
         finally:
-            timer.cancel()
+            self._watches.forget(self._future)
             self._watch.waiting.discard(self._future)
             self._future = self._listen()
 
@@ -108,8 +133,3 @@ class Until:
         future: asyncio.Future[StateRecord | None] = asyncio.get_running_loop().create_future()
         self._watch.waiting.add(future)
         return future
-
-    @staticmethod
-    def _time_to_ask(future: asyncio.Future[StateRecord | None]) -> None:
-        if not future.done():
-            future.set_result(None)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from nats.aio.client import Client as NatsClient
 from nats.errors import Error as NatsError
 
+from jetflow.broker.parser import Parser
 from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
 
 log = logging.getLogger("jetflow.broker")
@@ -32,6 +33,7 @@ class Wire(NatsClient):
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_violation: list[Callable[[str], None]] = []
         self._handlers: dict[int, Handler] = {}
+        self._ps = Parser(self, self._on_message)  # type: ignore[assignment]
         self._write_scheduled = False
 
     # ---- in
@@ -53,16 +55,15 @@ class Wire(NatsClient):
         if self.is_connected:
             self.write(b"UNSUB %d\r\n" % sid)
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:  # type: ignore[override]
+    def _on_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> bool:
         handler = self._handlers.get(sid)
         if handler is None:
-            if sid in self._subs:
-                await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-            return
+            return sid not in self._subs
         try:
             handler(subject, reply, data, headers)
-        except Exception:  # raised into nats-py's parser it would end all reading
+        except Exception:  # raised into the reading it would end it
             log.exception("handler of %r failed", subject)
+        return True
 
     # ---- out
 

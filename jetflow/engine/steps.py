@@ -54,10 +54,8 @@ class StepRunner:
             attempt += 1
             try:
                 result = await self._attempt(definition, scheduled, options, info, attempt)
-            except asyncio.CancelledError:
-                raise
             except BaseException as error:  # SystemExit of user code too: it must not end the worker
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(error, KeyboardInterrupt) or _is_cancelled():
                     raise
                 outcome = self._after_failure(error, scheduled, options, attempt)
             else:
@@ -113,6 +111,12 @@ class StepRunner:
         if options.schedule_to_close is not None and due >= scheduled.at + options.schedule_to_close:
             return _failed(scheduled, now, error, ACTIVITY_TIMEOUT, attempt)
         return ev.ActivityRetrying(index=scheduled.index, at=now, attempt=attempt, due=due, failure=to_failure(error))
+
+
+def _is_cancelled() -> bool:
+    """Whether this step itself is to stop, rather than something that its activity awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class AttemptTimeout(Exception):  # noqa: N818 - shown to people as the failure's type
