@@ -1,0 +1,145 @@
+"""The package's shape: who may import whom, and that importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "jetflow"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+IO = {
+    "concurrent", "fcntl", "http", "io", "multiprocessing", "pathlib", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "ssl",
+    "subprocess", "tempfile", "urllib",
+}  # fmt: skip
+"""What does input and output, or starts something that does: none of it has a place in ``core``."""
+
+OS_WITHOUT_IO = {"path", "sep", "fspath", "PathLike"}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path, *, typing_too: bool = True) -> Iterator[str]:
+    """Dotted names of all that a module imports, also inside functions."""
+    tree = ast.parse(path.read_text(), str(path))
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if not typing_too and isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            skipped.update(child for statement in node.body for child in ast.walk(statement))
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _under(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _offences(
+    package: str, *, forbidden: tuple[str, ...] = (), allowed: tuple[str, ...] | None = None, typing_too: bool = True
+) -> dict[str, list[str]]:
+    """Imports in the modules of a package that are forbidden, or jetflow's own that are not allowed; by module."""
+    found: dict[str, list[str]] = {}
+    for path in MODULES:
+        if _under(_name(path), package):
+            for name in _imports(path, typing_too=typing_too):
+                own_and_not_allowed = allowed is not None and _under(name, "jetflow") and not _under(name, *allowed)
+                if _under(name, *forbidden) or own_and_not_allowed:
+                    found.setdefault(_name(path), []).append(name)
+    return found
+
+
+def _names(*prefixes: str) -> list[str]:
+    return [_name(path) for path in MODULES if _under(_name(path), *prefixes)]
+
+
+def test_the_packages_are_there() -> None:
+    assert _names("jetflow.core")
+    assert _names("jetflow.broker")
+    assert _names("jetflow.engine")
+
+
+def test_only_the_broker_knows_nats() -> None:
+    assert {name: what for name, what in _offences("jetflow", forbidden=("nats", "nkeys")).items() if not _under(name, "jetflow.broker")} == {}
+
+
+def test_the_core_knows_nothing_above_it() -> None:
+    assert _offences("jetflow.core", allowed=("jetflow.core", "jetflow.errors")) == {}
+
+
+def test_the_broker_knows_the_core_and_nothing_else() -> None:
+    assert _offences("jetflow.broker", allowed=("jetflow.broker", "jetflow.core", "jetflow.errors")) == {}
+
+
+def test_the_engine_does_not_know_who_uses_it() -> None:
+    above = ("jetflow.client", "jetflow.worker", "jetflow.handle", "jetflow.cli")
+    assert _offences("jetflow.engine", forbidden=above, typing_too=False) == {}
+
+
+def test_nothing_but_the_command_line_needs_its_libraries() -> None:
+    found = _offences("jetflow", forbidden=("typer", "click", "rich", "jetflow.cli"))
+    assert {name: what for name, what in found.items() if not _under(name, "jetflow.cli", "jetflow.__main__")} == {}
+
+
+def test_the_core_does_no_io() -> None:
+    assert _offences("jetflow.core", forbidden=tuple(IO)) == {}
+    for path in MODULES:
+        if _under(_name(path), "jetflow.core"):
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            of_os = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"}
+            assert of_os <= OS_WITHOUT_IO, path
+            calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+            assert not calls & {"open", "print", "input"}, path
+
+
+_IMPORT = """
+import logging, os, signal, sys, threading
+
+began, hooks = [], []
+sys.addaudithook(lambda event, args: began.append(event) if event in WATCHED else None)
+WATCHED = {
+    "socket.__new__", "socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "_thread.start_new_thread",
+    "_thread.start_joinable_thread", "sys.addaudithook", "signal.signal",
+}
+handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+environment, logging_before, paths = dict(os.environ), (logging.root.level, list(logging.root.handlers)), list(sys.path)
+
+import jetflow, jetflow.broker.server, jetflow.broker.connection, jetflow.engine.engine, jetflow.core.guard
+
+assert began == [], began
+assert threading.active_count() == 1, threading.enumerate()
+assert handlers == {number: signal.getsignal(number) for number in handlers}
+assert environment == dict(os.environ)
+assert logging_before == (logging.root.level, logging.root.handlers)
+assert paths == sys.path
+assert not jetflow.core.guard._installed
+import asyncio
+assert asyncio.events._get_running_loop() is None
+"""
+
+
+def test_importing_does_nothing() -> None:
+    """No thread, process, audit hook, signal handler or logging is set up by it."""
+    subprocess.run([sys.executable, "-W", "error", "-c", _IMPORT], check=True, timeout=60)
+
+
+def test_every_module_can_be_imported_alone() -> None:
+    """No cycle depends on who comes first."""
+    names = [_name(path) for path in MODULES if path.name != "__main__.py"]
+    script = """
+import sys
+
+for name in sys.argv[1:]:
+    __import__(name)
+    for loaded in [module for module in sys.modules if module.partition(".")[0] == "jetflow"]:
+        del sys.modules[loaded]
+"""
+    subprocess.run([sys.executable, "-c", script, *names], check=True, timeout=120)
