@@ -137,6 +137,8 @@ async def open_wire(
 
     options: dict[str, Any] = {}
     if credentials is not None:
+        if not Path(credentials).is_file():
+            raise BrokerError(f"there is no credentials file {credentials}")
         options["user_credentials"] = str(credentials)
     if tls is not None:
         options["tls"] = tls
@@ -157,6 +159,8 @@ async def open_wire(
                 allow_reconnect=True,
                 **options,
             )
+    except ImportError as problem:
+        raise BrokerError(f"a credentials file needs what `pip install 'jetflow[creds]'` brings: {problem}") from problem
     except (OSError, TimeoutError, nats.errors.Error) as problem:
         await _shielded_close(wire)
         cause = wire.last_error if isinstance(problem, TimeoutError) and wire.last_error else problem
