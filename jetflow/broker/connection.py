@@ -110,6 +110,12 @@ def _addresses(servers: str | Sequence[str] | None) -> list[str]:
     return list(servers)
 
 
+def _existing(credentials: str | Path) -> str:
+    if not Path(credentials).is_file():
+        raise BrokerError(f"there is no credentials file {credentials}")
+    return str(credentials)
+
+
 def _shown(addresses: Sequence[str]) -> str:
     """Addresses for a message: without user and password."""
     return ", ".join(re.sub(r"^((?:\w+://)?)[^/]*@", r"\1", address) for address in addresses)
@@ -137,9 +143,7 @@ async def open_wire(
 
     options: dict[str, Any] = {}
     if credentials is not None:
-        if not Path(credentials).is_file():
-            raise BrokerError(f"there is no credentials file {credentials}")
-        options["user_credentials"] = str(credentials)
+        options["user_credentials"] = _existing(credentials)
     if tls is not None:
         options["tls"] = tls
     try:
