@@ -1,0 +1,191 @@
+"""nats.conf at the top of the repository: the server takes it, a workflow runs through it, and its roles hold."""
+
+import asyncio
+import json
+import re
+import subprocess
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+
+from deploy.app.hello import greet, hello
+from jetflow import Client, Worker
+from jetflow.broker.connection import Broker
+from jetflow.broker.pull import PullConsumer
+from jetflow.broker.server import LocalServer, free_port, server_binary
+from jetflow.errors import BrokerError
+from tests.conftest import ROOT
+
+CONFIG = ROOT / "nats.conf"
+ROLES = ("worker", "client", "operator", "system")
+PASSWORDS = {f"JETFLOW_{role.upper()}_PASSWORD": f"{role}-pass_1" for role in ROLES}
+
+
+class Secured:
+    """A server that runs nats.conf, and its addresses by role."""
+
+    def __init__(self, server: LocalServer, monitoring: int) -> None:
+        self.server = server
+        self.monitoring = monitoring
+
+    def url(self, role: str, password: str | None = None) -> str:
+        return self.server.url.replace("//", f"//{role}:{password or PASSWORDS[f'JETFLOW_{role.upper()}_PASSWORD']}@")
+
+
+@pytest.fixture
+async def secured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Secured]:
+    """nats.conf itself, but for the monitoring port, of which there is one on a machine."""
+    for name, value in PASSWORDS.items():
+        monkeypatch.setenv(name, value)
+    monitoring = free_port()
+    config = tmp_path / "test.conf"
+    text = CONFIG.read_text()
+    assert text.count('"127.0.0.1:8222"') == 1
+    config.write_text(text.replace('"127.0.0.1:8222"', f'"127.0.0.1:{monitoring}"'))
+    async with LocalServer(tmp_path / "store", config=config) as server:
+        yield Secured(server, monitoring)
+
+
+@pytest.fixture
+async def worker(secured: Secured) -> AsyncIterator[Worker]:
+    async with Client.connect(secured.url("worker")) as client, Worker(client, task_queue="q", workflows=[hello], activities=[greet]) as worker:
+        yield worker
+
+
+def test_the_server_takes_it() -> None:
+    checked = subprocess.run([server_binary(), "-t", "-c", str(CONFIG)], env=PASSWORDS, capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 0, checked.stderr
+    assert "is valid" in checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("missing", PASSWORDS)
+def test_it_does_not_start_without_its_secrets(missing: str) -> None:
+    environment = {name: value for name, value in PASSWORDS.items() if name != missing}
+    checked = subprocess.run([server_binary(), "-t", "-c", str(CONFIG)], env=environment, capture_output=True, text=True, timeout=30)
+    assert checked.returncode != 0
+    assert missing in checked.stdout + checked.stderr
+
+
+def test_it_has_no_secret_of_its_own() -> None:
+    passwords = re.findall(r"^[^#\n]*password:\s*(\S+)", CONFIG.read_text(), re.MULTILINE)
+    assert sorted(value.rstrip("},") for value in passwords) == sorted(f"${name}" for name in PASSWORDS)
+
+
+async def test_a_workflow_runs_through_it(secured: Secured, worker: Worker) -> None:
+    async with Client.connect(secured.url("client")) as client:
+        handle = await client.start(hello, "Ada", workflow_id="hello-1", task_queue="q")
+        assert await handle.result(timeout=30) == "Hello, Ada!"
+        assert await handle.status() == 0
+        await client.start(hello, "Bob", workflow_id="hello-2", task_queue="q")
+        await client.get_handle("hello-2", task_queue="q").result(timeout=30)
+    log = secured.server.log(500)
+    assert "Permissions Violation" not in log
+    assert "Violation" not in log
+
+
+async def test_two_workers_share_a_queue_and_one_takes_over(secured: Secured, worker: Worker) -> None:
+    async with Client.connect(secured.url("worker")) as client, Client.connect(secured.url("client")) as starter:
+        async with Worker(client, task_queue="q", workflows=[hello], activities=[greet]) as other:
+            async with asyncio.timeout(30):
+                while not (worker.partitions and other.partitions and worker.partitions + other.partitions == 64):
+                    await asyncio.sleep(0.02)
+        assert await starter.execute(hello, "Eve", task_queue="q") == "Hello, Eve!"
+    assert "Violation" not in secured.server.log(500)
+
+
+async def test_a_client_commands_and_cannot_do_what_the_engine_does(secured: Secured, worker: Worker) -> None:
+    broker = await Broker.connect(secured.url("client"))
+    names, lane = broker.names, broker.lane
+    await lane.publish(names.command("q", "w", "signal.go"), b"1")
+    await lane.publish(names.command("q", "w", "cancel"), b"")
+    for subject in (
+        names.command("q", "w", "timer.1"),
+        names.command("q", "w", "child.1"),
+        f"{names.timeline_prefix}q.w.1",
+        f"{names.state_prefix}q.w",
+        f"{names.worker_prefix}q.fake",
+        f"$JS.API.STREAM.DELETE.{names.inbox_stream}",
+        f"$JS.API.STREAM.PURGE.{names.inbox_stream}",
+        f"$JS.API.STREAM.CREATE.{names.inbox_stream}",
+    ):
+        with pytest.raises(BrokerError, match="this user may not use"):
+            await lane.request(subject, b"{}")
+    consumer = PullConsumer(lane, names, "q-thief", room=lambda: 1, on_delivery=lambda _: None, on_lost=lambda _: None)
+    with pytest.raises(BrokerError, match="this user may not use"):
+        await consumer.create([1], "other")
+    await broker.close()
+
+
+async def test_an_operator_looks_and_commands_nothing(secured: Secured, worker: Worker) -> None:
+    async with Client.connect(secured.url("client")) as client:
+        await client.execute(hello, "Ada", workflow_id="hello-1", task_queue="q")
+    broker = await Broker.connect(secured.url("operator"))
+    names, lane = broker.names, broker.lane
+    assert await lane.read_last(names.state_stream, f"{names.state_prefix}q.hello-1") is not None
+    assert await lane.last_message(names.timeline_stream, f"{names.timeline_prefix}q.hello-1.*") is not None
+    assert (await lane.api("STREAM.NAMES"))["total"] == 6
+    for command in ("start.hello", "signal.go", "cancel", "terminate"):
+        with pytest.raises(BrokerError, match="this user may not use"):
+            await lane.publish(names.command("q", "hello-1", command), b"")
+    with pytest.raises(BrokerError, match="this user may not use"):
+        await lane.api(f"CONSUMER.CREATE.{names.inbox_stream}.thief", {})
+    await broker.close()
+    connection = await nats.connect(secured.url("operator"))
+    watcher = await (await connection.jetstream().key_value(names.state_bucket)).watch("q.*")
+    entry = await watcher.updates(timeout=10)
+    assert entry is not None
+    assert entry.key == "q.hello-1"
+    await watcher.stop()
+    await connection.close()
+
+
+async def test_an_operators_own_tools_work(secured: Secured, worker: Worker, nats_cli: str) -> None:
+    async with Client.connect(secured.url("client")) as client:
+        await client.execute(hello, "Ada", workflow_id="hello-1", task_queue="q")
+    for command, words in (
+        ("kv get jetflow_state q.hello-1 --raw", "Hello, Ada!"),
+        ("kv get jetflow_timeline q.hello-1.1 --raw", "started"),
+        ("kv ls jetflow_state", "q.hello-1"),
+        ("stream ls --all", "JETFLOW"),
+        ("stream info JETFLOW", "workqueue"),
+        ("consumer ls JETFLOW", worker.worker_id),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            nats_cli, "--server", secured.url("operator"), *command.split(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, (command, output)
+        assert words.lower() in output.decode().lower(), command
+
+
+async def test_strangers_are_refused(secured: Secured) -> None:
+    for url in (secured.server.url, secured.url("worker", "wrong"), secured.url("stranger", "x")):
+        with pytest.raises(BrokerError, match="refused the credentials"):
+            await Broker.connect(url, timeout=0.5)
+
+
+async def test_a_client_before_the_first_worker_is_told_what_it_may_not(secured: Secured) -> None:
+    with pytest.raises(BrokerError, match=r"may not use .*STREAM\.CREATE"):
+        await Broker.connect(secured.url("client"))
+
+
+async def test_the_system_account_is_apart(secured: Secured, worker: Worker) -> None:
+    connection = await nats.connect(secured.url("system"))
+    answer = await connection.request("$SYS.REQ.SERVER.PING.IDZ", b"", timeout=10)
+    assert b"jetflow-1" in answer.data
+    answer = await connection.request("$JS.API.STREAM.INFO.JETFLOW", b"", timeout=10)
+    assert "error" in json.loads(answer.data), "it sees no stream of jetflow's account"
+    await connection.close()
+
+
+async def test_health_is_told_on_loopback_and_writes_are_synced(secured: Secured) -> None:
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{secured.monitoring}/{path}", timeout=10) as answer:
+            return answer.read().decode()  # type: ignore[no-any-return]
+
+    assert '"status":"ok"' in (await asyncio.to_thread(get, "healthz"))
+    assert '"sync_always": true' in (await asyncio.to_thread(get, "jsz?config=1"))
+    assert "0.0.0.0" not in secured.server.log(500)
