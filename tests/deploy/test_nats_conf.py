@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
+import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -94,6 +96,31 @@ async def test_two_workers_share_a_queue_and_one_takes_over(secured: Secured, wo
                     await asyncio.sleep(0.02)
         assert await starter.execute(hello, "Eve", task_queue="q") == "Hello, Eve!"
     assert "Violation" not in secured.server.log(500)
+
+
+async def test_what_the_image_runs_serves_through_it_and_stops_at_sigterm(secured: Secured) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "jetflow", "worker", "hello", "--task-queue", "hello",
+        cwd=ROOT / "deploy" / "app",
+        env={**os.environ, "JETFLOW_URL": secured.url("worker"), "PYTHONPATH": str(ROOT / "deploy" / "app")},
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stderr
+        async with asyncio.timeout(60):
+            async for line in process.stderr:
+                if b"worker ready" in line:
+                    break
+        async with Client.connect(secured.url("client")) as client:
+            assert await client.execute(hello, "Ada", task_queue="hello") == "Hello, Ada!"
+        process.terminate()
+        _, words = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, words
+    assert PASSWORDS["JETFLOW_WORKER_PASSWORD"].encode() not in words
 
 
 async def test_a_client_commands_and_cannot_do_what_the_engine_does(secured: Secured, worker: Worker) -> None:
