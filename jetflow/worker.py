@@ -177,6 +177,7 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_EVERY)
+            self._heart.tick()
             self._engine.sweep()
             self._ownership.refill()
 

@@ -144,7 +144,8 @@ class Heart:
                     await self._beat_once(lane, subject)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), BEAT_EVERY)
-            await self._beat_once(lane, subject)
+            if wire.is_connected:
+                await self._beat_once(lane, subject)  # the last one says that it leaves
         finally:
             await wire.close()
 

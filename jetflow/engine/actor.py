@@ -82,6 +82,7 @@ class Actor:
         self.dirty_since: float | None = None
         self._state_wanted = False
         self._alive = True
+        self._waiting: asyncio.Future[None] | None = None
         self._forget_all()
         self._doubtful = False
         self._mailbox: deque[Command] = deque()
@@ -116,7 +117,12 @@ class Actor:
 
     def wake(self) -> None:
         """Makes sure that somebody drives."""
-        if not self.running and self._alive and not self.parked:
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self.running = True
+            if not waiting.done():
+                waiting.set_result(None)
+        elif not self.running and self._alive and not self.parked:
             self.running = True
             self.engine.spawn(self._drive())
 
@@ -146,6 +152,8 @@ class Actor:
             self.machine.dispose()
             self.machine = None
         self.engine.forget(self)
+        if self._waiting is not None:
+            self.wake()
 
     # ---- the drive
 
@@ -153,8 +161,13 @@ class Actor:
         try:
             while self._alive and not self.parked:
                 await self._turn()
-                if not self._has_input():
+                if self._has_input():
+                    continue
+                if not self.steps:
                     break
+                self.running = False
+                self._waiting = asyncio.get_running_loop().create_future()
+                await self._waiting
         except OwnershipLostError:
             self.drop()
         except asyncio.CancelledError:
@@ -162,6 +175,7 @@ class Actor:
             raise
         finally:
             self.running = False
+            self._waiting = None
 
     async def _turn(self) -> None:
         try:

@@ -14,13 +14,16 @@ from jetflow.core.events import NULL, Parent
 from jetflow.core.failures import Failure
 from jetflow.core.ids import from_token
 from jetflow.core.values import as_json, decode
-from jetflow.errors import InvalidInputError
+from jetflow.errors import InvalidInputError, PayloadTooLargeError
 
 EXPIRE = "Jetflow-Expire"
 ARGS = "Jetflow-Args"
 PARENT = "Jetflow-Parent"
 ORIGIN = "Jetflow-Origin"
 FOREVER = "forever"
+
+BODY_MARGIN = 8 * 1024
+"""Bytes of a message left beside a command's body, for what a commit says around it."""
 
 
 class StartCommand(Struct):
@@ -125,6 +128,16 @@ def understand(delivery: Delivery) -> Command:
         raise InvalidInputError(f"body of {kind}: {error}") from error
     index = _index(name) if kind in ("timer", "child") else 0
     return Command(delivery, id_token, workflow_id, payload, index)
+
+
+def check_body(what: str, body: bytes, max_payload: int) -> None:
+    """Refuses a command's body that the broker would take and a commit could not.
+
+    Raises:
+        PayloadTooLargeError: with both sizes.
+    """
+    if len(body) > max_payload - BODY_MARGIN:
+        raise PayloadTooLargeError(what, len(body), max_payload - BODY_MARGIN)
 
 
 def expire_header(duration: Any) -> str:

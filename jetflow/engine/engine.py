@@ -24,7 +24,7 @@ from jetflow.core.failures import Failure
 from jetflow.core.ids import partition_of, to_token
 from jetflow.core.machine import RunInfo
 from jetflow.engine.actor import Actor, OwnershipLostError
-from jetflow.engine.commands import ARGS, EXPIRE, ORIGIN, PARENT, ChildNotice, Command, StartCommand, understand
+from jetflow.engine.commands import ARGS, EXPIRE, ORIGIN, PARENT, ChildNotice, Command, StartCommand, check_body, understand
 from jetflow.engine.ownership import Ownership
 from jetflow.engine.records import parked_record, termination
 from jetflow.engine.steps import StepRunner
@@ -91,9 +91,14 @@ class Engine:
         """Gives a command to its actor; what cannot be understood goes to the dead letters."""
         self.unacked += 1
         try:
+            check_body("the command's body", delivery.data, self.broker.max_payload)
             command = understand(delivery)
         except InvalidInputError as error:
             self.spawn(self._refuse(delivery, str(error)))
+            return
+        except Exception as error:
+            log.exception("command %s cannot be read", delivery.subject)
+            self.spawn(self._refuse(delivery, f"{type(error).__name__}: {error}"))
             return
         actor = self._actors.get(command.id_token)
         if actor is None:
@@ -125,7 +130,8 @@ class Engine:
         log.warning("dead letter %s: %s", raw, reason)
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
         headers = header_block(Jetflow_Subject=raw, Jetflow_Reason=text[:900], Nats_Msg_Id=f"{self.namespace}-{delivery.seq}")
-        await self.broker.lane.publish(f"{self.broker.names.dead_prefix}{'.'.join(tokens[2:4])}", delivery.data, headers)
+        body = delivery.data[: self.broker.max_payload - len(headers)]  # all of it but for what the headers need
+        await self.broker.lane.publish(f"{self.broker.names.dead_prefix}{'.'.join(tokens[2:4])}", body, headers)
 
     # ---- acks
 

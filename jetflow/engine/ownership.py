@@ -24,6 +24,7 @@ log = logging.getLogger("jetflow.worker")
 
 LOOK_EVERY = 0.25
 RETRY_CLAIM = 0.1
+RETRY_OPEN = 1.0
 RECONNECT_GRACE = 1.0
 """Seconds after a reconnect in which the silence of others means nothing."""
 
@@ -118,12 +119,12 @@ class Ownership:
         """Keeps what is owned in step with who is alive, until cancelled."""
         self._broker.wire.on_disconnect.append(self._on_disconnect)
         self._broker.wire.on_reconnect.append(self._on_reconnect)
-        await self._members.open()
+        while not await self._open_members():
+            await asyncio.sleep(RETRY_OPEN)
         self._changed()
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_EVERY)
-            self._heart.tick()
             if time.monotonic() > self._grace_until:
                 self._members.look()
             else:
@@ -136,6 +137,15 @@ class Ownership:
                 log.warning("claiming partitions of %s: %s", self._member.task_queue, error)
                 await asyncio.sleep(0.25)
                 self._changed()
+
+    async def _open_members(self) -> bool:
+        try:
+            await self._members.open()
+        except BrokerError as error:
+            log.warning("the workers of %s cannot be listed yet: %s", self._member.task_queue, error)
+            self._members.close()
+            return False
+        return True
 
     async def stop(self) -> None:
         """Lets everything go, so that others can take over at once."""
@@ -235,11 +245,13 @@ class Ownership:
             await self._release(partitions, False)
         self._sure = False
         consumer, self._consumer = self._consumer, None
-        if consumer is not None:
+        if consumer is not None and self._broker.wire.is_connected:
             try:
                 await consumer.delete()
             except BrokerError as error:
                 log.debug("consumer left behind: %s", error)
+        elif consumer is not None:
+            consumer.close()
         self._owned = frozenset()
 
     def _tell(self) -> None:

@@ -172,7 +172,9 @@ async def test_1_work_in_flight_has_an_unacked_command(
             await until(lambda: name in RAN)
             for n in range(3):
                 await handle.signal("more", n)
-            await until(lambda: not first.worker._engine._actors[name]._mailbox)
+            actor = first.worker._engine._actors[name]
+            await until(lambda: not actor._mailbox and not actor.running and actor.machine is not None)
+            await first.worker.client.broker.lane.api("INFO")  # the server has read what was written before
             await first.crash()
         assert await waiting_commands(client, queue, name) >= 1
         GATES[name].set()
