@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -43,8 +44,8 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.maximum_attempts < 0:
             raise InvalidInputError(f"maximum_attempts must be 0 (no limit) or more, not {self.maximum_attempts}")
-        if self.backoff_coefficient < 1:
-            raise InvalidInputError(f"backoff_coefficient must be at least 1, not {self.backoff_coefficient}")
+        if not 1 <= self.backoff_coefficient < math.inf:
+            raise InvalidInputError(f"backoff_coefficient must be at least 1 and finite, not {self.backoff_coefficient}")
         if isinstance(self.non_retryable, str) or not all(isinstance(name, str) for name in self.non_retryable):
             raise InvalidInputError('non_retryable must be a list of exception type names, such as ["ValueError"]')
         to_ms(self.initial_interval, "initial_interval")
@@ -54,7 +55,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         """Milliseconds before retry ``retry`` (from 1); ``jitter`` in 0..1 spreads it over 90 to 110 %."""
         longest = to_ms(self.maximum_interval)
         try:
-            delay = to_ms(self.initial_interval) * self.backoff_coefficient ** (retry - 1)
+            delay = to_ms(self.initial_interval) * float(self.backoff_coefficient) ** (retry - 1)
         except OverflowError:
             delay = longest
         return round(min(delay, longest) * (0.9 + 0.2 * jitter))

@@ -29,7 +29,10 @@ def to_ms(duration: Duration, what: str = "duration") -> int:
     elif isinstance(duration, timedelta):
         ms = duration.total_seconds() * 1000
     elif isinstance(duration, (int, float)) and not isinstance(duration, bool):
-        ms = duration * 1000
+        try:
+            ms = float(duration) * 1000
+        except OverflowError:
+            ms = math.inf
     else:
         raise InvalidInputError(f"{what} must be text, timedelta or seconds, not {type(duration).__name__}")
     if not math.isfinite(ms) or ms < 0:

@@ -49,24 +49,36 @@ def to_failure(error: BaseException, code: int | None = None, depth: int = 0) ->
     """The record of an exception, with its chain of causes (at most 10)."""
     if isinstance(error, FailureError) and error.failure is not None:
         return error.failure
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    cause = error.__cause__
+    if cause is None and not error.__suppress_context__:
+        cause = error.__context__
     if code is None:
         own = getattr(error, "code", None)
         code = FATAL if isinstance(error, NonRetryableError) else own if isinstance(own, int) else UNKNOWN
-    try:
-        message = str(error)
-    except Exception as broken:
-        message = f"<message not readable: {type(broken).__name__}>"
     if isinstance(error, BaseExceptionGroup):
-        message = "; ".join(f"{type(part).__name__}: {part}" for part in error.exceptions)
-        cause = cause or error.exceptions[0]
+        message = "; ".join(f"{type(part).__name__}: {_message(part)}" for part in error.exceptions)
+        cause = error.exceptions[0] if cause is None else cause
+    else:
+        message = _message(error)
     return Failure(
         type=type(error).__name__,
-        message=message[:MAX_MESSAGE],
+        message=_writable(message[:MAX_MESSAGE]),
         code=code,
-        stack="".join(traceback.format_exception(error, chain=False))[-MAX_STACK:],
+        stack=_writable("".join(traceback.format_exception(error, chain=False))[-MAX_STACK:]),
         cause=to_failure(cause, depth=depth + 1) if cause is not None and depth < MAX_CAUSES else None,
     )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<message not readable: {type(broken).__name__}>"
+
+
+def _writable(text: str) -> str:
+    """Text that JSON can hold: lone surrogates, such as of undecodable file names, are spelt out."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def to_error(failure: Failure) -> FailureError:
