@@ -29,8 +29,8 @@ from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, activity_options
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
-from jetflow.core.machine import Machine, RunInfo, current_machine, encode_args, shielded
-from jetflow.core.values import TypedDecoder
+from jetflow.core.machine import Machine, RunInfo, current_machine, shielded
+from jetflow.core.values import TypedDecoder, encode_args
 from jetflow.errors import InvalidInputError, JetflowError
 
 P = ParamSpec("P")
@@ -88,6 +88,8 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
         if not what:
             raise InvalidInputError("condition needs the name of a signal")
         return await machine.wait_signal(what, None if timeout is None else to_ms(timeout, "timeout"), model)
+    if asyncio.iscoroutinefunction(what):
+        raise InvalidInputError("condition needs a plain function: an async one is true before it has run")
     if timeout is None:
         await machine.wait_until(what)
         return True

@@ -190,11 +190,12 @@ class SignalSent(Output, tag="signal_sent"):
 
 
 class SideEffect(Output, tag="side_effect"):
-    """A value taken once from outside the workflow's determinism, and repeated ever after."""
+    """A value taken once from outside the workflow's determinism, or the error instead of it, and repeated ever after."""
 
     index: int
     at: int
     value: Raw = NULL
+    failure: Failure | None = None
 
 
 class Patched(Output, tag="patched"):

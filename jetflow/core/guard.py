@@ -31,7 +31,7 @@ _REFUSED = {
     "socket.gethostbyname": ("a name lookup", None),
     "open": ("opening a file", None),
 }
-_IMPORTERS = ("importlib", "linecache", "traceback", "tokenize", "warnings", "logging", "zipimport")
+_OF_PYTHON = frozenset(("importlib", "zipimport", "linecache", "traceback", "tokenize", "warnings", "logging"))
 _installed = False
 
 
@@ -46,7 +46,7 @@ def install() -> None:
 def _hook(event: str, args: tuple[Any, ...]) -> None:
     if event not in _REFUSED or threading.get_ident() not in running_threads:
         return
-    if event == "open" and _for_python_itself():
+    if _for_python_itself():
         return
     what, fix = _REFUSED[event]
     if fix is None:
@@ -55,10 +55,10 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _for_python_itself() -> bool:
-    """True when a file is opened to import a module or to show source lines."""
+    """True for what importing a module, showing source lines, a warning or a log handler does."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name != "_drain":
-        if str(frame.f_globals.get("__name__", "")).startswith(_IMPORTERS):
+    while frame is not None and frame.f_code.co_name != "_inside":
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OF_PYTHON:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False

@@ -44,3 +44,21 @@ def await_location(awaitable: Any) -> str:
             found = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         awaitable = getattr(awaitable, "cr_await", None)
     return found
+
+
+def raised_at(error: BaseException) -> str:
+    """The innermost frame of user code that an error came through."""
+    found, trace = "unknown place", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if is_user_file(code.co_filename):
+            found = f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next
+    return found
+
+
+def end_of(function: Any) -> str:
+    """A function's last line, where it returns without a word."""
+    code = function.__code__
+    last = max((line for _, _, line in code.co_lines() if line is not None), default=code.co_firstlineno)
+    return f"{code.co_filename}:{last} at the end of {code.co_name}"

@@ -1,21 +1,24 @@
 """The deterministic event loop that workflow code runs on.
 
 A ready queue, and time that stands still between the workflow's inputs. Timers become durable operations of the
-machine; everything that would reach outside is refused. Tasks and futures hash by creation order, so that sets of
-them iterate the same way in every process.
+machine; everything that would reach outside is refused. Tasks and futures hash by creation order and by their workflow,
+so that sets of them iterate the same way in every process, and asyncio's own set of all tasks does not collide.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import sys
 import threading
+import zlib
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jetflow.core.location import user_location
@@ -29,8 +32,19 @@ log = logging.getLogger("jetflow.workflow")
 MAX_STEPS = 1_000_000
 """Callbacks between two inputs before the code counts as spinning."""
 
+PATIENCE = 5_000
+"""Callbacks without a new operation before cancellation that is not getting anywhere waits for the next input."""
+
 running_threads: set[int] = set()
 """Threads that are inside workflow code now; read by ``core.guard``."""
+
+
+MAX_STOPS = 100
+"""Times that code may answer its being put away by waiting for one more thing."""
+
+
+class Stop(BaseException):
+    """Unwinds workflow code that must not go on. Never catch it: ``except Exception`` lets it pass."""
 
 
 class _Ordered:
@@ -48,7 +62,9 @@ class _Ordered:
 class WorkflowTask(_Ordered, asyncio.Task):  # type: ignore[type-arg]
     def __init__(self, coro: Coroutine[Any, Any, Any], loop: WorkflowLoop, name: str | None, context: Context | None) -> None:
         self._order = loop.next_order()
-        super().__init__(coro, loop=loop, name=name or f"Task-{self._order}", context=context)
+        self.context = context if context is not None else copy_context()
+        super().__init__(coro, loop=loop, name=name or f"Task-{self._order - loop.first_order}", context=self.context)
+        self._log_destroy_pending = False  # a run that is put away leaves tasks pending, as it should
 
 
 class WorkflowFuture(_Ordered, asyncio.Future):  # type: ignore[type-arg]
@@ -70,8 +86,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.machine = machine
         self.tasks: list[WorkflowTask] = []
         self._ready: deque[asyncio.Handle] = deque()
-        self._order = 0
+        self._running = False
+        self._order = self.first_order = zlib.crc32(f"{machine.info.workflow_id}/{machine.info.run}".encode())
+        self._set_aside: list[asyncio.Handle] = []
+        self._time_floor = 0.0
         self._tidy_at = 64
+        self._started_early: dict[int, WorkflowTask] = {}
+        if _anyio is None:
+            _prepare_anyio()
 
     def next_order(self) -> int:
         self._order += 1
@@ -81,21 +103,30 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def run_ready(self, also: Callable[[], bool]) -> None:
         """Runs callbacks until none is ready and ``also``, called then, reports that it readied none."""
+        self._inside(self._drain, also)
+
+    def _inside(self, function: Callable[..., Any], *args: Any) -> None:
         outer = events._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         thread = threading.get_ident()
         events._set_running_loop(self)
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(None, self._finish_generator)
         running_threads.add(thread)
+        self._running = True
         try:
-            self._drain(also)
+            function(*args)
         finally:
+            self._running = False
             running_threads.discard(thread)
             sys.set_asyncgen_hooks(*hooks)
             events._set_running_loop(outer)
 
     def _drain(self, also: Callable[[], bool]) -> None:
-        ready, machine, steps = self._ready, self.machine, 0
+        ready, machine, steps, patience = self._ready, self.machine, 0, PATIENCE
+        if self._set_aside:
+            ready.extend(self._set_aside)
+            self._set_aside.clear()
+        issued = -1
         while True:
             while ready:
                 if machine.halted:
@@ -105,34 +136,73 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                     with suppress(SystemExit):  # a task keeps it as its exception; it must not end the worker
                         handle._run()
                 steps += 1
-                if steps > MAX_STEPS:
-                    machine.give_up_spinning(steps)
-                    return
+                if steps > patience:
+                    if steps > MAX_STEPS:
+                        machine.give_up_spinning(steps)
+                        return
+                    patience = steps + PATIENCE
+                    if issued == machine.next_index:
+                        self._set_retries_aside()
+                    issued = machine.next_index
             if machine.halted or not also():
                 return
+
+    def outside(self, function: Callable[[], Any]) -> Any:
+        """Calls a function as if it were no workflow code: nothing is refused, and the workflow's own calls are not there."""
+        thread = threading.get_ident()
+        events._set_running_loop(None)
+        running_threads.discard(thread)
+        try:
+            return function()
+        finally:
+            running_threads.add(thread)
+            events._set_running_loop(self)
+
+    def _set_retries_aside(self) -> None:
+        """anyio cancels again and again what does not give way, such as durable clean-up: it may go on at the next input."""
+        for handle in [handle for handle in self._ready if getattr(handle._callback, "__func__", None) is _anyio.CancelScope._deliver_cancellation]:
+            self._ready.remove(handle)
+            self._set_aside.append(handle)
 
     def clear(self) -> None:
         """Drops what is ready: the run's main function has returned, nothing else of it counts."""
         self._ready.clear()
 
     def dispose(self) -> None:
-        """Closes what still runs, without letting it do anything."""
+        """Closes what still runs, without letting it do anything; code that runs right now is closed once it has come to wait."""
         self._ready.clear()
-        pending = [task for task in self.tasks if not task.done()]
-        self.tasks.clear()
-        for task in pending:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if not self._running and any(not task.done() for task in self.tasks):
+            self._inside(self._close_tasks)
 
-        def close_all() -> bool:
-            for task in pending:
-                try:
-                    task.get_coro().close()  # type: ignore[union-attr]
-                except BaseException as error:  # user code that awaits or raises while being closed
-                    log.debug("workflow code raised while it was put away: %r", error)
-            return False
+    def _close_tasks(self) -> None:
+        while self.tasks:  # code that is being closed may start more tasks: they are closed unstarted
+            tasks, self.tasks = self.tasks, []
+            for task in tasks:
+                if not task.done():
+                    self._stop(task)
+                if _anyio._task_states.data:  # anyio forgets a task when it ends, which these never do
+                    _anyio._task_states.pop(task, None)
+        self._ready.clear()
 
-        if pending:
-            self.run_ready(close_all)
+    def _stop(self, task: WorkflowTask) -> None:
+        """Unwinds a task's code. It is thrown out rather than closed: a coroutine that waits in a ``finally`` stays in one piece."""
+        coro: Any = task.get_coro()
+        _close_unstarted(coro)
+        asyncio.tasks._enter_task(self, task)
+        try:
+            for _ in range(MAX_STOPS):
+                task.context.run(coro.throw, Stop())
+        except (Stop, StopIteration):
+            pass
+        except BaseException as error:
+            log.debug("workflow code raised while it was put away: %r", error)
+        finally:
+            asyncio.tasks._leave_task(self, task)
+
+    def _finish_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """An async generator that was left half-way runs its ``finally``, as under asyncio; never once the run is put away."""
+        if self._running and not self.machine.halted:
+            self.create_task(generator.aclose())
 
     # ---- what asyncio asks of a loop
 
@@ -153,6 +223,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return handle
 
     def fire(self, handle: asyncio.TimerHandle) -> None:
+        self._time_floor = handle.when()  # the deadline has passed, whatever rounding to milliseconds made of it
         self._ready.append(handle)
 
     def _timer_handle_cancelled(self, handle: DurableTimerHandle) -> None:
@@ -160,18 +231,41 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             self.machine.cancel_operation(handle.index)
 
     def time(self) -> float:
-        return self.machine.now / 1000
+        now: float = self.machine.now / 1000
+        return now if now > self._time_floor else self._time_floor
 
     def create_future(self) -> WorkflowFuture:
         return WorkflowFuture(self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None, **_: Any) -> WorkflowTask:
+        caller = sys._getframe(1)
+        if self.machine.halted and str(caller.f_globals.get("__name__")).startswith("anyio."):
+            raise Stop  # anyio closes the coroutine that this one wraps
+        if caller.f_code is _ENSURE_FUTURE:
+            completed = _as_completed_frame(caller.f_back)
+            if completed is not None:
+                return self._in_given_order(coro, completed)
         task = WorkflowTask(coro, self, name, context)
         self.tasks.append(task)
         if len(self.tasks) > self._tidy_at:
             self.tasks = [task for task in self.tasks if not task.done()]
             self._tidy_at = 2 * len(self.tasks) + 64
         return task
+
+    def _in_given_order(self, coro: Any, frame: FrameType) -> WorkflowTask:
+        """``as_completed`` starts coroutines from a set of them, by memory address: all are started here, in the order given."""
+        task = self._started_early.pop(id(coro), None)
+        if task is not None:
+            return task
+        given = frame.f_locals.get("fs", frame.f_locals.get("aws"))
+        if not isinstance(given, Sequence) or not any(part is coro for part in given):
+            coro.close()
+            fix = "give it a list of coroutines or tasks"
+            raise NotAllowedInWorkflowError("asyncio.as_completed over something whose order is not known", user_location(), fix)
+        for part in given:
+            if asyncio.iscoroutine(part) and id(part) not in self._started_early:
+                self._started_early[id(part)] = self.create_task(part)
+        return self._started_early.pop(id(coro))
 
     def get_debug(self) -> bool:
         return False
@@ -197,6 +291,45 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if not self.machine.halted:
             log.warning("%s: %s", self.machine.info.workflow_id, context.get("message"), exc_info=context.get("exception"))
+
+
+def _close_unstarted(coro: Any) -> None:
+    """Closes the coroutines that code was handed and never came to await: Python would warn of each."""
+    while coro is not None:
+        frame = getattr(coro, "cr_frame", None)
+        for held in frame.f_locals.values() if frame is not None else ():
+            inner = getattr(held, "_coro", held)  # anyio wraps them
+            if inspect.iscoroutine(inner) and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:
+                inner.close()
+        coro = getattr(coro, "cr_await", None)
+
+
+_ENSURE_FUTURE = getattr(asyncio.tasks, "_ensure_future", asyncio.ensure_future).__code__
+_WITHIN_AS_COMPLETED = {asyncio.ensure_future.__code__}
+_AS_COMPLETED = {asyncio.as_completed.__code__}
+if hasattr(asyncio.tasks, "_AsCompletedIterator"):
+    _AS_COMPLETED.add(asyncio.tasks._AsCompletedIterator.__init__.__code__)  # type: ignore[attr-defined]
+
+
+def _as_completed_frame(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and (frame.f_code in _WITHIN_AS_COMPLETED or frame.f_code.co_name == "<setcomp>"):
+        frame = frame.f_back
+    return frame if frame is not None and frame.f_code in _AS_COMPLETED else None
+
+
+_anyio: Any = None
+
+
+def _prepare_anyio() -> None:
+    """anyio cancels nested scopes from a set of them: a scope hashes like the task it is in, which is in creation order."""
+    global _anyio
+    from anyio._backends import _asyncio
+
+    def hash_of(scope: Any) -> int:
+        return hash(scope._host_task) if scope._host_task is not None else object.__hash__(scope)
+
+    _asyncio.CancelScope.__hash__ = hash_of  # type: ignore[method-assign]
+    _anyio = _asyncio
 
 
 _BLOCKED = {

@@ -9,11 +9,12 @@ the last input.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from asyncio import events as asyncio_events
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -21,20 +22,19 @@ from msgspec import Raw, Struct
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions, WorkflowDefinition
 from jetflow.core.failures import FATAL, Failure, is_cancellation, to_error, to_failure
-from jetflow.core.location import await_location, user_location
-from jetflow.core.loop import DurableTimerHandle, WorkflowFuture, WorkflowLoop, WorkflowTask
-from jetflow.core.values import TypedDecoder, encode, json_list
+from jetflow.core.location import await_location, end_of, raised_at, user_location
+from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, WorkflowLoop, WorkflowTask
+from jetflow.core.values import TypedDecoder, encode, encode_args
 from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
 
 FOREVER_MS = 100 * 365 * 86_400_000
 """A timer further away than this never fires."""
 
+MAX_AT_ONCE = 100_000
+"""Operations answered at once (refused, or true already) between two inputs before the code counts as spinning."""
+
 shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
 """True inside ``CancellationScope.non_cancellable()``."""
-
-
-class Stop(BaseException):
-    """Unwinds workflow code that must not go on. Never catch it: ``except Exception`` lets it pass."""
 
 
 class RunInfo(Struct, frozen=True):
@@ -131,9 +131,10 @@ class Machine:
         self.closing: ev.Completed | ev.Failed | ev.Terminated | ev.ContinuedAsNew | None = None
         self.cancel_requested: ev.CancelRequested | None = None
         self.halted = False
-        self.random = random.Random(f"{info.workflow_id}/{info.run}/{info.generation}")
+        self._random: random.Random | None = None
         self._next_index = 1
-        self._predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool]] = []
+        self._predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool, Context]] = []
+        self._at_once = 0
         self._expected: deque[Any] | None = None
         self._open_end = False
         self._patches: set[str] = set()
@@ -197,6 +198,13 @@ class Machine:
         return queue[0] if queue else None
 
     @property
+    def random(self) -> random.Random:
+        """The run's own chance, the same in every replay."""
+        if self._random is None:
+            self._random = random.Random(f"{self.info.workflow_id}/{self.info.run}/{self.info.generation}")
+        return self._random
+
+    @property
     def next_index(self) -> int:
         """Index of the next operation; a following generation goes on from here."""
         return self._next_index
@@ -211,9 +219,15 @@ class Machine:
 
     def _apply(self, event: Any) -> None:
         self.now = max(self.now, event.at)
-        _APPLY[type(event)](self, event)
+        self._at_once = 0
+        try:
+            _APPLY[type(event)](self, event)
+        except Stop:  # the input does not fit what the code waits for
+            return
         if not self.halted:
             self.loop.run_ready(self._check_predicates)
+            if self.halted:
+                self.loop.dispose()
         if self._broken is None and self.closing is None and self._main is not None and self._main.done():
             self._close()
 
@@ -232,9 +246,10 @@ class Machine:
 
     def _on_main_done(self, _: Any) -> None:
         self.loop.clear()
+        self._predicates.clear()
 
     def _on_retrying(self, event: ev.ActivityRetrying) -> None:
-        operation = self.pending[event.index]
+        operation = self._awaited(event.index)
         operation.attempt, operation.due, operation.failure = event.attempt, event.due, event.failure
 
     def _on_result(self, event: ev.ActivityCompleted | ev.ChildCompleted | ev.Signaled) -> None:
@@ -272,7 +287,7 @@ class Machine:
         _succeed(self._resolve(event.index), False)
 
     def _on_child_accepted(self, event: ev.ChildAccepted) -> None:
-        operation = self.pending[event.index]
+        operation = self._awaited(event.index)
         if not operation.event.awaited:
             self._resolve(event.index)
             _succeed(operation, event.run)
@@ -289,7 +304,7 @@ class Machine:
             self._resolve(operation.index)
             self.ended.append(operation)
             _fail(operation, self._cancelled_failure())
-        for _, future, cancellable in self._predicates:
+        for _, future, cancellable, _ in self._predicates:
             if cancellable and not future.done():
                 future.set_exception(self._cancelled_failure())
 
@@ -298,11 +313,16 @@ class Machine:
         self.ended.extend(self.pending.values())
         self.dispose()
 
-    def _resolve(self, index: int) -> Operation:
-        operation = self.pending.pop(index, None)
+    def _awaited(self, index: int) -> Operation:
+        operation = self.pending.get(index)
         if operation is None:
             self._mismatch(f"a result for operation {index}", "no such operation is pending", self._standing_at())
             raise Stop
+        return operation
+
+    def _resolve(self, index: int) -> Operation:
+        operation = self._awaited(index)
+        del self.pending[index]
         event = operation.event
         if isinstance(event, ev.WaitStarted):
             queue = self.waits[event.signal]
@@ -312,19 +332,23 @@ class Machine:
         return operation
 
     def _check_predicates(self) -> bool:
+        if not self._predicates:
+            return False
         progress, waiting = False, []
         for item in self._predicates:
-            predicate, future, _ = item
+            predicate, future, _, context = item
             if future.done():
                 continue
             try:
-                met = predicate()
-            except Exception as error:
-                future.set_exception(error)
-                met = None
+                met = context.run(predicate)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                future.set_exception(RuntimeError("the predicate raised StopIteration") if isinstance(error, StopIteration) else error)
+                progress = True
+                continue
             if met:
                 future.set_result(True)
-            if met or (met is None and future.done()):
                 progress = True
             else:
                 waiting.append(item)
@@ -341,26 +365,30 @@ class Machine:
             return
         if error is None:
             try:
-                self._end(ev.Completed(at=self.now, result=encode(main.result(), f"workflow {self.definition.name!r}, result")))
+                result = encode(main.result(), f"workflow {self.definition.name!r}, result")
+                self._end(ev.Completed(at=self.now, result=result), self.definition.function)
             except InvalidInputError as problem:
                 self._end(ev.Failed(at=self.now, failure=to_failure(problem, FATAL)))
         elif is_cancellation(error) and not isinstance(error, CancelledFailure):
-            self._end(ev.Failed(at=self.now, failure=to_failure(self._cancelled_failure(), FATAL)))
+            self._end(ev.Failed(at=self.now, failure=to_failure(self._cancelled_failure(), FATAL)), error)
         else:
-            self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL if is_cancellation(error) else None)))
+            self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL if is_cancellation(error) else None)), error)
 
-    def _end(self, closing: Any) -> None:
+    def _end(self, closing: Any, where: Any = None) -> None:
+        """Closes the run. ``where`` tells a mismatch its place: the error that ended the code, or the function that returned."""
         try:
-            self.closing = self._decide(closing)
+            self.closing = self._decide(closing, where)
         except Stop:
             return
         self.ended.extend(self.pending.values())
         self.dispose()
 
-    def give_up_spinning(self, steps: int) -> None:
+    def give_up_spinning(self, steps: int, what: str = "callbacks", location: str = "") -> None:
         """Fails a run whose code never comes to wait."""
         error = NotAllowedInWorkflowError(
-            f"running {steps:,} callbacks without waiting for anything", self._standing_at(), "wait for a durable operation in the loop"
+            f"running {steps:,} {what} without waiting for anything",
+            location or self._standing_at(),
+            "wait for a durable operation in the loop, and leave it on CancelledFailure",
         )
         self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
 
@@ -386,11 +414,15 @@ class Machine:
     def start_timer(self, handle: DurableTimerHandle) -> None:
         """A timer of asyncio's, made durable. ``asyncio.sleep``'s own callback also takes the workflow's cancellation."""
         sleeping = handle._callback is asyncio.futures._set_result_unless_cancelled
+        if self.halted:
+            return
         if sleeping:
             self._raise_if_cancelled()
         if handle.when() - self.now / 1000 > FOREVER_MS / 1000:
+            if sleeping:  # only the workflow's cancellation ends it
+                self._predicates.append((bool, handle._args[0], not shielded.get(), copy_context()))
             return
-        due = round(handle.when() * 1000)
+        due = math.ceil(handle.when() * 1000 - 0.001)  # never early, but for what floats make of whole milliseconds
         operation = self._begin(
             lambda index: ev.TimerStarted(index=index, at=self.now, due=due),
             future=handle._args[0] if sleeping else None,
@@ -411,11 +443,13 @@ class Machine:
 
     async def wait_until(self, predicate: Callable[[], Any]) -> None:
         """Returns when the predicate is true; it is looked at after every input."""
-        self._raise_if_cancelled()
-        if predicate():
-            return
         future = WorkflowFuture(self.loop)
-        self._predicates.append((predicate, future, not shielded.get()))
+        if not self.halted:
+            self._raise_if_cancelled()
+            if predicate():
+                self._count_at_once()
+                return
+            self._predicates.append((predicate, future, not shielded.get(), copy_context()))
         await future
 
     async def start_child(self, child: ev.ChildStarted, decode: Callable[[Raw], Any]) -> Any:
@@ -430,7 +464,8 @@ class Machine:
             return child
 
         operation = self._begin(event)
-        self.children.append(operation.event)
+        if not self.halted:
+            self.children.append(operation.event)
         if child.awaited:
             operation.decode = decode
         return await self._outcome(operation)
@@ -447,12 +482,17 @@ class Machine:
     def side_effect(self, function: Callable[[], Any]) -> Any:
         """The function's value, taken once and recorded."""
         index = self._take_index()
-        recorded = self._expected[0] if self._expected else None
-        if isinstance(recorded, ev.SideEffect):
-            value = recorded.value
+        if not self._live:
+            event = ev.SideEffect(index=index, at=self.now)
         else:
-            value = encode(function(), "side_effect value") if self._live else ev.NULL
-        return _plain(self._decide(ev.SideEffect(index=index, at=self.now, value=value)).value)
+            try:
+                event = ev.SideEffect(index=index, at=self.now, value=encode(self.loop.outside(function), "side_effect value"))
+            except Exception as error:
+                event = ev.SideEffect(index=index, at=self.now, failure=to_failure(error))
+        event = self._decide(event)
+        if event.failure is not None:
+            raise to_error(event.failure)
+        return _plain(event.value)
 
     def patched(self, patch_id: str) -> bool:
         """Whether this run takes the code behind a patch; the first answer for an id stays."""
@@ -468,6 +508,7 @@ class Machine:
         """Accepts a recorded patch whose old branch is gone from the code."""
         if self._expected and isinstance(self._expected[0], ev.Patched) and self._expected[0].id == patch_id:
             self._expected.popleft()
+            self._patch_answers[patch_id] = True
 
     def continue_as_new(self, workflow_type: str, args: Raw) -> None:
         """Ends this generation; the next begins in the same commit."""
@@ -499,8 +540,10 @@ class Machine:
         self, make: Callable[[int], Any], *, future: WorkflowFuture | None = None, cancellable: bool | None = None, check: bool = True
     ) -> Operation:
         if check:
-            self._raise_if_cancelled()
             future = OperationFuture(self.loop)
+            if self.halted:  # nothing resolves it: the code stays here until it is closed
+                return Operation(_NOWHERE, future, False)
+            self._raise_if_cancelled()
         event = self._decide(make(self._take_index()))
         operation = Operation(event, future, not shielded.get() if cancellable is None else cancellable)
         if isinstance(future, OperationFuture):
@@ -513,25 +556,29 @@ class Machine:
         assert operation.future is not None
         return await operation.future
 
-    def _decide(self, event: Any) -> Any:
+    def _decide(self, event: Any, where: Any = None) -> Any:
         """Records an output, or checks it against the recorded one and gives that back."""
         if self.halted or self._broken is not None:
             raise Stop
-        payload = getattr(event, "input", None) or getattr(event, "result", None)
-        if payload is not None and len(bytes(payload)) > self.max_payload:
-            raise PayloadTooLargeError(f"the payload of {describe(event)}", len(bytes(payload)), self.max_payload)
-        expected = self._expected
-        if expected is None or self._live:
+        if self._live:
+            self._check_size(event)
             self.decided.append(event)
             return event
+        expected = self._expected
         recorded = expected[0] if expected else None
-        if recorded is None or isinstance(recorded, ev.Input):
-            self._mismatch("nothing more at this point", describe(event), user_location())
-            raise Stop
-        if describe(recorded) != describe(event):
-            self._mismatch(describe(recorded), describe(event), user_location())
-            raise Stop
-        return expected.popleft()
+        if recorded is not None and isinstance(recorded, ev.Output) and describe(recorded) == describe(event):
+            return expected.popleft()  # type: ignore[union-attr]
+        self._check_size(event)  # refused at the time, so it is not in the record
+        there = "nothing more at this point" if recorded is None or isinstance(recorded, ev.Input) else describe(recorded)
+        why = f" ({event.failure.type}: {event.failure.message})" if isinstance(event, ev.Failed) else ""
+        location = user_location() if where is None else raised_at(where) if isinstance(where, BaseException) else end_of(where)
+        self._mismatch(there, describe(event) + why, location)
+        raise Stop
+
+    def _check_size(self, event: Any) -> None:
+        payload = getattr(event, _PAYLOADS.get(type(event), ""), None)
+        if payload is not None and len(bytes(payload)) > self.max_payload:
+            raise PayloadTooLargeError(f"the payload of {describe(event)}", len(bytes(payload)), self.max_payload)
 
     def _mismatch(self, recorded: str, attempted: str, location: str) -> None:
         if self._broken is None:
@@ -545,20 +592,18 @@ class Machine:
         if self.halted:
             raise Stop
         if self.cancel_requested is not None and not shielded.get():
+            self._count_at_once()
             raise self._cancelled_failure()
+
+    def _count_at_once(self) -> None:
+        self._at_once += 1
+        if self._at_once > MAX_AT_ONCE:
+            self.give_up_spinning(self._at_once, "operations", user_location())
+            raise Stop
 
     def _cancelled_failure(self) -> CancelledFailure:
         reason = self.cancel_requested.reason if self.cancel_requested else None
         return CancelledFailure(f"Workflow cancelled: {reason}" if reason else "Workflow cancelled")
-
-
-def encode_args(args: Sequence[Any], name: str) -> Raw:
-    """The JSON list of a call's arguments.
-
-    Raises:
-        InvalidInputError: naming the argument that cannot be JSON.
-    """
-    return json_list([encode(arg, f"{name}, argument {place}") for place, arg in enumerate(args, 1)])
 
 
 def _succeed(operation: Operation, value: Any) -> None:
@@ -582,7 +627,8 @@ def describe(event: Any) -> str:
         case ev.WaitStarted():
             return f"wait for signal {event.signal!r} (operation {event.index})"
         case ev.ChildStarted():
-            return f"child workflow {event.workflow_type!r} {event.workflow_id!r} (operation {event.index})"
+            alone = "" if event.awaited else ", not awaited"
+            return f"child workflow {event.workflow_type!r} {event.workflow_id!r}{alone} (operation {event.index})"
         case ev.SignalSent():
             return f"signal {event.signal!r} to {event.workflow_id!r} (operation {event.index})"
         case ev.SideEffect():
@@ -600,6 +646,17 @@ def describe(event: Any) -> str:
         case _:
             return str(event.__struct_config__.tag)
 
+
+_NOWHERE = ev.TimerStarted(index=0, at=0, due=0)
+
+_PAYLOADS: dict[type, str] = {
+    ev.ActivityScheduled: "input",
+    ev.ChildStarted: "input",
+    ev.ContinuedAsNew: "input",
+    ev.SignalSent: "data",
+    ev.SideEffect: "value",
+    ev.Completed: "result",
+}
 
 _APPLY: dict[type, Callable[[Machine, Any], None]] = {
     ev.Started: Machine._on_started,

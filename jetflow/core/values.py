@@ -70,6 +70,18 @@ def json_list(items: Sequence[Raw]) -> Raw:
     return Raw(b"[" + b",".join(bytes(item) for item in items) + b"]") if items else EMPTY_LIST
 
 
+def encode_args(args: Sequence[Any], name: str) -> Raw:
+    """The JSON list of a call's arguments.
+
+    Raises:
+        InvalidInputError: naming the argument that cannot be JSON.
+    """
+    try:
+        return Raw(_encoder.encode(args))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return json_list([encode(arg, f"{name}, argument {place}") for place, arg in enumerate(args, 1)])
+
+
 class TypedDecoder:
     """Decodes one value of an annotated type."""
 
@@ -102,6 +114,8 @@ class Signature:
         self._signature = inspect.signature(function)
         self._rest: TypedDecoder | None = None
         self._each: list[TypedDecoder] = []
+        self._positional: set[str] = set()
+        types: list[Any] = []
         self.required = 0
         for parameter in parameters:
             what = f"{name}, argument {parameter.name!r}"
@@ -110,10 +124,13 @@ class Signature:
                 self._rest = TypedDecoder(annotation, what)
             elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 self._each.append(TypedDecoder(annotation, what))
+                types.append(annotation)
+                self._positional.add(parameter.name)
                 self.required += parameter.default is parameter.empty
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
                 raise InvalidInputError(f"{name}: keyword-only argument {parameter.name!r} needs a default, arguments travel as a list")
         self.single = len(self._each) == 1 and self._rest is None
+        self._whole = msgspec.json.Decoder(tuple[tuple(types)]) if types and self._rest is None else None  # type: ignore[misc]
         self.result = TypedDecoder(hints.get("return", Any), f"{name}, result")
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -128,15 +145,23 @@ class Signature:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidInputError(f"{self.name}: {error}") from error
+        lost = [name for name in kwargs if name not in self._positional]
+        if lost:
+            raise InvalidInputError(f"{self.name}: keyword-only argument {lost[0]!r} cannot be given, arguments travel as a list")
         bound.apply_defaults()
         return bound.args
 
-    def decode_args(self, body: bytes | Raw) -> list[Any]:
+    def decode_args(self, body: bytes | Raw) -> Sequence[Any]:
         """Typed arguments from their JSON list.
 
         Raises:
             InvalidInputError: with the argument's name and the path of the field that does not fit.
         """
+        if self._whole is not None:
+            try:
+                return self._whole.decode(body)  # type: ignore[no-any-return]
+            except (msgspec.DecodeError, RecursionError):
+                pass  # defaults may be left out; or the slow way tells which argument is wrong
         try:
             parts = _list_of_raw.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
