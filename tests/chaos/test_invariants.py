@@ -170,8 +170,6 @@ async def test_1_work_in_flight_has_an_unacked_command(
         async with own_worker(server, queue) as first:
             handle = await client.start(one_gate, name, workflow_id=name, task_queue=queue)
             await until(lambda: name in RAN)
-            for n in range(3):
-                await handle.signal("more", n)
             actor = first.worker._engine._actors[name]
             await until(lambda: not actor._mailbox and not actor.running and actor.machine is not None)
             await first.worker.client.broker.lane.api("INFO")  # the server has read what was written before
