@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import Raw
+
 from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore, decode_state
@@ -21,8 +23,8 @@ from jetflow.broker.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
-from jetflow.core.values import body_of
-from jetflow.engine.commands import ARGS, EXPIRE, expire_header
+from jetflow.core.values import body_of, json_list
+from jetflow.engine.commands import ARGS, EXPIRE, check_body, expire_header
 from jetflow.errors import ConflictError, InvalidInputError, WorkflowAlreadyStartedError
 from jetflow.handle import WorkflowHandle
 from jetflow.watches import Watches
@@ -156,6 +158,9 @@ class Client:
         if definition is not None:
             args = definition.signature.bind(args, {})
         body, tell = body_of(args, single=definition.signature.single if definition is not None else None)
+        if definition is not None and args:
+            definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
+        check_body(f"the input of workflow {name!r}", body, self.broker.max_payload)
         chosen = workflow_id if workflow_id is not None else secrets.token_hex(12)
         queue_token, id_token = to_token(task_queue, "task queue"), to_token(chosen, "workflow id")
         run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire)

@@ -15,7 +15,7 @@ from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import to_error
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
-from jetflow.engine.commands import EXPIRE, TerminateCommand, expire_header
+from jetflow.engine.commands import EXPIRE, TerminateCommand, check_body, expire_header
 from jetflow.errors import (
     BrokerUnavailableError,
     FailureError,
@@ -242,6 +242,7 @@ class WorkflowHandle:
 
     async def _command(self, command: str, body: bytes, **headers: str) -> None:
         broker = self._client.broker
+        check_body(f"the body of {command}", body, broker.max_payload)
         subject = broker.names.command(self._queue_token, self._id_token, command)
         await broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)
 
