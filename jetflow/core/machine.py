@@ -438,7 +438,8 @@ class Machine:
         operation = self._begin(lambda index: ev.WaitStarted(index=index, at=self.now, signal=signal, due=due))
         if model is not Any:
             operation.decode = TypedDecoder(model, f"signal {signal!r}")
-        self.waits.setdefault(signal, deque()).append(operation)
+        if not self.halted:
+            self.waits.setdefault(signal, deque()).append(operation)
         return await self._outcome(operation)
 
     async def wait_until(self, predicate: Callable[[], Any]) -> None:
@@ -498,6 +499,8 @@ class Machine:
         """Whether this run takes the code behind a patch; the first answer for an id stays."""
         answer = self._patch_answers.get(patch_id)
         if answer is None:
+            if self.halted:
+                raise Stop
             answer = self._live or patch_id in self._patches
             self._patch_answers[patch_id] = answer
             if answer and not (self._live and patch_id in self._patches):
@@ -532,6 +535,8 @@ class Machine:
         return self._expected is None or (self._open_end and not self._expected)
 
     def _take_index(self) -> int:
+        if self.halted:
+            raise Stop
         index = self._next_index
         self._next_index += 1
         return index
