@@ -80,7 +80,7 @@ class _ActivityDecorator:
         schedule_to_close_timeout: Duration | None = None,
         task_queue: str | None = None,
     ) -> Callable[[Callable[P, Any]], ActivityDefinition[P, Any]]: ...
-    def __call__(self, function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
+    def __call__(self, function: Any = None, *, name: str | None = None, **options: Any) -> Any:
         """Makes a function an activity.
 
         Args:

@@ -20,7 +20,7 @@ from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore, decode_state
 from jetflow.broker.wire import Wire
-from jetflow.core.definitions import WorkflowDefinition
+from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
 from jetflow.core.values import body_of, json_list
@@ -256,7 +256,8 @@ def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | N
     if isinstance(workflow, str):
         return workflow, None
     if callable(workflow):
-        return workflow.__name__, WorkflowDefinition(workflow)
+        definition = as_workflow(workflow)
+        return definition.name, definition
     raise InvalidInputError(f"workflow must be a @workflow function or its name, not {type(workflow).__name__}")
 
 

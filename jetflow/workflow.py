@@ -382,7 +382,7 @@ class _WorkflowDecorator:
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> WorkflowDefinition[P, R]: ...
     @overload
     def __call__(self, *, name: str | None = None) -> Callable[[Callable[P, Awaitable[R]]], WorkflowDefinition[P, R]]: ...
-    def __call__(self, function: Any = None, /, *, name: str | None = None) -> Any:
+    def __call__(self, function: Any = None, *, name: str | None = None) -> Any:
         """Makes an ``async def`` function a workflow.
 
         Args:

@@ -155,11 +155,11 @@ async def open_wire(
                 disconnected_cb=disconnected,
                 reconnected_cb=reconnected,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; a fraction is fine
                 ping_interval=5,
                 max_outstanding_pings=2,
                 pending_size=16 * 1024 * 1024,
-                connect_timeout=timeout,
+                connect_timeout=timeout,  # type: ignore[arg-type]
                 allow_reconnect=True,
                 **options,
             )

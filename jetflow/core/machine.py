@@ -413,7 +413,7 @@ class Machine:
 
     def start_timer(self, handle: DurableTimerHandle) -> None:
         """A timer of asyncio's, made durable. ``asyncio.sleep``'s own callback also takes the workflow's cancellation."""
-        sleeping = handle._callback is asyncio.futures._set_result_unless_cancelled
+        sleeping = handle._callback is asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
         if self.halted:
             return
         if sleeping:

@@ -6,10 +6,12 @@ import asyncio
 import contextvars
 import random
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from jetflow.activity import ActivityInfo
 from jetflow.activity import current as current_activity
@@ -18,7 +20,7 @@ from jetflow.core.definitions import ActivityDefinition, ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, FATAL, RETRIES_EXHAUSTED, is_retryable, to_failure
 from jetflow.core.values import encode
 from jetflow.engine import faults
-from jetflow.errors import InvalidInputError, NonRetryableError, PayloadTooLargeError
+from jetflow.errors import FailureError, InvalidInputError, NonRetryableError, PayloadTooLargeError
 
 DURABLE_BACKOFF_MS = 1000
 """A backoff at least this long is recorded and waited for durably; a shorter one within the process."""
@@ -60,7 +62,7 @@ class StepRunner:
                 outcome = self._after_failure(error, scheduled, options, attempt)
             else:
                 return ev.ActivityCompleted(index=scheduled.index, at=_now(), result=result, attempt=attempt)
-            if not isinstance(outcome, ev.ActivityRetrying) or outcome.due - outcome.at >= DURABLE_BACKOFF_MS:
+            if not isinstance(outcome, ev.ActivityRetrying) or options.retry.delay_ms(attempt) >= DURABLE_BACKOFF_MS:  # without its jitter
                 return outcome
             await asyncio.sleep((outcome.due - outcome.at) / 1000)
 
@@ -82,20 +84,21 @@ class StepRunner:
             raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(bytes(result)), self._max_bytes)
         return result
 
-    async def _call_within(self, definition: ActivityDefinition[Any, Any], args: list[Any], timeout: float) -> Any:
+    async def _call_within(self, definition: ActivityDefinition[Any, Any], args: Sequence[Any], timeout: float) -> Any:
+        scope = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout) as scope:
+            async with scope:
                 return await self._call(definition, args)
         except TimeoutError as error:
             if scope.expired():
                 raise AttemptTimeout(f"activity {definition.name!r} took longer than {timeout:g} s") from error
             raise
 
-    async def _call(self, definition: ActivityDefinition[Any, Any], args: list[Any]) -> Any:
+    async def _call(self, definition: ActivityDefinition[Any, Any], args: Sequence[Any]) -> Any:
         if definition.is_async:
             return await definition.function(*args)
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(definition.function, *args))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
 
     def _after_failure(
         self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int
@@ -113,6 +116,13 @@ class StepRunner:
         return ev.ActivityRetrying(index=scheduled.index, at=now, attempt=attempt, due=due, failure=to_failure(error))
 
 
+def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> Any:
+    try:
+        return function(*args)
+    except StopIteration as error:  # no future can hold it
+        raise RuntimeError("the activity raised StopIteration") from error
+
+
 def _is_cancelled() -> bool:
     """Whether this step itself is to stop, rather than something that its activity awaited."""
     task = asyncio.current_task()
@@ -125,6 +135,8 @@ class AttemptTimeout(Exception):  # noqa: N818 - shown to people as the failure'
 
 def _failed(scheduled: ev.ActivityScheduled, now: int, error: BaseException, code: int, attempt: int) -> ev.ActivityFailed:
     failure = to_failure(error, None if isinstance(error, NonRetryableError) else code)
+    if isinstance(error, FailureError) and failure.code != code:  # what failed elsewhere has a code of its own
+        failure = replace(failure, code=code)
     return ev.ActivityFailed(index=scheduled.index, at=now, failure=failure, attempt=attempt)
 
 
