@@ -7,6 +7,7 @@ async with Client.connect() as client:                      # JETFLOW_URL, or na
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
@@ -25,7 +26,7 @@ from jetflow.core.durations import Duration
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
 from jetflow.core.values import body_of, json_list
 from jetflow.engine.commands import ARGS, EXPIRE, check_body, expire_header
-from jetflow.errors import ConflictError, InvalidInputError, WorkflowAlreadyStartedError
+from jetflow.errors import BrokerError, ConflictError, InvalidInputError, WorkflowAlreadyStartedError
 from jetflow.handle import WorkflowHandle
 from jetflow.watches import Watches
 
@@ -168,6 +169,7 @@ class Client:
         if run is not None and workflow_id is not None:  # only the owner's record tells whether an older run has the id
             record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
             if record is not None and record.run_id != str(run):
+                await self._withdraw(run)
                 run = record = None
         if run is None and if_exists == "fail":
             raise WorkflowAlreadyStartedError(chosen, task_queue)
@@ -196,6 +198,11 @@ class Client:
             return (await self.broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)).seq
         except ConflictError:
             return None
+
+    async def _withdraw(self, seq: int) -> None:
+        """Takes back a start that came too late, so that it does not run should the older run's record expire first."""
+        with contextlib.suppress(BrokerError):  # its owner has refused it already
+            await self.broker.lane.api(f"STREAM.MSG.DELETE.{self.broker.names.inbox_stream}", {"seq": seq, "no_erase": True})
 
     async def execute(
         self,

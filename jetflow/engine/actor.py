@@ -354,7 +354,9 @@ class Actor:
         if taken:
             await self.engine.refuse_start(self, start)
             return True
-        self._closing = None
+        if self._closing is not None:  # an earlier run, whose record has expired
+            self._closing, self._told_closing, self._closed_children = None, False, []
+            self._signals.reset()
         self._run = command.seq
         definition = self.engine.workflows.get(start.workflow_type)
         single = definition.signature.single if definition is not None else False
