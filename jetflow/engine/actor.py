@@ -147,9 +147,9 @@ class Actor:
         for step in self.steps.values():
             step.cancel()
         self.steps.clear()
-        self._alarms.clear()
+        self._alarms.close()
         if self.machine is not None:
-            self.machine.dispose()
+            self.machine.release()
             self.machine = None
         self.engine.forget(self)
         if self._waiting is not None:

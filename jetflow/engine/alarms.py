@@ -101,6 +101,11 @@ class Alarms:
         else:
             self.arm()
 
+    def close(self) -> None:
+        """Forgets everything, and whom to wake."""
+        self.clear()
+        self._wake = _nobody
+
     def clear(self) -> None:
         """Forgets everything."""
         if self._timer is not None:
@@ -110,6 +115,10 @@ class Alarms:
         self._heap.clear()
         self._scheduled.clear()
         self.unscheduled.clear()
+
+
+def _nobody() -> None:
+    """Nobody is woken any more."""
 
 
 def now_ms() -> int:
