@@ -192,6 +192,14 @@ class Machine:
         self.halted = True
         self.loop.dispose()
 
+    def release(self) -> None:
+        """Puts the code away for good and unties what it was made of, so that none of it waits for the garbage collector."""
+        self.dispose()
+        self.pending.clear()
+        self._main = None
+        self.loop.tasks.clear()
+        del self.loop
+
     def waiter(self, signal: str) -> Operation | None:
         """The operation that the next signal of this name resolves."""
         queue = self.waits.get(signal)
