@@ -89,7 +89,7 @@ class Run:
         self.machine = Machine(self.definition, self.info, before.max_payload)
         self.feed(started)
 
-    def complete(self, which: str | int = "activity", result: Any = None, *, after: int = 1) -> None:
+    def complete(self, which: str | int = "activity", result: Any = 0, *, after: int = 1) -> None:
         """An activity or child comes back with a result; ``which`` is an index or the beginning of what it is called."""
         operation = self.find(which)
         event = ev.ChildCompleted if isinstance(operation.event, ev.ChildStarted) else ev.ActivityCompleted
