@@ -1,12 +1,17 @@
 """Refuses real I/O, threads and blocking calls while workflow code runs, through Python's audit events.
 
+Python before 3.13 has no event for ``time.sleep``, before 3.12 none for threads: there the functions themselves are wrapped.
+
 ``install`` is called by a worker, never on import. Outside workflow code the hook returns at once.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from jetflow.core.location import user_location
@@ -41,6 +46,19 @@ def install() -> None:
     if not _installed:
         _installed = True
         sys.addaudithook(_hook)
+        if sys.version_info < (3, 13):
+            time.sleep = _watched(time.sleep, "time.sleep")
+        if sys.version_info < (3, 12):
+            threading._start_new_thread = _watched(threading._start_new_thread, "_thread.start_new_thread")  # type: ignore[attr-defined]
+
+
+def _watched(function: Callable[..., Any], event: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def watched(*args: Any) -> Any:
+        _hook(event, args)
+        return function(*args)
+
+    return watched
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
