@@ -244,10 +244,14 @@ class Actor:
         history = last_generation([entry.commit for entry in entries])
         self._info = self._info_of(history[0][0])
         closing = history[-1][-1]
+        unsure = _last_decision(entries)
         if isinstance(closing, ev.CLOSING):
             self._closing = closing
-            self._closed_children = [event for events in history for event in events if isinstance(event, ev.ChildStarted)]
+            descends = isinstance(closing, ev.Terminated) and closing.descend
+            self._closed_children = _children_of(entries) if descends else [event for events in history for event in _children_in(events)]
             self._told_closing = True
+            if self._doubtful or self._is_doubtful(last):
+                await self._publish(_children_in(unsure), _signals_in(unsure), again=True)
             return
         machine = self.machine = self._new_machine(self._info)
         machine.replay(history, unfinished=last.commit.more)
@@ -263,10 +267,8 @@ class Actor:
         if not doubtful:
             self._alarms.scheduled(set(self._alarms.unscheduled))
         else:
-            issued = {event.index for event in last.commit.events if isinstance(event, (ev.ChildStarted, ev.SignalSent))}
-            sent = [event for event in last.commit.events if isinstance(event, ev.SignalSent)]
-            again = [operation for index, operation in machine.pending.items() if index in issued]
-            await self._publish(again, sent, again=True)
+            begun = [child for child in _children_in(unsure) if child.index in machine.pending]
+            await self._publish(begun, _signals_in(unsure), again=True)
 
     def _is_doubtful(self, last: Entry) -> bool:
         """Whether the effects of the last commit may never have been published."""
@@ -301,6 +303,7 @@ class Actor:
 
     async def _apply(self) -> None:
         if self._continued is not None:
+            await self._end_generation()
             self._next_generation(self._continued)
         applied = 0
         while self._mailbox and applied < BATCH and self._continued is None:
@@ -338,14 +341,29 @@ class Actor:
             self._on_timer(payload)
         elif isinstance(payload, ChildNotice):
             self._on_child(command, payload)
-        elif payload.run is None or payload.run == self._run:
+        elif self._is_meant(payload):
             if isinstance(payload, CancelCommand):
                 self._feed(ev.CancelRequested(at=now_ms(), reason=payload.reason))
-            else:
+            elif self._closing is None:
                 self._feed(_terminated(payload))
         return True
+            elif payload.descend and self._info is not None:  # it has ended, and what it started may go on
+                await self.engine.end_children(self._info, await self._all_children(), descend=True)
 
     async def _on_start(self, command: Command, start: StartCommand) -> bool:
+    def _is_meant(self, payload: CancelCommand | TerminateCommand) -> bool:
+        """Whether a command is for this run, and not for another one of the same id."""
+        if payload.parent is not None and (self._info is None or self._info.parent != payload.parent):
+            return False
+        return payload.run is None or payload.run == self._run
+
+    async def _all_children(self) -> list[ev.ChildStarted]:
+        """Every child of the run, those of earlier generations too."""
+        last = await self.engine.timeline.last(self.engine.queue_token, self.id_token)
+        if last is None:
+            return []
+        return _children_of(await self.engine.timeline.run(self.engine.queue_token, self.id_token, last))
+
         if self._run == command.seq or self._is_same_child(start):
             self._told_closing = False
             await self._tell_accepted(start.parent)
@@ -411,6 +429,8 @@ class Actor:
         payload = command.payload
         if isinstance(payload, CancelCommand):
             reason = msgspec.Raw(msgspec.json.encode(payload.reason))
+        if isinstance(payload, (CancelCommand, TerminateCommand)) and payload.parent is not None:
+            return  # a parent's child that never began, or is long gone
             expires = command.delivery.stored_ms + DEFAULT_EXPIRE_MS
             await store_early(self.engine, self.id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
         elif isinstance(payload, TerminateCommand):
@@ -483,6 +503,12 @@ class Actor:
 
     def _next_generation(self, closing: ev.ContinuedAsNew) -> None:
         before = self.machine
+    async def _end_generation(self) -> None:
+        """The children of a generation end with it, as their policy says; telling them again after a crash changes nothing."""
+        if self.machine is not None and self.machine.children:
+            await self.engine.end_children(self.machine.info, self.machine.children, descend=False)
+            faults.reach("after_notice")
+
         assert before is not None
         cancelled = before.cancel_requested
         started = ev.Started(
@@ -527,6 +553,8 @@ class Actor:
             self._closed_children = machine.children
         await self._effects(machine, begun, ended, sent)
 
+            if isinstance(machine.closing, ev.Terminated) and machine.closing.descend and machine.info.generation > 1:
+                self._closed_children = await self._all_children()
     def _bodies(self, events: list[Any], cause: int, *, more: bool = False) -> list[bytes]:
         """The commit's bytes, over several keys where it is too large for one message."""
         body = ev.encode_commit(ev.Commit(run=self._run, cause=cause, events=events, more=more))
@@ -538,7 +566,7 @@ class Actor:
     # ---- step 5: the effects
 
     async def _effects(self, machine: Machine, begun: list[Operation], ended: list[Operation], sent: list[ev.SignalSent]) -> None:
-        await self._publish(begun, sent)
+        await self._publish([operation.event for operation in begun if isinstance(operation.event, ev.ChildStarted)], sent)
         faults.reach("after_effects")
         self._signals.flush_removals()
         for operation in ended:
@@ -551,12 +579,14 @@ class Actor:
             if operation.index in machine.pending:
                 self._follow(operation)
 
-    async def _publish(self, begun: list[Operation], sent: list[ev.SignalSent], *, again: bool = False) -> None:
+    async def _publish(self, children: list[ev.ChildStarted], sent: list[ev.SignalSent], *, again: bool = False) -> None:
         accepted, self._accepted = self._accepted, None
         await self._tell_accepted(accepted)
-        children = [operation.event for operation in begun if isinstance(operation.event, ev.ChildStarted)]
-        if children or sent:
-            starts = [self.engine.start_child(self, child, check_first=again) for child in children]
+        if self._closing is not None:  # a child that would only be terminated need not begin
+            children = [child for child in children if child.parent_close_policy != "terminate"]
+        if (children or sent) and self._info is not None:
+            info = self._info
+            starts = [self.engine.start_child(info, child, check_first=again) for child in children]
             await asyncio.gather(*starts, *(self.engine.send_signal(self, signal) for signal in sent))
 
     def _follow(self, operation: Operation, *, maybe_scheduled: bool = False) -> None:
@@ -704,3 +734,25 @@ def _terminated(command: TerminateCommand) -> ev.Terminated:
         expire=to_ms(command.expire),
         descend=command.descend,
     )
+
+
+def _last_decision(entries: list[Entry]) -> list[Any]:
+    """Events of the last commit, which may be spread over several keys: those whose effects a crash may have kept back."""
+    if getattr(entries[-1].commit, "compacted", False):
+        return []  # its effects were seen to before
+    first = len(entries) - 1
+    while first > 0 and entries[first - 1].commit.more:
+        first -= 1
+    return [event for entry in entries[first:] for event in entry.commit.events]
+
+
+def _children_in(events: list[Any]) -> list[ev.ChildStarted]:
+    return [event for event in events if isinstance(event, ev.ChildStarted)]
+
+
+def _signals_in(events: list[Any]) -> list[ev.SignalSent]:
+    return [event for event in events if isinstance(event, ev.SignalSent)]
+
+
+def _children_of(entries: list[Entry]) -> list[ev.ChildStarted]:
+    return [child for entry in entries for child in _children_in(entry.commit.events)]

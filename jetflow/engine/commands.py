@@ -42,12 +42,18 @@ class SignalCommand(Struct):
 
 
 class CancelCommand(Struct):
+    """Body of a cancel command; every field may be left out. ``parent`` is set when a parent's end asks for it."""
+
     reason: str = ""
     run: int | None = None
+    parent: Parent | None = None
 
 
 class TerminateCommand(Struct, omit_defaults=True):
-    """Body of a terminate command; every field may be left out. ``expire`` is a duration."""
+    """Body of a terminate command; every field may be left out. ``expire`` is a duration.
+
+    ``parent`` is set when a parent's end asks for it: only the child that this parent started is meant, not another run of its id.
+    """
 
     reason: str = "job interrupted"
     code: int = 410
@@ -57,6 +63,7 @@ class TerminateCommand(Struct, omit_defaults=True):
     expire: str | int | float = "1s"
     stack: str | None = None
     run: int | None = None
+    parent: Parent | None = None
 
 
 class TimerCommand(Struct):

@@ -238,10 +238,8 @@ class Engine:
 
     # ---- what workflows do to each other
 
-    async def start_child(self, parent: Actor, child: ev.ChildStarted, *, check_first: bool) -> None:
-        """Publishes a child's start. A repeat first looks whether the child's notice is waiting in the parent's inbox."""
-        assert parent.machine is not None
-        info = parent.machine.info
+    async def start_child(self, info: RunInfo, child: ev.ChildStarted, *, check_first: bool) -> None:
+        """Publishes the start of a child of ``info``'s run. A repeat first looks whether the child's notice is in the parent's inbox."""
         if check_first and await self._notice_waits(info, child.index):
             return
         lineage = ev.Parent(info.workflow_id, info.task_queue, info.run, child.index, child.awaited)
@@ -293,18 +291,22 @@ class Engine:
                 notice.outcome = "failed"
                 notice.failure = closing.failure if isinstance(closing, ev.Failed) else termination(info, closing)
             work.append(self.notify(info.parent, notice))
-        everybody = isinstance(closing, ev.Terminated) and closing.descend
-        for child in children:
-            policy = "terminate" if everybody else child.parent_close_policy
-            if policy != "abandon":
-                work.append(self._end_child(info, child, policy, closing))
+        descend = isinstance(closing, ev.Terminated) and closing.descend
+        if children:
+            work.append(self.end_children(info, children, descend=descend))
         if work:
             await asyncio.gather(*work)
 
-    async def _end_child(self, info: RunInfo, child: ev.ChildStarted, policy: str, closing: Any) -> None:
-        body: dict[str, Any] = {"reason": f"parent {info.workflow_id} has ended", "parent_run": info.run}
+    async def end_children(self, info: RunInfo, children: list[ev.ChildStarted], *, descend: bool) -> None:
+        """Tells the children of a run that has ended, or went on as new, what their policy says; with ``descend`` all of them end."""
+        policies = [(child, "terminate" if descend else child.parent_close_policy) for child in children]
+        await asyncio.gather(*(self._end_child(info, child, policy, descend) for child, policy in policies if policy != "abandon"))
+
+    async def _end_child(self, info: RunInfo, child: ev.ChildStarted, policy: str, descend: bool) -> None:
+        lineage = ev.Parent(info.workflow_id, info.task_queue, info.run, child.index, child.awaited)
+        body: dict[str, Any] = {"reason": f"parent {info.workflow_id} has ended", "parent": lineage}
         if policy == "terminate":
-            body |= {"suppress": True, "descend": isinstance(closing, ev.Terminated) and closing.descend}
+            body |= {"suppress": True, "descend": descend}
         subject = self.broker.names.command(to_token(child.task_queue), to_token(child.workflow_id), policy)
         await self.broker.lane.publish(subject, _encode(body))
 
