@@ -6,8 +6,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from jetflow.broker.lane import Lane
-from jetflow.broker.wire import header_block
+from jetflow.broker.wire import header_block, ttl_of
 from jetflow.core.ids import Names, partition_of, to_token
+from jetflow.errors import BrokerError, BrokerUnavailableError
 
 DEFAULT_EXPIRE_MS = 600_000
 CANCEL = "=cancel"
@@ -36,9 +37,8 @@ class EarlySignals:
 
     async def put(self, queue_token: str, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> None:
         """Keeps a signal until it expires; putting the same one again changes nothing."""
-        seconds = max(1, -(-(signal.expires - now) // 1000))
         subject = self._subject(queue_token, id_token, name_token or to_token(signal.signal), signal.seq)
-        await self._lane.publish(subject, _encoder.encode(signal), header_block(Nats_TTL=f"{seconds}s"))
+        await self._lane.publish(subject, _encoder.encode(signal), header_block(Nats_TTL=ttl_of(signal.expires - now)))
 
     async def load(self, queue_token: str, id_token: str) -> list[tuple[str, EarlySignal]]:
         """Everything kept for a workflow as (name token, signal), in inbox order."""
@@ -55,6 +55,20 @@ class EarlySignals:
         """Forgets one: its key is replaced by a marker that goes after a second."""
         headers = header_block(KV_Operation="PURGE", Nats_Rollup="sub", Nats_TTL="1s")
         await self._lane.publish(self._subject(queue_token, id_token, name_token, seq), b"", headers)
+
+    async def remove_before(self, queue_token: str, id_token: str, time: str) -> None:
+        """Forgets what was kept for a workflow up to a time, as the server writes it; what very many are, goes by its own TTL."""
+        prefix = f"{self._names.signal_prefix}{queue_token}.{id_token}."
+        try:
+            found = await self._lane.read_many(self._names.signal_stream, {"multi_last": [f"{prefix}>"]})
+        except BrokerUnavailableError:
+            raise
+        except BrokerError:
+            return
+        for message in found:
+            if message.data and message.time.rstrip("Z") <= time.rstrip("Z"):
+                name_token, _, seq = message.subject[len(prefix) :].rpartition(".")
+                await self.remove(queue_token, id_token, name_token, int(seq))
 
     async def known(self, queue_token: str, partitions: frozenset[int], of: int) -> set[str]:
         """Id tokens in these partitions (of ``of``) that have something kept."""

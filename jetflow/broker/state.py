@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.broker.lane import Lane
-from jetflow.broker.wire import header_block
+from jetflow.broker.lane import Lane, StoredMessage
+from jetflow.broker.wire import header_block, ttl_of
 from jetflow.core.failures import Failure
 from jetflow.core.ids import Names, to_token
+from jetflow.errors import ConflictError
 
 RUNNING = "running"
 COMPLETED = "completed"
@@ -98,8 +100,19 @@ class StateStore:
         subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
         headers = None
         if record.closed and record.expire is not None:
-            headers = header_block(Nats_TTL=f"{max(1, -(-record.expire // 1000))}s")
+            headers = header_block(Nats_TTL=ttl_of(record.expire))
         await self._lane.publish(subject, _encoder.encode(record), headers)
+
+    async def newest(self, queue_token: str, id_token: str) -> StoredMessage | None:
+        """The key as the leader has it: a record, or without data the marker that is left of an expired one."""
+        return await self._lane.last_message(self._names.state_stream, self.subject(queue_token, id_token))
+
+    async def remove_marker(self, queue_token: str, id_token: str, position: int) -> None:
+        """Removes a marker unless a record has taken its place: what is put there goes by itself after a second."""
+        fence = {"Nats_Expected_Last_Subject_Sequence": str(position)}
+        headers = header_block(KV_Operation="PURGE", Nats_TTL="1s", Jetflow_Removed="1", **fence)
+        with contextlib.suppress(ConflictError):
+            await self._lane.publish(self.subject(queue_token, id_token), b"", headers)
 
     async def get(self, queue_token: str, id_token: str, *, fresh: bool = False) -> StateRecord | None:
         """The record; ``fresh`` asks the leader, for reads that something is decided on."""

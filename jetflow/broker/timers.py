@@ -10,6 +10,9 @@ from jetflow.broker.lane import Lane
 from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names
 
+LATEST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+"""The last moment that is scheduled; the server counts nanoseconds in 64 bits."""
+
 
 class Timers:
     """Schedules and cancels timers of one namespace."""
@@ -20,7 +23,7 @@ class Timers:
 
     async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> None:
         """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it."""
-        at = datetime.fromtimestamp(due / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = datetime.fromtimestamp(min(due / 1000, LATEST), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         headers = header_block(Nats_Schedule=f"@at {at}", Nats_Schedule_Target=self._names.command(queue_token, id_token, f"timer.{index}"))
         await self._lane.publish(self._subject(queue_token, id_token, index), msgspec.json.encode({"run": run, "due": due}), headers)
 
@@ -28,9 +31,17 @@ class Timers:
         """Removes a schedule; one that has fired already is fine."""
         await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", {"filter": self._subject(queue_token, id_token, index)})
 
-    async def cancel_all(self, queue_token: str, id_token: str) -> None:
-        """Removes every schedule of a workflow."""
-        await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", {"filter": self._subject(queue_token, id_token, "*")})
+    async def cancel_all(self, queue_token: str, id_token: str, before: int | None = None) -> None:
+        """Removes every schedule of a workflow, or those before a position of the inbox."""
+        request: dict[str, str | int] = {"filter": self._subject(queue_token, id_token, "*")}
+        if before is not None:
+            request["seq"] = before
+        await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", request)
+
+    async def newest(self, queue_token: str, id_token: str) -> int:
+        """Position in the inbox of a workflow's newest schedule, asked of the leader; 0 without any."""
+        message = await self._lane.last_message(self._names.inbox_stream, self._subject(queue_token, id_token, "*"))
+        return 0 if message is None else message.seq
 
     def _subject(self, queue_token: str, id_token: str, index: int | str) -> str:
         return f"{self._names.timer_prefix}{queue_token}.{id_token}.{index}"

@@ -173,6 +173,15 @@ class _Listening:
         """Nothing is processed elsewhere."""
 
 
+LONGEST_TTL = 100 * 365 * 86_400
+"""Seconds; the server refuses what does not fit into 64 bits of nanoseconds."""
+
+
+def ttl_of(ms: int) -> str:
+    """A message's time to live as a header value: whole seconds, at least one."""
+    return f"{min(max(1, -(-ms // 1000)), LONGEST_TTL)}s"
+
+
 def header_block(**fields: str) -> bytes:
     """A raw header block; ``_`` in a name stands for ``-``."""
     lines = "".join(f"{name.replace('_', '-')}:{value}\r\n" for name, value in fields.items())

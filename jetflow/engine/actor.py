@@ -330,7 +330,8 @@ class Actor:
             return await self._on_start(command, payload)
         if isinstance(payload, SignalCommand):
             return await self._on_signal(command, payload)
-        if self.machine is None and self._closing is None:
+        by_hand = isinstance(payload, (CancelCommand, TerminateCommand))
+        if self.machine is None and (self._closing is None or (by_hand and not await self._is_taken())):
             await self._on_stranger(command)
             self.engine.ack(command)
             return False
@@ -368,8 +369,7 @@ class Actor:
             self._told_closing = False
             await self._tell_accepted(start.parent)
             return True  # a repeat: it goes on from where it is
-        taken = self.machine is not None or (self._closing is not None and await self._record_exists())
-        if taken:
+        if await self._is_taken():
             await self.engine.refuse_start(self, start)
             return True
         if self._closing is not None:  # an earlier run, whose record has expired
@@ -404,12 +404,14 @@ class Actor:
         if parent is not None and not parent.awaited:
             await self.engine.notify(parent, ChildNotice(run=parent.run, child=self.workflow_id, outcome="accepted", child_run=self._run))
 
-    async def _record_exists(self) -> bool:
-        record = await self.engine.states.get(self.engine.queue_token, self.id_token, fresh=True)
-        return record is not None
+    async def _is_taken(self) -> bool:
+        """Whether a run has the id: until it has ended and its record has expired."""
+        if self.machine is not None or self._closing is None:
+            return self.machine is not None
+        return not self._told_closing or await self.engine.states.get(self.engine.queue_token, self.id_token, fresh=True) is not None
 
     async def _on_signal(self, command: Command, signal: SignalCommand) -> bool:
-        if self._closing is not None:
+        if self._closing is not None and await self._is_taken():
             return True  # the workflow has ended: nobody will ever wait for it
         if self.machine is None:
             await store_early(self.engine, self.id_token, early_signal(command, signal), now_ms())
@@ -492,7 +494,7 @@ class Actor:
             progress = False
             for name in list(machine.waits):
                 operation = machine.waiter(name)
-                item = self._signals.take(name) if operation is not None else None
+                item = self._signals.take(name, operation.event.at) if operation is not None else None
                 if item is None or operation is None:
                     continue
                 progress = True

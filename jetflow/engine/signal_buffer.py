@@ -86,8 +86,8 @@ class SignalBuffer:
         queue.append(Buffered(early_signal(command, signal), command, stored=False))
         return True
 
-    def take(self, name: str) -> Buffered | None:
-        """The oldest signal of a name that has not expired. Commands of expired ones are acked."""
+    def take(self, name: str, since: int) -> Buffered | None:
+        """The oldest signal of a name that had not expired when its wait began (ms since the epoch). Commands of expired ones are acked."""
         queue = self._queues.get(name)
         while queue:
             item = queue.popleft()
@@ -95,7 +95,7 @@ class SignalBuffer:
                 del self._queues[name]
             if item.stored:
                 self._removals.append((to_token(name), item.signal.seq))
-            if item.signal.expires > now_ms():
+            if item.signal.expires > since:
                 return item
             if item.command is not None:
                 self._engine.ack(item.command)

@@ -35,7 +35,7 @@ class DeclinedError(ValueError):
     pass
 
 
-class AbruptEnd(BaseException):  # noqa: N818 - it stands for KeyboardInterrupt
+class AbruptEnd(BaseException):
     pass
 
 

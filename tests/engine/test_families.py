@@ -119,7 +119,11 @@ async def test_terminate_with_descend_ends_the_whole_tree_on_every_queue(client:
         ids += [(path + kind, depth + 1) for path, at in ids if at == depth for kind in "se"]
     tree_of = {f"t{path}": queues[(3 - depth + 1) % 3] if depth else queue for path, depth in ids}
     assert len(tree_of) == 15
-    async with Worker(client, task_queue=queues[0], **SERVED), Worker(client, task_queue=queues[1], **SERVED), Worker(client, task_queue=queues[2], **SERVED):
+    async with (
+        Worker(client, task_queue=queues[0], **SERVED),
+        Worker(client, task_queue=queues[1], **SERVED),
+        Worker(client, task_queue=queues[2], **SERVED),
+    ):
         root = await client.start(tree, 3, "t", queues, policy, workflow_id="t", task_queue=queue)
         for workflow_id, on in tree_of.items():
             await until(lambda workflow_id=workflow_id, on=on: client.states.get(on, workflow_id))

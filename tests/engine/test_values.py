@@ -281,7 +281,8 @@ async def test_a_payload_that_only_just_fits_into_a_message_is_worked_on_or_refu
         except InvalidInputError:
             pass
         except WorkflowFailedError as error:
-            assert "at most" in error.message
+            if "at most" not in error.message:
+                raise
 
     async with Worker(client, task_queue=queue, **SERVED), plain_nats(client.url) as raw:
         text = size - 2
