@@ -28,6 +28,7 @@ from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
 from jetflow.engine.actor import now_ms
 from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
+from jetflow.engine.janitor import Janitor
 from jetflow.engine.ownership import Ownership
 from jetflow.engine.steps import StepRunner
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("jetflow.worker")
 
 SWEEP_EVERY = 0.05
+COMPACTION_GRACE = 5
+"""Seconds for what has ended to become one timeline key before the worker goes."""
 READY_TIMEOUT = 15
 DEFAULT_EXPIRE: Duration = "7d"
 
@@ -149,7 +152,7 @@ class Worker:
             release=lambda partitions, force: self._engine.release(partitions, force, self._grace),
         )
         self._heart.start()
-        self._tasks = [asyncio.create_task(self._ownership.run()), asyncio.create_task(self._sweep())]
+        self._tasks = [asyncio.create_task(work) for work in (self._ownership.run(), self._sweep(), Janitor(self._engine).run())]
         log.info("worker %s serves %s: workflows %s", self.worker_id, self.task_queue, ", ".join(sorted(self._workflows)))
 
     async def stop(self) -> None:
@@ -169,6 +172,7 @@ class Worker:
         for task in self._tasks[1:]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._engine.compaction.emptied(COMPACTION_GRACE)
         await self._engine.stop()
         await self._heart.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)

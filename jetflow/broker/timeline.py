@@ -1,4 +1,8 @@
-"""The timeline bucket: one key is one commit, written once, read back whole."""
+"""The timeline bucket: one key is one commit, written once, read back whole.
+
+A run that has ended is compacted: its last key then holds every event of it, and the keys before go. The last key stays
+until the run expires, since it is what keeps a late owner from writing.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,26 @@ from typing import NamedTuple
 
 import msgspec
 
-from jetflow.broker.lane import Lane
+from jetflow.broker.lane import Lane, StoredMessage
 from jetflow.broker.wire import header_block
 from jetflow.core.events import Commit, decode_commit
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
 EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
+MAX_COMPACTED = 256 * 1024
+"""Bytes of a whole run that may become one key; a longer one keeps its keys until it expires."""
 PAGE = 500
 """Keys asked for in one batch; the server gives at most 1,024."""
 
 
 class Entry(NamedTuple):
-    """A timeline key and its commit."""
+    """A timeline key and its commit; ``position`` is where its stream has it, ``size`` its bytes."""
 
     seq: int
     commit: Commit
+    position: int = 0
+    size: int = 0
 
 
 class Timeline:
@@ -35,27 +43,57 @@ class Timeline:
         """Subject of a timeline key."""
         return f"{self._names.timeline_prefix}{queue_token}.{id_token}.{seq}"
 
-    async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> None:
-        """Writes a new key; this compare-and-set is the fence between owners.
+    async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
+        """Writes a new key and gives its position; this compare-and-set is the fence between owners.
+
+        Key 1 expects the workflow to have no key at all: of a compacted run only the last one is left.
 
         Raises:
             ConflictError: the key exists: somebody else owns the workflow, or this very write was repeated.
             BrokerUnavailableError: whether it was written is unknown.
         """
-        await self._lane.publish(self.key(queue_token, id_token, seq), body, EXPECT_NEW)
+        if seq == 1:
+            every = self.key(queue_token, id_token, "*")
+            fence = header_block(Nats_Expected_Last_Subject_Sequence="0", Nats_Expected_Last_Subject_Sequence_Subject=every)
+        else:
+            fence = EXPECT_NEW
+        return (await self._lane.publish(self.key(queue_token, id_token, seq), body, fence)).seq
+
+    async def replace(self, queue_token: str, id_token: str, seq: int, body: bytes, position: int) -> int:
+        """Writes a key anew, and gives its new position, provided that it is still the one at ``position``.
+
+        Raises:
+            ConflictError: it is not.
+        """
+        fence = header_block(Nats_Expected_Last_Subject_Sequence=str(position))
+        return (await self._lane.publish(self.key(queue_token, id_token, seq), body, fence)).seq
+
+    async def remove(self, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:
+        """Removes a workflow's keys, or ``only`` one, that are before a position of the stream: what comes later is never touched."""
+        request = {"filter": self.key(queue_token, id_token, only), "seq": before}
+        await self._lane.api(f"STREAM.PURGE.{self._names.timeline_stream}", request)
 
     async def last(self, queue_token: str, id_token: str) -> Entry | None:
         """The newest entry, asked of the leader; None for a workflow without a timeline."""
         message = await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, "*"))
-        return None if message is None else _entry(message.subject, message.data)
+        return None if message is None else _entry(message)
 
     async def run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
-        """Every entry of the run that ``last`` belongs to, in order.
+        """Every entry of the run that ``last`` belongs to, in order; a compacted run has one.
 
         Raises:
             BrokerUnavailableError: the answering server lags behind ``last``; ask again.
             BrokerError: keys are missing.
         """
+        try:
+            return await self._run(queue_token, id_token, last)
+        except BrokerError:
+            newer = await self.last(queue_token, id_token)  # compacted while it was read?
+            if newer is None or newer.commit.run != last.commit.run or not newer.commit.compacted:
+                raise
+            return [newer]
+
+    async def _run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
         found: list[Entry] = [last]
         low = last.seq
         while low > 1 and not _begins_run(found[0]):
@@ -71,7 +109,7 @@ class Timeline:
     async def _page(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
         keys = [self.key(queue_token, id_token, seq) for seq in range(low, high + 1)]
         messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys})
-        entries = sorted((_entry(message.subject, message.data) for message in messages if message.data), key=lambda entry: entry.seq)
+        entries = sorted((_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
         if not entries or entries[-1].seq != high:
             if await self._lane.last_message(self._names.timeline_stream, keys[-1]) is None:
                 raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entry {high} is missing")
@@ -89,8 +127,8 @@ def _begins_run(entry: Entry) -> bool:
     return getattr(first, "generation", 0) == 1
 
 
-def _entry(subject: str, data: bytes) -> Entry:
+def _entry(message: StoredMessage) -> Entry:
     try:
-        return Entry(int(subject.rpartition(".")[2]), decode_commit(data))
+        return Entry(int(message.subject.rpartition(".")[2]), decode_commit(message.data), message.seq, len(message.data))
     except (msgspec.DecodeError, ValueError) as error:
-        raise BrokerError(f"timeline key {subject} cannot be read: {error}") from error
+        raise BrokerError(f"timeline key {message.subject} cannot be read: {error}") from error

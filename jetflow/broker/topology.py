@@ -21,6 +21,9 @@ DUPLICATE_WINDOW = 60
 HEARTBEAT_TTL = 30
 """Seconds a worker's last heartbeat stays in its bucket; liveness is decided much earlier, by those who listen."""
 
+MARKER_TTL = 30 * 86_400
+"""Seconds that the marker of an expired state record waits for a janitor; after that only its sweep finds what the run left."""
+
 
 class Topology(Struct, frozen=True):
     """What was found or created."""
@@ -50,7 +53,7 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
     buckets = {
         names.state_bucket: {
             "republish": {"src": f"{names.state_prefix}>", "dest": f"{names.changed_prefix}>"},
-            "subject_delete_marker_ttl": 3600 * SECOND,
+            "subject_delete_marker_ttl": MARKER_TTL * SECOND,
             "description": "jetflow state: what a person wants to know of each workflow",
         },
         names.timeline_bucket: {"description": "jetflow timeline: one key is one commit"},

@@ -266,13 +266,21 @@ class Commit(Struct, omit_defaults=True):
         cause: the highest inbox sequence applied so far; a command at or below it is a repeat.
         events: inputs and outputs in order.
         more: True when the next key goes on with the same commit, which was too large for one message.
+        compacted: above 0 when the run has ended and this one key holds all of its events, so many of which had keys of their own
+            before; keys of the run that are still there repeat them.
     """
 
     run: int
     cause: int
     events: list[AnyInput | AnyOutput]
     more: bool = False
+    compacted: int = 0
     v: int = VERSION
+
+    @property
+    def decision(self) -> list[AnyInput | AnyOutput]:
+        """The events that were new in this key."""
+        return self.events[self.compacted :] if self.compacted else self.events
 
 
 _encoder = msgspec.json.Encoder()

@@ -33,6 +33,8 @@ from jetflow.core.values import args_from_body
 from jetflow.engine import faults
 from jetflow.engine.alarms import Alarms, now_ms
 from jetflow.engine.commands import CancelCommand, ChildNotice, Command, SignalCommand, StartCommand, TerminateCommand, TimerCommand
+from jetflow.engine.compaction import Closed, History
+from jetflow.engine.janitor import revisit
 from jetflow.engine.records import closed_record, running_record
 from jetflow.engine.signal_buffer import SignalBuffer, early_signal, store_early
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, NondeterminismError
@@ -100,6 +102,8 @@ class Actor:
         self._continued: ev.ContinuedAsNew | None = None
         self._told_closing = False
         self._closed_children: list[ev.ChildStarted] = []
+        self._history = History()
+        self._whole_at = 0
         self._accepted: ev.Parent | None = None
 
     # ---- what comes in
@@ -253,6 +257,7 @@ class Actor:
             if self._doubtful or self._is_doubtful(last):
                 await self._publish(_children_in(unsure), _signals_in(unsure), again=True)
             return
+        self._history.add([event for entry in entries for event in entry.commit.events], len(entries), sum(entry.size for entry in entries))
         machine = self.machine = self._new_machine(self._info)
         machine.replay(history, unfinished=last.commit.more)
         if isinstance(machine.closing, ev.ContinuedAsNew):
@@ -275,7 +280,7 @@ class Actor:
         if any(seq <= last.commit.cause for seq in self.unacked):
             return True
         own = (ev.TimerFired, ev.WaitTimedOut, ev.ActivityRetrying, ev.ActivityCompleted, ev.ActivityFailed)
-        return any(isinstance(event, own) for event in last.commit.events)
+        return any(isinstance(event, own) for event in last.commit.decision)
 
     def _info_of(self, started: ev.Started) -> RunInfo:
         return RunInfo(
@@ -347,11 +352,10 @@ class Actor:
                 self._feed(ev.CancelRequested(at=now_ms(), reason=payload.reason))
             elif self._closing is None:
                 self._feed(_terminated(payload))
-        return True
             elif payload.descend and self._info is not None:  # it has ended, and what it started may go on
                 await self.engine.end_children(self._info, await self._all_children(), descend=True)
+        return True
 
-    async def _on_start(self, command: Command, start: StartCommand) -> bool:
     def _is_meant(self, payload: CancelCommand | TerminateCommand) -> bool:
         """Whether a command is for this run, and not for another one of the same id."""
         if payload.parent is not None and (self._info is None or self._info.parent != payload.parent):
@@ -365,6 +369,7 @@ class Actor:
             return []
         return _children_of(await self.engine.timeline.run(self.engine.queue_token, self.id_token, last))
 
+    async def _on_start(self, command: Command, start: StartCommand) -> bool:
         if self._run == command.seq or self._is_same_child(start):
             self._told_closing = False
             await self._tell_accepted(start.parent)
@@ -375,6 +380,7 @@ class Actor:
         if self._closing is not None:  # an earlier run, whose record has expired
             self._closing, self._told_closing, self._closed_children = None, False, []
             self._signals.reset()
+            self._history, self._whole_at = History(), 0
         self._run = command.seq
         definition = self.engine.workflows.get(start.workflow_type)
         single = definition.signature.single if definition is not None else False
@@ -429,10 +435,10 @@ class Actor:
     async def _on_stranger(self, command: Command) -> None:
         """A command for a workflow that was never started, or whose record is long gone."""
         payload = command.payload
-        if isinstance(payload, CancelCommand):
-            reason = msgspec.Raw(msgspec.json.encode(payload.reason))
         if isinstance(payload, (CancelCommand, TerminateCommand)) and payload.parent is not None:
             return  # a parent's child that never began, or is long gone
+        if isinstance(payload, CancelCommand):
+            reason = msgspec.Raw(msgspec.json.encode(payload.reason))
             expires = command.delivery.stored_ms + DEFAULT_EXPIRE_MS
             await store_early(self.engine, self.id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
         elif isinstance(payload, TerminateCommand):
@@ -503,14 +509,14 @@ class Actor:
                 signal = item.signal
                 self._feed(ev.Signaled(index=operation.index, at=now_ms(), signal=signal.signal, seq=signal.seq, data=signal.data))
 
-    def _next_generation(self, closing: ev.ContinuedAsNew) -> None:
-        before = self.machine
     async def _end_generation(self) -> None:
         """The children of a generation end with it, as their policy says; telling them again after a crash changes nothing."""
         if self.machine is not None and self.machine.children:
             await self.engine.end_children(self.machine.info, self.machine.children, descend=False)
             faults.reach("after_notice")
 
+    def _next_generation(self, closing: ev.ContinuedAsNew) -> None:
+        before = self.machine
         assert before is not None
         cancelled = before.cancel_requested
         started = ev.Started(
@@ -539,12 +545,21 @@ class Actor:
             return
         decided, begun, ended, sent = machine.take()
         cause = max([self._cause, *(command.seq for command in self._held)])
-        for body in self._bodies(decided, cause):
+        closes = isinstance(machine.closing, ev.CLOSING)
+        whole = self._history.whole(self._run, cause, decided) if closes else None
+        bodies = self._bodies(decided, cause) if whole is None else [whole]
+        position = 0
+        for body in bodies:
             self.engine.check_ownership(self)
             faults.reach("before_commit")
-            await self.engine.timeline.append(self.engine.queue_token, self.id_token, self._seq + 1, body)
+            position = await self.engine.timeline.append(self.engine.queue_token, self.id_token, self._seq + 1, body)
+            self.engine.check_ownership(self)  # a late owner may have hit a key that compaction removed: nothing of it may follow
             self._seq += 1
             faults.reach("after_commit")
+        if closes and (whole is not None or self._history.keys + len(bodies) == 1):
+            self._whole_at = position
+        else:
+            self._history.add(decided, len(bodies), sum(len(body) for body in bodies))
         self._cause = cause
         self._uncommitted.clear()
         if self.dirty_since is None:
@@ -553,10 +568,10 @@ class Actor:
         if machine.closing is not None and not isinstance(machine.closing, ev.ContinuedAsNew):
             self._closing = machine.closing
             self._closed_children = machine.children
-        await self._effects(machine, begun, ended, sent)
-
             if isinstance(machine.closing, ev.Terminated) and machine.closing.descend and machine.info.generation > 1:
                 self._closed_children = await self._all_children()
+        await self._effects(machine, begun, ended, sent)
+
     def _bodies(self, events: list[Any], cause: int, *, more: bool = False) -> list[bytes]:
         """The commit's bytes, over several keys where it is too large for one message."""
         body = ev.encode_commit(ev.Commit(run=self._run, cause=cause, events=events, more=more))
@@ -663,6 +678,7 @@ class Actor:
         if self.dirty_since is not None or self._state_wanted or self._doubtful:
             await self._put_state(machine)
         self._doubtful = False
+        self._history.rest()
         held, self._held = self._held, []
         self._ack(held)
         self.engine.note_idle(self)
@@ -674,6 +690,7 @@ class Actor:
 
     async def _rest_closed(self) -> None:
         """The run has ended: whoever waits is told, then its commands are acked."""
+        newly, before = not self._told_closing, self.machine is None
         if not self._told_closing and self._info is not None:
             await self.engine.tell_closing(self._info, self._closing, self._closed_children)
             faults.reach("after_notice")
@@ -686,7 +703,11 @@ class Actor:
         self._held += self._signals.discard()
         held, self._held = self._held, []
         self._ack(held)
+        if newly and self._seq > 1 and self._history.fits:
+            self.engine.compaction.add(Closed(self.id_token, self._seq, self._whole_at))
         if not self._mailbox:
+            if before:
+                self.engine.background(revisit(self.engine, self.id_token))
             self.drop()
 
     async def _record_is_behind(self) -> bool:
@@ -745,7 +766,7 @@ def _last_decision(entries: list[Entry]) -> list[Any]:
     first = len(entries) - 1
     while first > 0 and entries[first - 1].commit.more:
         first -= 1
-    return [event for entry in entries[first:] for event in entry.commit.events]
+    return [event for entry in entries[first:] for event in entry.commit.decision]
 
 
 def _children_in(events: list[Any]) -> list[ev.ChildStarted]:

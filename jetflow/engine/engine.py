@@ -25,6 +25,7 @@ from jetflow.core.ids import partition_of, to_token
 from jetflow.core.machine import RunInfo
 from jetflow.engine.actor import Actor, OwnershipLostError
 from jetflow.engine.commands import ARGS, EXPIRE, ORIGIN, PARENT, ChildNotice, Command, StartCommand, check_body, understand
+from jetflow.engine.compaction import Compaction
 from jetflow.engine.ownership import Ownership
 from jetflow.engine.records import parked_record, termination
 from jetflow.engine.steps import StepRunner
@@ -82,6 +83,7 @@ class Engine:
         self._actors: dict[str, Actor] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._dirty: dict[Actor, None] = {}
+        self.compaction = Compaction(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._background_slots = asyncio.Semaphore(MAX_BACKGROUND)
 

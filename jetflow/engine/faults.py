@@ -21,10 +21,14 @@ POINTS = (
     "before_ack",
 )
 """In the order a command meets them."""
+TASK_POINTS = ("before_outcome", "after_outcome")
+"""Those that a task of a remote activity meets."""
+TIDYING = ("before_compaction", "after_compaction", "before_purge")
+"""What comes after a run has ended, and after its record has expired."""
 
 _point, _, _count = os.environ.get("JETFLOW_FAULT", "").partition(":")
-if _point and _point not in POINTS:
-    raise ValueError(f"JETFLOW_FAULT names {_point!r}; the places are {', '.join(POINTS)}")
+if _point and _point not in POINTS + TIDYING:
+    raise ValueError(f"JETFLOW_FAULT names {_point!r}; the places are {', '.join(POINTS + TIDYING)}")
 _left = int(_count or 1)
 
 

@@ -1,0 +1,148 @@
+"""Runs that have ended become one timeline key, in the background and never in a hurry.
+
+A run that ends in the process that began it, without having rested, has its whole history here: its closing commit then
+is that one key already. Another one is read back, and its last key written anew. Either way the last key has everything
+before the others go, so that a crash leaves the whole history in one form or in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jetflow.broker.timeline import MAX_COMPACTED, Entry
+from jetflow.core import events as ev
+from jetflow.engine import faults
+from jetflow.errors import BrokerError, ConflictError
+
+if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
+
+log = logging.getLogger("jetflow.worker")
+
+AT_ONCE = 4
+"""Runs compacted at once; more when very many wait."""
+MANY = 10_000
+
+
+class History:
+    """Events that a run has committed, as long as they may still become one key."""
+
+    __slots__ = ("events", "keys", "size")
+
+    def __init__(self) -> None:
+        self.events: list[Any] | None = []
+        self.keys = 0
+        self.size = 0
+
+    def add(self, events: Sequence[Any], keys: int, size: int) -> None:
+        """A commit of ``keys`` keys and so many bytes."""
+        self.keys += keys
+        self.size += size
+        if not self.fits:
+            self.events = None
+        elif self.events is not None:
+            self.events.extend(events)
+
+    def rest(self) -> None:
+        """Leaves the events to the broker; only how many there are is remembered."""
+        self.events = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it may become one key."""
+        return self.size <= MAX_COMPACTED
+
+    def whole(self, run: int, cause: int, closing: Sequence[Any]) -> bytes | None:
+        """The closing commit with all that came before it; None if it cannot be."""
+        if not self.keys or self.events is None:
+            return None
+        body = ev.encode_commit(ev.Commit(run=run, cause=cause, events=[*self.events, *closing], compacted=len(self.events)))
+        return body if len(body) <= MAX_COMPACTED else None
+
+
+class Closed(NamedTuple):
+    """A run that has ended with key ``seq``; ``position`` is that key's if it has the whole history already."""
+
+    id_token: str
+    seq: int
+    position: int = 0
+
+
+class Compaction:
+    """The queue of runs to compact. A run that a crash takes out of it keeps its keys until it expires."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: deque[Closed] = deque()
+        self._running = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def add(self, closed: Closed) -> None:
+        """Sees to it some time."""
+        self._queue.append(closed)
+        if self._running < AT_ONCE or len(self._queue) > MANY * (self._running - AT_ONCE + 1):
+            self._running += 1
+            self._empty.clear()
+            self._engine.spawn(self._run())
+
+    async def emptied(self, seconds: float) -> None:
+        """Waits until nothing is left to do, but not longer than so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            log.debug("%d runs are left uncompacted", len(self._queue))
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                closed = self._queue.popleft()
+                try:
+                    await self._compact(closed)
+                except BrokerError as error:
+                    log.debug("%s is left uncompacted: %s", closed.id_token, error)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._empty.set()
+
+    async def _compact(self, closed: Closed) -> None:
+        timeline, queue, id_token = self._engine.timeline, self._engine.queue_token, closed.id_token
+        faults.reach("before_compaction")
+        position = closed.position or await self._make_one(closed)
+        faults.reach("after_compaction")
+        if position and closed.seq > 1:
+            await timeline.remove(queue, id_token, position, only=1 if closed.seq == 2 else "*")
+
+    async def _make_one(self, closed: Closed) -> int:
+        """The position of the key that has the whole run; 0 if there is none."""
+        timeline, queue, id_token = self._engine.timeline, self._engine.queue_token, closed.id_token
+        last = await timeline.last(queue, id_token)
+        if last is None or last.seq != closed.seq or not isinstance(last.commit.events[-1], ev.CLOSING):
+            return 0
+        if last.commit.compacted:
+            return last.position
+        entries = await timeline.run(queue, id_token, last)
+        body = _one_key(entries)
+        if body is None:
+            return 0
+        try:
+            return await timeline.replace(queue, id_token, last.seq, body, last.position)
+        except ConflictError:  # somebody else did it
+            return 0
+
+
+def _one_key(entries: list[Entry]) -> bytes | None:
+    if sum(entry.size for entry in entries) > MAX_COMPACTED:
+        return None
+    last, first = entries[-1].commit, len(entries) - 1
+    while first > 0 and entries[first - 1].commit.more:  # the last decision may be spread over several keys
+        first -= 1
+    events = [event for entry in entries for event in entry.commit.events]
+    before = sum(len(entry.commit.events) for entry in entries[:first])
+    return ev.encode_commit(ev.Commit(run=last.run, cause=last.cause, events=events, compacted=before))

@@ -1,0 +1,159 @@
+"""Whatever is left of a run goes when its state record has expired.
+
+The record's TTL is the clock. The broker leaves a marker in its place; the worker that owns partition 0 of the task queue
+goes through the records and finds the markers, removes the run's timeline, signals and timers, and the marker last. It needs no
+part in ownership: every removal says up to which position of its stream, so that it can never touch what a newer run of the
+same id has written, however late it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from jetflow.broker.scan import TOLD_AGAIN, Scan, Seen
+from jetflow.broker.timeline import Entry
+from jetflow.broker.topology import MARKER_TTL
+from jetflow.core import events as ev
+from jetflow.core.ids import partition_of
+from jetflow.engine import faults
+from jetflow.errors import BrokerError
+
+if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
+
+log = logging.getLogger("jetflow.worker")
+
+EVERY = 1.0
+"""Seconds between two looks at the records."""
+BATCH = 1000
+AT_ONCE = 16
+"""Runs removed at once."""
+EMPTY = b"Nats-Msg-Size: 0\r\n"
+"""In the headers of a key without a value: a marker. Records are never empty."""
+OWN = b"Jetflow-Removed:"
+"""In the headers of what the janitor puts in a marker's place, which goes by itself."""
+
+
+class Janitor:
+    """Removes expired runs of one task queue, while this worker owns its partition 0."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        while True:
+            await self._turn_comes()
+            try:
+                await self._work()
+            except BrokerError as error:
+                log.debug("expired runs are left for later: %s", error)
+                await asyncio.sleep(TOLD_AGAIN + 1)
+
+    async def _turn_comes(self) -> None:
+        while not self._elected:
+            await asyncio.sleep(EVERY)
+
+    @property
+    def _elected(self) -> bool:
+        ownership = self._engine.ownership
+        return ownership is not None and 0 in ownership.partitions
+
+    async def _work(self) -> None:
+        engine, names = self._engine, self._engine.broker.names
+        records = Scan(engine.broker.lane, names.state_stream, f"{names.state_prefix}{engine.queue_token}.*", self._name, MARKER_TTL)
+        try:
+            if await records.open():
+                await self._sweep()  # nobody has looked for so long that markers may have gone unseen, or nobody ever has
+            while self._elected:
+                found = await records.batch(BATCH)
+                expired = [seen.subject.rpartition(".")[2] for seen in found if _is_marker(seen)]
+                await asyncio.gather(*(self._retire(id_token) for id_token in expired))
+                records.done()
+                if len(found) < BATCH:
+                    await asyncio.sleep(EVERY)
+        finally:
+            records.close()
+
+    @property
+    def _name(self) -> str:
+        return f"janitor-{self._engine.queue_token}"
+
+    async def _sweep(self) -> None:
+        """Looks for timelines without a record."""
+        engine, names = self._engine, self._engine.broker.names
+        keys = Scan(engine.broker.lane, names.timeline_stream, f"{names.timeline_prefix}{engine.queue_token}.*.*")
+        try:
+            await keys.open()
+            found, before = await keys.batch(BATCH), ""
+            while found:
+                ids = dict.fromkeys(seen.subject.split(".")[-2] for seen in found)
+                await asyncio.gather(*(self._retire_orphan(id_token) for id_token in ids if id_token != before))
+                before = next(reversed(ids))
+                found = await keys.batch(BATCH) if len(found) == BATCH else []
+        finally:
+            keys.close()
+
+    async def _retire_orphan(self, id_token: str) -> None:
+        async with self._places:
+            if await self._engine.states.get(self._engine.queue_token, id_token) is not None:
+                return
+        await self._retire(id_token)
+
+    async def _retire(self, id_token: str) -> None:
+        async with self._places:
+            await retire(self._engine, id_token)
+
+
+def _is_marker(seen: Seen) -> bool:
+    return EMPTY in seen.headers and OWN not in seen.headers
+
+
+async def revisit(engine: Engine, id_token: str) -> None:
+    """For an owner who found that a run has ended before: if its record is gone, so that the janitor may have come too early."""
+    if await engine.states.get(engine.queue_token, id_token, fresh=True) is None:
+        await retire(engine, id_token)
+
+
+async def retire(engine: Engine, id_token: str) -> bool:
+    """Removes what is left of an id whose last run has ended and whose record is gone; False if that is not so.
+
+    The order of the questions matters: a run whose commands are all acked had its record written, so that a record which is
+    not there has expired. While a command waits, its owner must still find the timeline, or it would take a repeated
+    start for a new one; the owner comes here again after it.
+    """
+    queue, names, lane = engine.queue_token, engine.broker.names, engine.broker.lane
+    last = await engine.timeline.last(queue, id_token)
+    if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
+        return False
+    partition = partition_of(queue, id_token, engine.broker.topology.partitions)
+    waiting = f"{names.namespace}.{partition}.{queue}.{id_token}.>"
+    if await lane.last_message(names.inbox_stream, waiting) is not None:
+        return False
+    record = await engine.states.newest(queue, id_token)
+    if record is not None and record.data:
+        return False
+    if last is not None:
+        if _has_timers(last):
+            await _remove_timers(engine, id_token, last)
+        faults.reach("before_purge")
+        await engine.timeline.remove(queue, id_token, last.position + 1)
+    if record is not None:
+        await engine.signals.remove_before(queue, id_token, record.time)
+        await engine.states.remove_marker(queue, id_token, record.seq)
+    return True
+
+
+async def _remove_timers(engine: Engine, id_token: str, last: Entry) -> None:
+    newest = await engine.timers.newest(engine.queue_token, id_token)
+    if newest and await engine.timeline.last(engine.queue_token, id_token) == last:  # so they are not those of a newer run
+        await engine.timers.cancel_all(engine.queue_token, id_token, newest + 1)
+
+
+def _has_timers(last: Entry) -> bool:
+    """Whether schedules of the run may be left."""
+    whole = last.commit.compacted or getattr(last.commit.events[0], "generation", 0) == 1
+    return not whole or any(getattr(event, "due", None) is not None for event in last.commit.events)
