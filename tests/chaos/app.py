@@ -13,7 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jetflow import Client, RetryPolicy, Worker, activity, condition, execute_child, sleep, start_child, workflow
+from jetflow import (
+    CancellationScope,
+    CancelledFailure,
+    Client,
+    RetryPolicy,
+    Worker,
+    activity,
+    condition,
+    execute_child,
+    sleep,
+    start_child,
+    workflow,
+)
 
 LOG = Path(os.environ.get("CHAOS_LOG", "/dev/null"))
 
@@ -91,7 +103,36 @@ async def one_slow_step(seconds: float) -> int:
     return await slow_add(1, 1, seconds)
 
 
-WORKFLOWS = [five_steps, everything, sleeper, one_slow_step]
+@workflow
+async def collect(count: int) -> list[Any]:
+    """So many signals in the order in which they came; a state in between that only the timeline keeps."""
+    return [await condition("n") for _ in range(count)]
+
+
+@workflow
+async def tree(depth: int, path: str, queues: list[str]) -> Any:
+    """A child started and a child waited for on every level, on task queues in turn; none of them ends by itself."""
+    if depth:
+        on = queues[depth % len(queues)]
+        await start_child(tree, depth - 1, f"{path}s", queues, workflow_id=f"{path}s", task_queue=on, parent_close_policy="abandon")
+        await execute_child(tree, depth - 1, f"{path}e", queues, workflow_id=f"{path}e", task_queue=on, parent_close_policy="cancel")
+    return await condition("go")
+
+
+@workflow
+async def cleans_up() -> str:
+    """Waits for ever; a cancel makes it clean up."""
+    try:
+        await condition("go")
+    except CancelledFailure as failure:
+        async with CancellationScope.non_cancellable():
+            await add(1, 1)
+            await sleep("1200ms")
+        return f"cleaned up: {failure.message}"
+    return "went on"
+
+
+WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, tree, cleans_up]
 ACTIVITIES = [add, slow_add, flaky_add]
 
 
