@@ -344,7 +344,7 @@ class Actor:
             self.engine.ack(command)  # a repeat of what was seen to before this run
             return False
         if isinstance(payload, TimerCommand):
-            self._on_timer(payload)
+            self._on_timer(command, payload)
         elif isinstance(payload, ChildNotice):
             self._on_child(command, payload)
         elif self._is_meant(payload):
@@ -444,9 +444,9 @@ class Actor:
         elif isinstance(payload, TerminateCommand):
             await self.engine.dead_letter(command.delivery, f"there is no workflow {self.workflow_id!r} to terminate")
 
-    def _on_timer(self, timer: TimerCommand) -> None:
+    def _on_timer(self, command: Command, timer: TimerCommand) -> None:
         due = self._alarms.due_at(timer.index)
-        if timer.run == self._run and due is not None and due <= timer.due:
+        if timer.run == self._run and due is not None and due <= min(timer.due, command.delivery.stored_ms):
             self._alarms.hasten(timer.index)  # due by the broker's clock, whatever ours says
 
     def _on_child(self, command: Command, notice: ChildNotice) -> None:
