@@ -5,19 +5,25 @@ and never again once its outcome is recorded.
 
     @activity(retry=RetryPolicy(maximum_attempts=5, non_retryable=["CardDeclined"]), start_to_close_timeout="30s")
     async def charge(order: Order) -> Receipt: ...
+
+It runs in the workflow's own worker. With ``task_queue=`` it runs on the workers of that queue, which need no workflows;
+``docs/remote-activities.md`` has the rest.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, overload
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from jetflow.core.definitions import ActivityDefinition, RetryPolicy, activity_options
 from jetflow.core.durations import Duration
-from jetflow.errors import JetflowError
+from jetflow.core.events import NULL
+from jetflow.core.values import encode
+from jetflow.errors import CancelledFailure, JetflowError, PayloadTooLargeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +37,7 @@ class ActivityInfo(Struct, frozen=True):
         workflow_id, task_queue, run_id: the workflow it belongs to.
         index: its place among the run's operations.
         attempt: 1 for the first execution.
+        heartbeat_details: what the attempt before said last with ``heartbeat(details)``, as plain JSON types; None for nothing.
         idempotency_key: the same for every attempt of this step and for no other step; give it to the services you call.
     """
 
@@ -40,13 +47,39 @@ class ActivityInfo(Struct, frozen=True):
     run_id: str
     index: int
     attempt: int = 1
+    heartbeat_details: Any = None
 
     @property
     def idempotency_key(self) -> str:
         return f"{self.task_queue}/{self.workflow_id}/{self.run_id}/{self.index}"
 
 
-current: ContextVar[ActivityInfo] = ContextVar("jetflow_activity")
+MAX_DETAILS = 8 * 1024
+"""Bytes of a heartbeat's details; they travel with the next attempt's task."""
+
+
+class Attempt:
+    """One execution under way, as it and its runner both see it.
+
+    Attributes:
+        info: which one.
+        details: the JSON of what a heartbeat said last, also of the attempt before.
+        beat_at: when it last said that it is there, by ``time.monotonic()``.
+        over: why nobody waits for it any more; None while somebody does.
+        on_beat: called after each heartbeat, perhaps in the activity's thread.
+    """
+
+    __slots__ = ("beat_at", "details", "info", "on_beat", "over")
+
+    def __init__(self, info: ActivityInfo, details: Raw = NULL) -> None:
+        self.info = info
+        self.details = details
+        self.beat_at = 0.0
+        self.over: str | None = None
+        self.on_beat: Callable[[], None] | None = None
+
+
+current: ContextVar[Attempt] = ContextVar("jetflow_activity")
 
 
 def info() -> ActivityInfo:
@@ -56,15 +89,44 @@ def info() -> ActivityInfo:
         JetflowError: when called outside an activity.
     """
     try:
-        return current.get()
+        return current.get().info
     except LookupError:
         raise JetflowError("activity.info() can only be called inside a running @activity function") from None
 
 
+def heartbeat(details: Any = None) -> None:
+    """Says that the activity is still at work; ``heartbeat_timeout`` is how long it may be silent.
+
+    Args:
+        details: where it stands, for the next attempt should this one fail: there they are ``activity.info().heartbeat_details``.
+            At most 8 KiB as JSON. Not given: those of the heartbeat before stay.
+
+    Raises:
+        CancelledFailure: nobody waits for this attempt any more: it took too long, its workflow has ended, or its worker stops.
+            An async activity is cancelled anyway; for one in a thread this is how it comes to know.
+        JetflowError: when called outside an activity.
+    """
+    try:
+        attempt = current.get()
+    except LookupError:
+        raise JetflowError("activity.heartbeat() can only be called inside a running @activity function") from None
+    if attempt.over is not None:
+        raise CancelledFailure(f"attempt {attempt.info.attempt} of activity {attempt.info.activity_type!r} is over: {attempt.over}")
+    if details is not None:
+        encoded = encode(details, "heartbeat details")
+        if len(bytes(encoded)) > MAX_DETAILS:
+            raise PayloadTooLargeError("the details of a heartbeat", len(bytes(encoded)), MAX_DETAILS)
+        attempt.details = encoded
+    attempt.beat_at = time.monotonic()
+    if attempt.on_beat is not None:
+        attempt.on_beat()
+
+
 class _ActivityDecorator:
-    """``@activity``, and ``activity.info()``."""
+    """``@activity``, ``activity.info()`` and ``activity.heartbeat()``."""
 
     info = staticmethod(info)
+    heartbeat = staticmethod(heartbeat)
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> ActivityDefinition[P, R]: ...
@@ -78,6 +140,7 @@ class _ActivityDecorator:
         retry: RetryPolicy | None = None,
         start_to_close_timeout: Duration | None = None,
         schedule_to_close_timeout: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
         task_queue: str | None = None,
     ) -> Callable[[Callable[P, Any]], ActivityDefinition[P, Any]]: ...
     def __call__(self, function: Any = None, *, name: str | None = None, **options: Any) -> Any:
@@ -87,8 +150,9 @@ class _ActivityDecorator:
             function: the function, when used without parentheses.
             name: the activity type on the wire; the function's name when not given.
             options: ``retry``: a ``RetryPolicy``; ``start_to_close_timeout``: the longest one attempt may take;
-                ``schedule_to_close_timeout``: the longest all attempts together may take; ``task_queue``: where it runs, the
-                workflow's own worker when not given.
+                ``schedule_to_close_timeout``: the longest all attempts together may take; ``heartbeat_timeout``: the longest
+                an attempt may go without ``activity.heartbeat()``; ``task_queue``: whose workers run it, the workflow's own
+                worker when not given.
         """
         chosen = activity_options(**options)
         if function is None:

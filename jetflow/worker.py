@@ -30,6 +30,7 @@ from jetflow.engine.actor import now_ms
 from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
 from jetflow.engine.janitor import Janitor
 from jetflow.engine.ownership import Ownership
+from jetflow.engine.remote import TaskRunner
 from jetflow.engine.steps import StepRunner
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
 
@@ -43,6 +44,7 @@ COMPACTION_GRACE = 5
 """Seconds for what has ended to become one timeline key before the worker goes."""
 READY_TIMEOUT = 15
 DEFAULT_EXPIRE: Duration = "7d"
+MIN_LEASE = 0.5
 
 
 class Worker:
@@ -53,12 +55,16 @@ class Worker:
         task_queue: which queue.
         workflows: functions made by ``@workflow``, or plain async functions.
         activities: functions made by ``@activity``, or plain functions.
-        max_concurrent_activities: attempts under way at once.
+        max_concurrent_activities: attempts under way at once, of the worker's own workflows and of others together.
         max_concurrent_commands: commands taken from the broker and not yet acked, at most.
         max_cached_workflows: resting workflows kept in memory; the others are rebuilt when something comes for them.
         default_expire: how long the record of a workflow is kept after it ends; None for ever.
         graceful_timeout: how long running activities may finish when the worker stops or gives up partitions.
         threads: for activities that are plain functions.
+        activity_lease: how long a remote activity is left to a worker that is silent, before another one gets it; leases of
+            running ones are extended by themselves. The first worker to serve an activity sets it.
+
+    Without workflows it serves activities only: those that workflows send to its task queue.
 
     Raises:
         RegistrationError: two definitions of one name, or a function that cannot be served.
@@ -77,6 +83,7 @@ class Worker:
         default_expire: Duration | None = DEFAULT_EXPIRE,
         graceful_timeout: Duration = "10s",
         threads: int = 32,
+        activity_lease: Duration = "30s",
     ) -> None:
         to_token(task_queue, "task queue")
         for name, number in (("max_concurrent_activities", max_concurrent_activities), ("max_concurrent_commands", max_concurrent_commands),
@@ -88,14 +95,17 @@ class Worker:
         self.worker_id = secrets.token_hex(6)
         self._workflows: dict[str, WorkflowDefinition[Any, Any]] = _registry(workflows, as_workflow, "workflow")
         self._activities: dict[str, ActivityDefinition[Any, Any]] = _registry(activities, as_activity, "activity")
-        if not self._workflows:
-            raise RegistrationError(f"a worker needs at least one workflow to serve on task queue {task_queue!r}")
+        if not self._workflows and not self._activities:
+            raise RegistrationError(f"a worker needs at least one workflow or activity to serve on task queue {task_queue!r}")
         self._max_activities = max_concurrent_activities
         self._max_commands = max_concurrent_commands
         self._max_cached = max_cached_workflows
         self._default_expire = None if default_expire is None else to_ms(default_expire, "default_expire")
         self._grace = to_ms(graceful_timeout, "graceful_timeout") / 1000
         self._threads = threads
+        self._lease = to_ms(activity_lease, "activity_lease") / 1000
+        if self._lease < MIN_LEASE:
+            raise InvalidInputError(f"activity_lease must be at least {MIN_LEASE:g} s, not {self._lease:g} s")
         self._tasks: list[asyncio.Task[Any]] = []
         self._stopped: asyncio.Task[None] | None = None
 
@@ -115,6 +125,11 @@ class Worker:
     def partitions(self) -> int:
         """Partitions of the task queue that this worker owns now."""
         return len(self._ownership.partitions) if self._tasks else 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything that can come: it owns partitions, or without workflows can be given every activity of its queue."""
+        return bool(self._tasks) and (self.partitions > 0 if self._workflows else self._remote.ready)
 
     # ---- life
 
@@ -151,9 +166,14 @@ class Worker:
             before_begin=self._engine.take_over,
             release=lambda partitions, force: self._engine.release(partitions, force, self._grace),
         )
+        self._remote = TaskRunner(broker, self.task_queue, self._activities, runner, limit=self._max_activities, lease=self._lease)
         self._heart.start()
-        self._tasks = [asyncio.create_task(work) for work in (self._ownership.run(), self._sweep(), Janitor(self._engine).run())]
-        log.info("worker %s serves %s: workflows %s", self.worker_id, self.task_queue, ", ".join(sorted(self._workflows)))
+        await self._remote.start(at_once=not self._workflows)
+        # without workflows it owns nothing, and no actor ever comes to be
+        works = (self._ownership.run(), self._sweep(), Janitor(self._engine).run()) if self._workflows else (self._sweep(),)
+        self._tasks = [asyncio.create_task(work) for work in works]
+        workflows, activities = ", ".join(sorted(self._workflows)) or "none", ", ".join(sorted(self._activities)) or "none"
+        log.info("worker %s serves %s: workflows %s; activities %s", self.worker_id, self.task_queue, workflows, activities)
 
     async def stop(self) -> None:
         """Finishes running activities within the graceful timeout, hands everything over, and ends."""
@@ -165,10 +185,7 @@ class Worker:
         for task in self._tasks[:1]:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        try:
-            await self._ownership.stop()
-        except BrokerError as error:
-            log.warning("the worker stops without handing over: %s", error)
+        await asyncio.gather(self._hand_over(), self._remote.stop(self._grace))
         for task in self._tasks[1:]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -178,12 +195,21 @@ class Worker:
         self._pool.shutdown(wait=False, cancel_futures=True)
         log.info("worker %s has stopped", self.worker_id)
 
+    async def _hand_over(self) -> None:
+        if not self._workflows:
+            return
+        try:
+            await self._ownership.stop()
+        except BrokerError as error:
+            log.warning("the worker stops without handing over: %s", error)
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_EVERY)
             self._heart.tick()
             self._engine.sweep()
             self._ownership.refill()
+            self._remote.refill()
 
     async def _heart_connection(self) -> tuple[Wire, Lane]:
         wire = await self.client.another_wire(f"heart/{self.task_queue}")

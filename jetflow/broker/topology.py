@@ -21,6 +21,9 @@ DUPLICATE_WINDOW = 60
 HEARTBEAT_TTL = 30
 """Seconds a worker's last heartbeat stays in its bucket; liveness is decided much earlier, by those who listen."""
 
+DETAILS_TTL = 86_400
+"""Seconds that what a running task said last is kept for the worker that takes it over."""
+
 MARKER_TTL = 30 * 86_400
 """Seconds that the marker of an expired state record waits for a janitor; after that only its sweep finds what the run left."""
 
@@ -44,6 +47,12 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
         "duplicate_window": DUPLICATE_WINDOW * SECOND,
         "description": "jetflow inbox: commands, by partition, task queue and workflow",
     }
+    tasks = {
+        "subjects": [f"{ns}_task.>"],
+        "retention": "workqueue",
+        "duplicate_window": DUPLICATE_WINDOW * SECOND,
+        "description": "jetflow tasks: attempts of activities for other workers, by task queue and activity",
+    }
     dead = {
         "subjects": [f"{ns}_dead.>"],
         "retention": "limits",
@@ -59,9 +68,10 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
         names.timeline_bucket: {"description": "jetflow timeline: one key is one commit"},
         names.signal_bucket: {"description": "jetflow signals that nobody waits for yet"},
         names.worker_bucket: {"max_age": HEARTBEAT_TTL * SECOND, "description": "jetflow workers: heartbeats"},
+        names.heartbeat_bucket: {"max_age": DETAILS_TTL * SECOND, "description": "jetflow heartbeats: what running tasks said last"},
     }
     common: dict[str, Any] = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
-    configs = {names.inbox_stream: common | inbox, names.dead_stream: common | dead}
+    configs = {names.inbox_stream: common | inbox, names.task_stream: common | tasks, names.dead_stream: common | dead}
     for bucket, extra in buckets.items():
         configs[f"KV_{bucket}"] = common | {
             "subjects": [f"$KV.{bucket}.>"],

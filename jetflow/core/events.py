@@ -63,13 +63,21 @@ class Started(Input, tag="started"):
 
 
 class ActivityRetrying(Input, tag="activity_retrying"):
-    """An attempt failed and the next one is due later."""
+    """An attempt failed and the next one is due later; ``details`` is what a heartbeat said last."""
 
     index: int
     at: int
     attempt: int
     due: int
     failure: Failure
+    details: Raw = NULL
+
+
+class ActivityQueued(Input, tag="activity_queued"):
+    """The owner does not have the activity: from here on it goes through the task stream of the workflow's own queue."""
+
+    index: int
+    at: int
 
 
 class ActivityCompleted(Input, tag="activity_completed"):
@@ -231,6 +239,7 @@ class ContinuedAsNew(Output, tag="continued_as_new"):
 AnyInput = (
     Started
     | ActivityRetrying
+    | ActivityQueued
     | ActivityCompleted
     | ActivityFailed
     | TimerFired

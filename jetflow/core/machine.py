@@ -59,10 +59,12 @@ class Operation:
         index: its place among the run's operations, from 1.
         event: the output that recorded it.
         attempt: attempts of an activity that are known to have failed, the last of them with ``failure``.
+        details: what the last heartbeat of a failed attempt said.
+        remote: an activity that runs on other workers, or on whichever takes its task.
         due: when it fires by itself, ms since the epoch; None for never.
     """
 
-    __slots__ = ("attempt", "cancellable", "decode", "due", "event", "failure", "future", "handle", "index", "options")
+    __slots__ = ("attempt", "cancellable", "decode", "details", "due", "event", "failure", "future", "handle", "index", "options", "remote")
 
     def __init__(self, event: Any, future: WorkflowFuture | None, cancellable: bool) -> None:
         self.index: int = event.index
@@ -74,6 +76,8 @@ class Operation:
         self.options: Any = None
         self.attempt = 0
         self.failure: Failure | None = None
+        self.details: Raw = ev.NULL
+        self.remote: bool = type(event) is ev.ActivityScheduled and event.task_queue is not None
         self.due: int | None = getattr(event, "due", None)
 
 
@@ -259,6 +263,10 @@ class Machine:
     def _on_retrying(self, event: ev.ActivityRetrying) -> None:
         operation = self._awaited(event.index)
         operation.attempt, operation.due, operation.failure = event.attempt, event.due, event.failure
+        operation.details = event.details
+
+    def _on_queued(self, event: ev.ActivityQueued) -> None:
+        self._awaited(event.index).remote = True
 
     def _on_result(self, event: ev.ActivityCompleted | ev.ChildCompleted | ev.Signaled) -> None:
         operation = self._resolve(event.index)
@@ -674,6 +682,7 @@ _PAYLOADS: dict[type, str] = {
 _APPLY: dict[type, Callable[[Machine, Any], None]] = {
     ev.Started: Machine._on_started,
     ev.ActivityRetrying: Machine._on_retrying,
+    ev.ActivityQueued: Machine._on_queued,
     ev.ActivityCompleted: Machine._on_result,
     ev.ActivityFailed: Machine._on_activity_failed,
     ev.TimerFired: Machine._on_timer_fired,

@@ -32,8 +32,9 @@ from jetflow.core.machine import Machine, Operation, RunInfo, last_generation
 from jetflow.core.values import args_from_body
 from jetflow.engine import faults
 from jetflow.engine.alarms import Alarms, now_ms
-from jetflow.engine.commands import CancelCommand, ChildNotice, Command, SignalCommand, StartCommand, TerminateCommand, TimerCommand
+from jetflow.engine.commands import CancelCommand, ChildNotice, Command, SignalCommand, StartCommand, TaskOutcome, TerminateCommand, TimerCommand
 from jetflow.engine.compaction import Closed, History
+from jetflow.engine.dispatch import closes_at, event_of, out_of_time
 from jetflow.engine.janitor import revisit
 from jetflow.engine.records import closed_record, running_record
 from jetflow.engine.signal_buffer import SignalBuffer, early_signal, store_early
@@ -105,6 +106,7 @@ class Actor:
         self._history = History()
         self._whole_at = 0
         self._accepted: ev.Parent | None = None
+        self._tasks_due: dict[int, bool] = {}
 
     # ---- what comes in
 
@@ -187,6 +189,8 @@ class Actor:
                 await self._open()
             await self._apply()
             await self._commit()
+            if self._tasks_due:
+                await self._publish_tasks()
             await self._rest()
         except (ConflictError, BrokerUnavailableError) as problem:
             log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
@@ -272,6 +276,10 @@ class Actor:
         if not doubtful:
             self._alarms.scheduled(set(self._alarms.unscheduled))
         else:
+            for event in unsure:
+                operation = machine.pending.get(event.index) if isinstance(event, (ev.ActivityScheduled, ev.ActivityQueued)) else None
+                if operation is not None and operation.remote and operation.due is None:
+                    self._tasks_due[operation.index] = True
             begun = [child for child in _children_in(unsure) if child.index in machine.pending]
             await self._publish(begun, _signals_in(unsure), again=True)
 
@@ -347,6 +355,8 @@ class Actor:
             self._on_timer(command, payload)
         elif isinstance(payload, ChildNotice):
             self._on_child(command, payload)
+        elif isinstance(payload, TaskOutcome):
+            self._on_task_outcome(command.index, payload)
         elif self._is_meant(payload):
             if isinstance(payload, CancelCommand):
                 self._feed(ev.CancelRequested(at=now_ms(), reason=payload.reason))
@@ -463,6 +473,14 @@ class Actor:
         else:
             self._feed(ev.ChildFailed(index=index, at=at, failure=notice.failure or Failure("UnknownFailure")))
 
+    def _on_task_outcome(self, index: int, outcome: TaskOutcome) -> None:
+        operation = self.machine.pending.get(index) if self.machine is not None else None
+        if operation is None or not operation.remote or outcome.run != self._run or outcome.attempt != operation.attempt + 1:
+            return  # a repeat, or too late
+        self._feed(event_of(outcome, operation))
+        if index not in self.machine.pending:  # type: ignore[union-attr]
+            self._forget_alarm(index)
+
     def _feed(self, event: Any) -> None:
         machine = self.machine
         if machine is None or self._continued is not None or not machine.feed(event):
@@ -486,8 +504,13 @@ class Actor:
                 self._feed(ev.TimerFired(index=index, at=at))
             elif isinstance(operation.event, ev.WaitStarted):
                 self._feed(ev.WaitTimedOut(index=index, at=at))
-            else:
+            elif not operation.remote:
                 self._launch(operation)
+            elif (closes := closes_at(operation)) is not None and closes <= now:
+                self._feed(out_of_time(operation, at))
+                self.engine.dispatch.end(machine.info, [operation], closed=False)
+            else:
+                self._queue(operation, again=True)
 
     async def _match_signals(self) -> None:
         """Gives buffered signals to the waits they are for, oldest first."""
@@ -543,6 +566,9 @@ class Actor:
         if machine is None or not machine.decided:
             self._uncommitted.clear()
             return
+        for operation in machine.begun:
+            if not operation.remote and type(operation.event) is ev.ActivityScheduled and not self.engine.runner.knows(operation.event.name):
+                self._feed(ev.ActivityQueued(index=operation.index, at=now_ms()))
         decided, begun, ended, sent = machine.take()
         cause = max([self._cause, *(command.seq for command in self._held)])
         closes = isinstance(machine.closing, ev.CLOSING)
@@ -590,8 +616,9 @@ class Actor:
             step = self.steps.pop(operation.index, None)
             if step is not None:
                 step.cancel()
-            if self._alarms.forget(operation.index):
-                self.engine.background(self.engine.timers.cancel(self.engine.queue_token, self.id_token, operation.index))
+            self._forget_alarm(operation.index)
+        if any(operation.remote for operation in ended):
+            self.engine.dispatch.end(machine.info, [operation for operation in ended if operation.remote], closed=self._closing is not None)
         for operation in begun:
             if operation.index in machine.pending:
                 self._follow(operation)
@@ -606,27 +633,51 @@ class Actor:
             starts = [self.engine.start_child(info, child, check_first=again) for child in children]
             await asyncio.gather(*starts, *(self.engine.send_signal(self, signal) for signal in sent))
 
+    async def _publish_tasks(self) -> None:
+        """Attempts for other workers, once all that led to them is committed."""
+        due, self._tasks_due = self._tasks_due, {}
+        machine = self.machine
+        if machine is not None and machine.closing is None:
+            wanted = [(machine.pending[index], again) for index, again in due.items() if index in machine.pending]
+            await self.engine.dispatch.publish(machine.info, wanted)
+
+    def _forget_alarm(self, index: int) -> None:
+        if self._alarms.forget(index):
+            self.engine.background(self.engine.timers.cancel(self.engine.queue_token, self.id_token, index))
+
     def _follow(self, operation: Operation, *, maybe_scheduled: bool = False) -> None:
         """Sees to a pending operation in this process: runs the activity, watches the clock."""
         if operation.due is not None:
             self._alarms.watch(operation.index, operation.due, maybe_scheduled=maybe_scheduled)
+        elif operation.remote:
+            if not maybe_scheduled:
+                self._queue(operation, again=False)
+            elif (closes := closes_at(operation)) is not None:
+                self._alarms.watch(operation.index, closes, maybe_scheduled=True)
         elif isinstance(operation.event, ev.ActivityScheduled):
             self._launch(operation)
+
+    def _queue(self, operation: Operation, *, again: bool) -> None:
+        """The next attempt is for whoever takes its task, for as long as it may take."""
+        self._tasks_due[operation.index] = again
+        closes = closes_at(operation)
+        if closes is not None:
+            self._alarms.watch(operation.index, closes)
 
     def _launch(self, operation: Operation) -> None:
         index, scheduled = operation.index, operation.event
         if index in self.steps or self.draining or any(outcome.index == index for outcome in self._outcomes):
             return
         if not self.engine.runner.knows(scheduled.name):
-            assert self._info is not None
-            message = f"activity {scheduled.name!r} waits for a worker of task queue {self.engine.task_queue!r} that has it"
-            raise CannotGoOnError("UnknownActivity", message, self._info)
+            self._feed(ev.ActivityQueued(index=index, at=now_ms()))
+            self._queue(operation, again=False)
+            return
         info = ActivityInfo(scheduled.name, self.workflow_id, self.engine.task_queue, str(self._run), index)
         options = operation.options if operation.options is not None else ActivityOptions()
-        self.steps[index] = asyncio.create_task(self._step(scheduled, options, info, operation.attempt))
+        self.steps[index] = asyncio.create_task(self._step(scheduled, options, info, operation))
 
-    async def _step(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, attempt: int) -> None:
-        outcome = await self.engine.runner.run(scheduled, options, info, attempt)
+    async def _step(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
+        outcome = await self.engine.runner.run(scheduled, options, info, operation.attempt, operation.details)
         if self.steps.pop(scheduled.index, None) is not None and self._alive:
             self._outcomes.append(outcome)
             self.wake()

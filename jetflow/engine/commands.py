@@ -11,7 +11,7 @@ from jetflow.broker.pull import Delivery
 from jetflow.broker.wire import parse_headers
 from jetflow.core.durations import to_ms
 from jetflow.core.events import NULL, Parent
-from jetflow.core.failures import Failure
+from jetflow.core.failures import UNKNOWN, Failure
 from jetflow.core.ids import from_token
 from jetflow.core.values import as_json, decode
 from jetflow.errors import InvalidInputError, PayloadTooLargeError
@@ -83,7 +83,29 @@ class ChildNotice(Struct, omit_defaults=True):
     failure: Failure | None = None
 
 
-Payload = StartCommand | SignalCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice
+class TaskFailure(Struct):
+    """What a task's worker tells of a failed attempt. ``bases``: names of the error's further types, for the retry policy."""
+
+    type: str = "Error"
+    message: str = ""
+    code: int = UNKNOWN
+    stack: str = ""
+    cause: Failure | None = None
+    bases: list[str] = []
+    non_retryable: bool = False
+
+
+class TaskOutcome(Struct):
+    """Body of an ``activity.<index>`` command: what became of an attempt that ran elsewhere. Without ``failure`` it completed."""
+
+    run: int
+    attempt: int
+    result: Raw = NULL
+    failure: TaskFailure | None = None
+    details: Raw = NULL
+
+
+Payload = StartCommand | SignalCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice | TaskOutcome
 
 
 class Command:
@@ -133,7 +155,7 @@ def understand(delivery: Delivery) -> Command:
         payload = read(name, delivery.data, headers)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInputError(f"body of {kind}: {error}") from error
-    index = _index(name) if kind in ("timer", "child") else 0
+    index = _index(name) if kind in ("timer", "child", "activity") else 0
     return Command(delivery, id_token, workflow_id, payload, index)
 
 
@@ -204,6 +226,11 @@ def _child(_name: str, body: bytes, _headers: dict[str, str]) -> ChildNotice:
     return msgspec.json.decode(body, type=ChildNotice)
 
 
+def _activity(_name: str, body: bytes, _headers: dict[str, str]) -> TaskOutcome:
+    decode(body, "the outcome of an activity")
+    return msgspec.json.decode(body, type=TaskOutcome)
+
+
 def _index(name: str) -> int:
     if not name.isdigit() or len(name) > 12:
         raise InvalidInputError(f"operation index {name[:20]!r} is not a number")
@@ -217,4 +244,5 @@ _READERS: dict[str, tuple[int, Any]] = {
     "terminate": (0, _terminate),
     "timer": (1, _timer),
     "child": (1, _child),
+    "activity": (1, _activity),
 }

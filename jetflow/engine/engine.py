@@ -15,6 +15,7 @@ from jetflow.broker.connection import Broker
 from jetflow.broker.pull import Delivery
 from jetflow.broker.signals import EarlySignals
 from jetflow.broker.state import StateStore
+from jetflow.broker.tasks import Tasks
 from jetflow.broker.timeline import Timeline
 from jetflow.broker.timers import Timers
 from jetflow.broker.wire import header_block
@@ -26,6 +27,7 @@ from jetflow.core.machine import RunInfo
 from jetflow.engine.actor import Actor, OwnershipLostError
 from jetflow.engine.commands import ARGS, EXPIRE, ORIGIN, PARENT, ChildNotice, Command, StartCommand, check_body, understand
 from jetflow.engine.compaction import Compaction
+from jetflow.engine.dispatch import Dispatch
 from jetflow.engine.ownership import Ownership
 from jetflow.engine.records import parked_record, termination
 from jetflow.engine.steps import StepRunner
@@ -75,6 +77,8 @@ class Engine:
         self.states = StateStore(lane, names)
         self.timers = Timers(lane, names)
         self.signals = EarlySignals(lane, names)
+        self.tasks = Tasks(lane, names)
+        self.dispatch = Dispatch(self)
         self.early: set[str] = set()
         self.ownership: Ownership | None = None
         self.unacked = 0

@@ -27,8 +27,8 @@ TIDYING = ("before_compaction", "after_compaction", "before_purge")
 """What comes after a run has ended, and after its record has expired."""
 
 _point, _, _count = os.environ.get("JETFLOW_FAULT", "").partition(":")
-if _point and _point not in POINTS + TIDYING:
-    raise ValueError(f"JETFLOW_FAULT names {_point!r}; the places are {', '.join(POINTS + TIDYING)}")
+if _point and _point not in POINTS + TASK_POINTS + TIDYING:
+    raise ValueError(f"JETFLOW_FAULT names {_point!r}; the places are {', '.join(POINTS + TASK_POINTS + TIDYING)}")
 _left = int(_count or 1)
 
 

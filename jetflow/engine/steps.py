@@ -13,12 +13,13 @@ from typing import Any
 from msgspec import Raw
 from msgspec.structs import replace
 
-from jetflow.activity import ActivityInfo
+from jetflow.activity import ActivityInfo, Attempt
 from jetflow.activity import current as current_activity
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions
-from jetflow.core.failures import ACTIVITY_TIMEOUT, FATAL, RETRIES_EXHAUSTED, is_retryable, to_failure
-from jetflow.core.values import encode
+from jetflow.core.failures import ACTIVITY_TIMEOUT, is_retryable, to_failure
+from jetflow.core.retries import after_failure
+from jetflow.core.values import decode, encode
 from jetflow.engine import faults
 from jetflow.errors import FailureError, InvalidInputError, NonRetryableError, PayloadTooLargeError
 
@@ -36,84 +37,133 @@ class StepRunner:
         threads: where sync functions run.
         limit: attempts under way at once.
         max_bytes: the largest result.
+
+    Attributes:
+        slots: one is held by each attempt under way.
     """
 
     def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Executor, limit: int, max_bytes: int) -> None:
         self._activities = activities
         self._threads = threads
-        self._slots = asyncio.Semaphore(limit)
+        self.slots = asyncio.Semaphore(limit)
         self._max_bytes = max_bytes
 
     def knows(self, name: str) -> bool:
         """Whether this worker has the activity."""
         return name in self._activities
 
-    async def run(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, failed_attempts: int) -> Outcome:
+    @property
+    def free(self) -> int:
+        """Slots that nobody has."""
+        return self.slots._value
+
+    async def run(
+        self, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, failed_attempts: int, details: Raw = ev.NULL
+    ) -> Outcome:
         """Executes attempts until one succeeds, the policy gives up, or a long backoff is due."""
-        definition = self._activities[scheduled.name]
         attempt = failed_attempts
         while True:
             attempt += 1
+            current = Attempt(info if attempt == 1 else _with_attempt(info, attempt, details), details)
             try:
-                result = await self._attempt(definition, scheduled, options, info, attempt)
+                async with self.slots:
+                    result = await self.execute(scheduled, options, current)
             except BaseException as error:  # SystemExit of user code too: it must not end the worker
                 if isinstance(error, KeyboardInterrupt) or _is_cancelled():
                     raise
-                outcome = self._after_failure(error, scheduled, options, attempt)
+                details = current.details
+                outcome = self._after_failure(error, scheduled, options, attempt, details)
             else:
                 return ev.ActivityCompleted(index=scheduled.index, at=_now(), result=result, attempt=attempt)
             if not isinstance(outcome, ev.ActivityRetrying) or options.retry.delay_ms(attempt) >= DURABLE_BACKOFF_MS:  # without its jitter
                 return outcome
             await asyncio.sleep((outcome.due - outcome.at) / 1000)
 
-    async def _attempt(
-        self, definition: ActivityDefinition[Any, Any], scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, attempt: int
-    ) -> Raw:
+    async def execute(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: Attempt) -> Raw:
+        """One attempt, for which the caller has a slot: its result as JSON, or what it raised."""
+        definition = self._activities[scheduled.name]
         args = definition.signature.decode_args(scheduled.input)
         timeout = _attempt_timeout(options, scheduled.at)
-        async with self._slots:
-            faults.reach("before_activity")
-            current_activity.set(info if attempt == 1 else _with_attempt(info, attempt))  # each step has a task, and a context, of its own
-            if timeout is None:
-                value = await self._call(definition, args)
-            else:
-                value = await self._call_within(definition, args, timeout)
-            faults.reach("after_activity")
+        faults.reach("before_activity")
+        current_activity.set(attempt)  # each step has a task, and a context, of its own
+        if timeout is None and options.heartbeat is None:
+            value = await self._call(definition, args, attempt)
+        else:
+            value = await self._call_within(definition, args, attempt, timeout, options.heartbeat)
+        faults.reach("after_activity")
         result = encode(value, f"activity {definition.name!r}, result")
         if len(bytes(result)) > self._max_bytes:
             raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(bytes(result)), self._max_bytes)
         return result
 
-    async def _call_within(self, definition: ActivityDefinition[Any, Any], args: Sequence[Any], timeout: float) -> Any:
-        scope = asyncio.timeout(timeout)
+    async def _call_within(
+        self, definition: ActivityDefinition[Any, Any], args: Sequence[Any], attempt: Attempt, timeout: float | None, heartbeat: int | None
+    ) -> Any:
+        scope, silence = asyncio.timeout(timeout), asyncio.timeout(None)
+        pulse = Pulse(attempt, silence, heartbeat / 1000) if heartbeat is not None else None
         try:
-            async with scope:
-                return await self._call(definition, args)
+            async with scope, silence:
+                return await self._call(definition, args, attempt)
         except TimeoutError as error:
+            if silence.expired():
+                attempt.over = "it was silent for too long"
+                raise HeartbeatTimeout(f"activity {definition.name!r} was silent for longer than {(heartbeat or 0) / 1000:g} s") from error
             if scope.expired():
+                attempt.over = "it took too long"
                 raise AttemptTimeout(f"activity {definition.name!r} took longer than {timeout:g} s") from error
             raise
+        finally:
+            if pulse is not None:
+                pulse.stop()
 
-    async def _call(self, definition: ActivityDefinition[Any, Any], args: Sequence[Any]) -> Any:
+    async def _call(self, definition: ActivityDefinition[Any, Any], args: Sequence[Any], attempt: Attempt) -> Any:
         if definition.is_async:
             return await definition.function(*args)
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
+        except asyncio.CancelledError:
+            attempt.over = attempt.over or "it was cancelled"  # the thread goes on until its next heartbeat
+            raise
 
     def _after_failure(
-        self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int
+        self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int, details: Raw
     ) -> ev.ActivityFailed | ev.ActivityRetrying:
-        now, policy = _now(), options.retry
+        now = _now()
+        retryable = not is_final(error) and is_retryable(error, options.retry.non_retryable)
         timed_out = isinstance(error, AttemptTimeout)
-        retryable = not isinstance(error, InvalidInputError) and is_retryable(error, policy.non_retryable)
-        if not retryable:
-            return _failed(scheduled, now, error, FATAL, attempt)
-        if not policy.allows(attempt):
-            return _failed(scheduled, now, error, ACTIVITY_TIMEOUT if timed_out else RETRIES_EXHAUSTED, attempt)
-        due = now + policy.delay_ms(attempt, random.random())
-        if options.schedule_to_close is not None and due >= scheduled.at + options.schedule_to_close:
-            return _failed(scheduled, now, error, ACTIVITY_TIMEOUT, attempt)
-        return ev.ActivityRetrying(index=scheduled.index, at=now, attempt=attempt, due=due, failure=to_failure(error))
+        due, code = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=random.random())
+        if due is None:
+            return _failed(scheduled, now, error, code, attempt)
+        return ev.ActivityRetrying(index=scheduled.index, at=now, attempt=attempt, due=due, failure=to_failure(error), details=details)
+
+
+class Pulse:
+    """Looks whether an attempt says often enough that it is at work."""
+
+    def __init__(self, attempt: Attempt, scope: asyncio.Timeout, limit: float) -> None:
+        self._attempt = attempt
+        self._scope = scope
+        self._limit = limit
+        attempt.beat_at = time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(limit, self._look)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = self._attempt.beat_at + self._limit - time.monotonic()
+        if left > 0:
+            self._timer = loop.call_later(left, self._look)
+        else:
+            self._scope.reschedule(loop.time())
+
+    def stop(self) -> None:
+        """The attempt has ended."""
+        self._timer.cancel()
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether an error is one that no other attempt would mend, whatever the policy says."""
+    return isinstance(error, (InvalidInputError, NonRetryableError))
 
 
 def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> Any:
@@ -132,6 +182,12 @@ def _is_cancelled() -> bool:
 class AttemptTimeout(Exception):  # noqa: N818 - shown to people as the failure's type
     """One attempt of an activity took longer than it may."""
 
+    code = ACTIVITY_TIMEOUT
+
+
+class HeartbeatTimeout(AttemptTimeout):
+    """One attempt of an activity was silent for longer than it may."""
+
 
 def _failed(scheduled: ev.ActivityScheduled, now: int, error: BaseException, code: int, attempt: int) -> ev.ActivityFailed:
     failure = to_failure(error, None if isinstance(error, NonRetryableError) else code)
@@ -149,8 +205,8 @@ def _attempt_timeout(options: ActivityOptions, scheduled_at: int) -> float | Non
     return min(limits) / 1000 if limits else None
 
 
-def _with_attempt(info: ActivityInfo, attempt: int) -> ActivityInfo:
-    return ActivityInfo(info.activity_type, info.workflow_id, info.task_queue, info.run_id, info.index, attempt)
+def _with_attempt(info: ActivityInfo, attempt: int, details: Raw) -> ActivityInfo:
+    return replace(info, attempt=attempt, heartbeat_details=decode(details, "heartbeat details"))
 
 
 def _now() -> int:
