@@ -287,7 +287,7 @@ class Actor:
         """Whether the effects of the last commit may never have been published."""
         if any(seq <= last.commit.cause for seq in self.unacked):
             return True
-        own = (ev.TimerFired, ev.WaitTimedOut, ev.ActivityRetrying, ev.ActivityCompleted, ev.ActivityFailed)
+        own = (ev.TimerFired, ev.WaitTimedOut, ev.ActivityRetrying, ev.ActivityQueued, ev.ActivityCompleted, ev.ActivityFailed)
         return any(isinstance(event, own) for event in last.commit.decision)
 
     def _info_of(self, started: ev.Started) -> RunInfo:
