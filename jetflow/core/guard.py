@@ -7,6 +7,7 @@ Python before 3.13 has no event for ``time.sleep``, before 3.12 none for threads
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 import threading
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jetflow.core.location import user_location
+from jetflow.core.location import is_border, user_location
 from jetflow.core.loop import running_threads
 from jetflow.errors import NotAllowedInWorkflowError
 
@@ -67,15 +68,16 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     if _for_python_itself():
         return
     what, fix = _REFUSED[event]
+    location = user_location() or asyncio.get_running_loop().machine.standing_at()  # type: ignore[attr-defined]
     if fix is None:
-        raise NotAllowedInWorkflowError(what, user_location())
-    raise NotAllowedInWorkflowError(what, user_location(), fix)
+        raise NotAllowedInWorkflowError(what, location)
+    raise NotAllowedInWorkflowError(what, location, fix)
 
 
 def _for_python_itself() -> bool:
     """True for what importing a module, showing source lines, a warning or a log handler does."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name != "_inside":
+    while frame is not None and not is_border(frame):
         if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OF_PYTHON:
             return True
         frame = frame.f_back  # type: ignore[assignment]

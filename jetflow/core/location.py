@@ -23,16 +23,18 @@ def is_user_file(filename: str) -> bool:
 
 
 def user_location() -> str:
-    """The innermost frame of user code on the current stack."""
-    return _of_frame(sys._getframe(1))
-
-
-def _of_frame(frame: FrameType | None) -> str:
-    while frame is not None:
+    """The innermost frame of workflow code on the current stack; empty when a task runs none, such as an activity by itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_border(frame):
         if is_user_file(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back
-    return "unknown place"
+    return ""
+
+
+def is_border(frame: FrameType) -> bool:
+    """True for the frame that lets workflow code run: whoever called it is outside."""
+    return frame.f_code.co_name == "_inside" and frame.f_code.co_filename.startswith(_OWN)
 
 
 def await_location(awaitable: Any) -> str:

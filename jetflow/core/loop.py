@@ -8,6 +8,7 @@ so that sets of them iterate the same way in every process, and asyncio's own se
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import logging
 import sys
@@ -192,6 +193,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         try:
             for _ in range(MAX_STOPS):
                 task.context.run(coro.throw, Stop())
+            log.warning("%s: code that catches BaseException does not let go, and stays in memory: %r", self.machine.info.workflow_id, coro)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))  # or it would run on, anywhere, when Python closes it
         except (Stop, StopIteration):
             pass
         except BaseException as error:
@@ -354,7 +357,7 @@ _BLOCKED = {
 
 def _refusal(method: str, what: str) -> Callable[..., Any]:
     def refuse(self: WorkflowLoop, *args: Any, **kwargs: Any) -> Any:
-        raise NotAllowedInWorkflowError(f"{what} (loop.{method})", user_location())
+        raise NotAllowedInWorkflowError(f"{what} (loop.{method})", user_location() or self.machine.standing_at())
 
     return refuse
 

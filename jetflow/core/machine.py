@@ -166,7 +166,7 @@ class Machine:
             while expected:
                 event = expected.popleft()
                 if not isinstance(event, ev.Input):
-                    self._mismatch(describe(event), "nothing", self._standing_at())
+                    self._mismatch(describe(event), "nothing", self.standing_at())
                 else:
                     self._apply(event)
                 if self._broken is not None:
@@ -332,7 +332,7 @@ class Machine:
     def _awaited(self, index: int) -> Operation:
         operation = self.pending.get(index)
         if operation is None:
-            self._mismatch(f"a result for operation {index}", "no such operation is pending", self._standing_at())
+            self._mismatch(f"a result for operation {index}", "no such operation is pending", self.standing_at())
             raise Stop
         return operation
 
@@ -403,7 +403,7 @@ class Machine:
         """Fails a run whose code never comes to wait."""
         error = NotAllowedInWorkflowError(
             f"running {steps:,} {what} without waiting for anything",
-            location or self._standing_at(),
+            location or self.standing_at(),
             "wait for a durable operation in the loop, and leave it on CancelledFailure",
         )
         self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
@@ -504,6 +504,7 @@ class Machine:
         else:
             try:
                 event = ev.SideEffect(index=index, at=self.now, value=encode(self.loop.outside(function), "side_effect value"))
+                self._check_size(event)
             except Exception as error:
                 event = ev.SideEffect(index=index, at=self.now, failure=to_failure(error))
         event = self._decide(event)
@@ -592,7 +593,7 @@ class Machine:
         self._check_size(event)  # refused at the time, so it is not in the record
         there = "nothing more at this point" if recorded is None or isinstance(recorded, ev.Input) else describe(recorded)
         why = f" ({event.failure.type}: {event.failure.message})" if isinstance(event, ev.Failed) else ""
-        location = user_location() if where is None else raised_at(where) if isinstance(where, BaseException) else end_of(where)
+        location = user_location() or self.standing_at() if where is None else raised_at(where) if isinstance(where, BaseException) else end_of(where)
         self._mismatch(there, describe(event) + why, location)
         raise Stop
 
@@ -606,7 +607,8 @@ class Machine:
             self._broken = NondeterminismError(recorded, attempted, location)
         self.halted = True
 
-    def _standing_at(self) -> str:
+    def standing_at(self) -> str:
+        """Where in its code the main function waits."""
         return await_location(self._main.get_coro()) if self._main is not None and not self._main.done() else "the end of the workflow"
 
     def _raise_if_cancelled(self) -> None:

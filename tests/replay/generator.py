@@ -24,8 +24,9 @@ import msgspec
 
 from jetflow.core import events as ev
 from jetflow.core.failures import Failure
+from jetflow.core.machine import Machine, RunInfo
 from tests.replay import shapes
-from tests.replay.driver import Run, check_prefix, check_unfinished, comparable, rebuild, recorded, state
+from tests.replay.driver import Run, check_prefix, check_unfinished, comparable, recorded, state
 
 MAX_TURNS = 60
 
@@ -128,14 +129,18 @@ def replay_recorded(path: str) -> int:
         kept = msgspec.json.decode(file.read())
     mismatches = 0
     for seed, commits, wanted in kept:
-        dice = random.Random(seed)
-        run = Run(shapes.interpreted, shapes.draw(dice, 4), workflow_id=f"shape-{seed}")
+        history = [recorded(commit) for commit in commits]
+        begun = history[0][0]
+        info = RunInfo(f"shape-{seed}", "q", "shape", 7, generation=begun.generation, started_at=begun.at)
+        machine = Machine(shapes.interpreted, info)
         try:
-            machine = rebuild(run, [recorded(commit) for commit in commits])
+            machine.replay(history)
             mismatches += json.loads(json.dumps(_known(machine))) != json.loads(wanted)
         except Exception:
             traceback.print_exc()
             mismatches += 1
+        finally:
+            machine.dispose()
     return mismatches
 
 
