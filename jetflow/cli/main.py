@@ -10,6 +10,7 @@ import typer
 
 import jetflow
 from jetflow.cli.commands import cancel, signal, terminate
+from jetflow.cli.dead_letters import drop_letter, list_letters, requeue_letter, show_letter
 from jetflow.cli.dev import dev
 from jetflow.cli.exits import exit_code_help
 from jetflow.cli.listing import list_workflows
@@ -82,6 +83,10 @@ def build() -> typer.Typer:
         (USE, "terminate", terminate),
     ):
         app.command(name, help=_teaching(function), rich_help_panel=panel)(function)
+    letters = typer.Typer(help="Commands that could not be understood: look, mend, send again, drop.", no_args_is_help=True)
+    for name, function in (("list", list_letters), ("show", show_letter), ("requeue", requeue_letter), ("drop", drop_letter)):
+        letters.command(name, help=_teaching(function))(function)
+    app.add_typer(letters, name="dead-letters", rich_help_panel=USE)
     return app
 
 

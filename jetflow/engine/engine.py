@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from jetflow.broker.connection import Broker
+from jetflow.broker.dead_letters import DeadLetters
 from jetflow.broker.pull import Delivery
 from jetflow.broker.signals import EarlySignals
 from jetflow.broker.state import StateStore
@@ -77,6 +78,7 @@ class Engine:
         self.states = StateStore(lane, names)
         self.timers = Timers(lane, names)
         self.signals = EarlySignals(lane, names)
+        self.dead_letters = DeadLetters(lane, names, broker.max_payload)
         self.tasks = Tasks(lane, names)
         self.dispatch = Dispatch(self)
         self.early: set[str] = set()
@@ -134,10 +136,7 @@ class Engine:
         tokens = delivery.subject.split(".")
         raw = ".".join([tokens[0], *tokens[2:]])
         log.warning("dead letter %s: %s", raw, reason)
-        text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
-        headers = header_block(Jetflow_Subject=raw, Jetflow_Reason=text[:900], Nats_Msg_Id=f"{self.namespace}-{delivery.seq}")
-        body = delivery.data[: self.broker.max_payload - len(headers)]  # all of it but for what the headers need
-        await self.broker.lane.publish(f"{self.broker.names.dead_prefix}{'.'.join(tokens[2:4])}", body, headers)
+        await self.dead_letters.write(raw, delivery.data, delivery.headers, reason, origin=delivery.seq)
 
     # ---- acks
 

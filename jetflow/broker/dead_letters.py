@@ -1,0 +1,136 @@
+"""Dead letters: commands that nothing could be done with, kept with the reason for a person to look at.
+
+A letter is numbered by its place in the stream. ``requeue`` sends the command again, as it was or with another body or
+subject, and then removes the letter; should it fail in between the letter is still there.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+
+from jetflow.broker.lane import Lane, StoredMessage
+from jetflow.broker.wire import header_block, parse_headers
+from jetflow.core.ids import Names
+from jetflow.errors import BrokerError, InvalidInputError
+
+SUBJECT = "Jetflow-Subject"
+REASON = "Jetflow-Reason"
+SIZE = "Jetflow-Size"
+"""Set where the body did not fit beside the reason: how many bytes it had."""
+OWN = (SUBJECT, REASON, SIZE)
+
+NO_MESSAGE = 10037
+PAGE = 100
+
+
+class DeadLetter(Struct, frozen=True):
+    """One command that was refused.
+
+    Attributes:
+        number: what ``get``, ``requeue`` and ``drop`` know it by.
+        subject: where it was published.
+        reason: what was wrong with it.
+        body: what was published.
+        headers: jetflow's headers of it, such as ``Jetflow-Expire``.
+        at: when it was refused, ISO 8601.
+        size: bytes of the whole body where ``body`` is not all of it, otherwise None.
+    """
+
+    number: int
+    subject: str
+    reason: str
+    body: bytes
+    headers: dict[str, str]
+    at: str
+    size: int | None = None
+
+
+class DeadLetters:
+    """The dead letters of one namespace."""
+
+    def __init__(self, lane: Lane, names: Names, max_payload: int) -> None:
+        self._lane = lane
+        self._names = names
+        self._max_payload = max_payload
+
+    async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int) -> None:
+        """Keeps a command; ``origin`` is its sequence in the inbox, so that a repeat within minutes is dropped."""
+        text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
+        kept = {name: value for name, value in parse_headers(headers).items() if name.startswith("Jetflow-") and name not in OWN}
+        block = header_block(**kept, **{SUBJECT: subject, REASON: text[:900]}, Nats_Msg_Id=f"{self._names.namespace}-{origin}")
+        room = self._max_payload - len(block)
+        if len(body) > room:
+            block = block[:-2] + f"{SIZE}:{len(body)}\r\n\r\n".encode()
+            body = body[: self._max_payload - len(block)]
+        await self._lane.publish(f"{self._names.dead_prefix}{'.'.join(subject.split('.')[1:3])}", body, block)
+
+    async def list(self, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
+        """Oldest first."""
+        seq, found = 1, 0
+        while limit is None or found < limit:
+            asked = {"seq": seq, "next_by_subj": f"{self._names.dead_prefix}>", "batch": PAGE if limit is None else min(PAGE, limit - found)}
+            page = await self._lane.read_many(self._names.dead_stream, asked)
+            for message in page:
+                yield _letter(message)
+                found += 1
+            if not page:
+                return
+            seq = page[-1].seq + 1
+
+    async def get(self, number: int) -> DeadLetter:
+        """One letter.
+
+        Raises:
+            InvalidInputError: there is none of this number.
+        """
+        asked = {"seq": number, "next_by_subj": f"{self._names.dead_prefix}>", "batch": 1}
+        found = await self._lane.read_many(self._names.dead_stream, asked) if number > 0 else []
+        if not found or found[0].seq != number:
+            raise InvalidInputError(f"there is no dead letter {number}: it was requeued or dropped, or never was")
+        return _letter(found[0])
+
+    async def requeue(self, number: int, *, body: bytes | None = None, subject: str | None = None) -> DeadLetter:
+        """Sends the command again and removes the letter; gives what was sent.
+
+        Args:
+            number: which letter.
+            body: instead of its own.
+            subject: instead of its own.
+
+        Raises:
+            InvalidInputError: there is no such letter, it does not have all of its body, or the subject is not a command's.
+        """
+        letter = await self.get(number)
+        if body is None and letter.size is not None:
+            raise InvalidInputError(f"dead letter {number} keeps only {len(letter.body):,} of {letter.size:,} bytes: give the body anew")
+        chosen = letter.subject if subject is None else subject
+        if not chosen.startswith(f"{self._names.namespace}.") or len(chosen.split(".")) < 4 or any(char in chosen for char in "*> \r\n\t"):
+            raise InvalidInputError(f"subject {chosen!r} must be {self._names.namespace}.<task_queue>.<workflow_id>.<command>[.<name>]")
+        sent = letter.body if body is None else body
+        headers = {name.replace("-", "_"): value for name, value in letter.headers.items()}
+        await self._lane.publish_once(chosen, sent, f"requeue-{number}-{secrets.token_hex(8)}", **headers)
+        await self.drop(number)
+        return DeadLetter(number, chosen, letter.reason, sent, letter.headers, letter.at)
+
+    async def drop(self, number: int) -> None:
+        """Removes a letter.
+
+        Raises:
+            InvalidInputError: there is none of this number.
+        """
+        await self.get(number)
+        try:
+            await self._lane.api(f"STREAM.MSG.DELETE.{self._names.dead_stream}", {"seq": number, "no_erase": True})
+        except BrokerError as error:
+            if getattr(error, "err_code", 0) != NO_MESSAGE:
+                raise
+
+
+def _letter(message: StoredMessage) -> DeadLetter:
+    fields = message.headers
+    kept = {name: value for name, value in fields.items() if name.startswith("Jetflow-") and name not in OWN}
+    size = int(fields[SIZE]) if fields.get(SIZE, "").isdigit() else None
+    return DeadLetter(message.seq, fields.get(SUBJECT, message.subject), fields.get(REASON, ""), message.data, kept, message.time, size)

@@ -1,0 +1,147 @@
+"""``jetflow dead-letters``: look at the commands that were refused, send them again, or drop them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from jetflow.broker.dead_letters import DeadLetter, DeadLetters
+from jetflow.cli.options import Connection, Creds, Json, Namespace, Server
+from jetflow.cli.output import clean, say, tell, write_json
+from jetflow.cli.report import reporting
+from jetflow.core.ids import DEFAULT_NAMESPACE
+from jetflow.errors import InvalidInputError
+
+STDIN = "-"
+
+Number = Annotated[int, typer.Argument(metavar="N", help="The letter's number, from the list.", show_default=False)]
+
+
+def list_letters(
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The N oldest; all when not given.", show_default=False)] = None,
+    as_json: Json = False,
+    server: Server = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    creds: Creds = None,
+) -> None:
+    """List the commands that could not be understood, oldest first.
+
+    Examples:
+      jetflow dead-letters list
+      jetflow dead-letters list --json | jq -r .number
+    """
+
+    async def read(letters: DeadLetters) -> None:
+        found = 0
+        async for letter in letters.list(limit=limit):
+            found += 1
+            if as_json:
+                write_json(_as_data(letter))
+            else:
+                say(f"{letter.number:>6}  {letter.at[:19]}  {clean(letter.subject)}  {clean(letter.reason)}")
+        if not found and not as_json:
+            tell("no dead letters")
+
+    _with_letters(read, Connection(server, namespace, creds), as_json=as_json)
+
+
+def show_letter(number: Number, as_json: Json = False, server: Server = None, namespace: Namespace = DEFAULT_NAMESPACE, creds: Creds = None) -> None:
+    """Show one letter: its subject, headers and body, and what was wrong.
+
+    Examples:
+      jetflow dead-letters show 7
+    """
+
+    async def read(letters: DeadLetters) -> None:
+        letter = await letters.get(number)
+        if as_json:
+            write_json(_as_data(letter))
+            return
+        say(f"subject  {clean(letter.subject)}")
+        say(f"reason   {clean(letter.reason)}")
+        say(f"refused  {letter.at}")
+        for name, value in letter.headers.items():
+            say(f"header   {clean(name)}: {clean(value)}")
+        if letter.size is not None:
+            say(f"body     only the first {len(letter.body):,} of {letter.size:,} bytes are kept")
+        say("")
+        say(clean(letter.body.decode(errors="replace"), multiline=True))
+
+    _with_letters(read, Connection(server, namespace, creds), as_json=as_json)
+
+
+def requeue_letter(
+    number: Number,
+    body: Annotated[str | None, typer.Option(metavar="FILE", help='Another body, from a file, or from stdin with "-".', show_default=False)] = None,
+    subject: Annotated[str | None, typer.Option(metavar="SUBJECT", help="Another subject.", show_default=False)] = None,
+    as_json: Json = False,
+    server: Server = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    creds: Creds = None,
+) -> None:
+    """Send a letter's command again, mended or as it was, and remove the letter.
+
+    Examples:
+      jetflow dead-letters requeue 7
+      jetflow dead-letters requeue 7 --body mended.json
+      jetflow dead-letters requeue 7 --subject jetflow.orders.order-456.cancel
+    """
+
+    async def send(letters: DeadLetters) -> None:
+        sent = await letters.requeue(number, body=_body(body), subject=subject)
+        if as_json:
+            write_json(_as_data(sent))
+        else:
+            say(f"sent to {clean(sent.subject)}")
+
+    _with_letters(send, Connection(server, namespace, creds), as_json=as_json)
+
+
+def drop_letter(number: Number, as_json: Json = False, server: Server = None, namespace: Namespace = DEFAULT_NAMESPACE, creds: Creds = None) -> None:
+    """Remove a letter for good.
+
+    Examples:
+      jetflow dead-letters drop 7
+    """
+
+    async def remove(letters: DeadLetters) -> None:
+        await letters.drop(number)
+        if as_json:
+            write_json({"number": number, "dropped": True})
+        else:
+            say(f"dropped {number}")
+
+    _with_letters(remove, Connection(server, namespace, creds), as_json=as_json)
+
+
+def _body(source: str | None) -> bytes | None:
+    if source is None:
+        return None
+    if source == STDIN:
+        return sys.stdin.buffer.read()
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"the body cannot be read from {source!r}: {error.strerror}") from error
+
+
+def _as_data(letter: DeadLetter) -> dict[str, Any]:
+    data = msgspec.structs.asdict(letter) | {"body": letter.body.decode(errors="replace")}
+    if letter.size is None:
+        del data["size"]
+    return data
+
+
+def _with_letters(work: Callable[[DeadLetters], Awaitable[None]], connection: Connection, *, as_json: bool) -> None:
+    async def run() -> None:
+        async with connection.open("dead-letters") as client:
+            await work(DeadLetters(client.broker.lane, client.broker.names, client.broker.max_payload))
+
+    with reporting(as_json):
+        asyncio.run(run())
