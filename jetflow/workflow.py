@@ -29,6 +29,7 @@ from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, activity_options
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
+from jetflow.core.ids import to_token
 from jetflow.core.machine import Machine, RunInfo, current_machine, shielded
 from jetflow.core.values import TypedDecoder, encode_args
 from jetflow.errors import InvalidInputError, JetflowError
@@ -184,6 +185,11 @@ def _child(
     else:
         name = workflow if isinstance(workflow, str) else workflow.__name__
         decode = TypedDecoder(Any, f"child workflow {name!r}, result")
+    to_token(name, "workflow type")
+    if workflow_id is not None:
+        to_token(workflow_id, "workflow id")
+    if task_queue is not None:
+        to_token(task_queue, "task queue")
     started = ev.ChildStarted(
         index=0,
         at=machine.now,

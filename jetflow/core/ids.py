@@ -6,6 +6,7 @@ UTF-8 byte becomes ``=XX`` (two upper-case hex digits). ``order-456`` stays ``or
 becomes ``order=204=2E5``.
 """
 
+import hashlib
 import re
 from functools import lru_cache
 
@@ -62,6 +63,16 @@ def from_token(token: str) -> str:
             return text
         raise InvalidInputError(f"subject token {token!r} must be written {to_token(text)!r}")
     raise InvalidInputError(f"subject token {token!r} has characters to escape; write {to_token(token)!r}")
+
+
+def child_id(parent_id: str, run: int, index: int) -> str:
+    """The id made for a child that was given none; a digest stands for a parent's id that leaves no room."""
+    made = f"{parent_id}-{run}-{index}"
+    try:
+        to_token(made)
+    except InvalidInputError:
+        return f"{hashlib.blake2b(parent_id.encode(), digest_size=16).hexdigest()}-{run}-{index}"
+    return made
 
 
 def partition_of(queue_token: str, id_token: str, partitions: int) -> int:

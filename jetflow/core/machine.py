@@ -22,6 +22,7 @@ from msgspec import Raw, Struct
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions, WorkflowDefinition
 from jetflow.core.failures import FATAL, Failure, is_cancellation, to_error, to_failure
+from jetflow.core.ids import child_id
 from jetflow.core.location import await_location, end_of, raised_at, user_location
 from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, WorkflowLoop, WorkflowTask
 from jetflow.core.values import TypedDecoder, encode, encode_args
@@ -477,7 +478,7 @@ class Machine:
 
         def event(index: int) -> ev.ChildStarted:
             child.index = index
-            child.workflow_id = child.workflow_id or f"{self.info.workflow_id}-{self.info.run}-{index}"
+            child.workflow_id = child.workflow_id or child_id(self.info.workflow_id, self.info.run, index)
             return child
 
         operation = self._begin(event)

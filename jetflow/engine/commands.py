@@ -193,7 +193,7 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
         body=body,
         told=int(told) if told is not None else None,
         parent=parent,
-        origin=headers.get(ORIGIN),
+        origin=from_token(headers[ORIGIN]) if ORIGIN in headers else None,
         expire=_expire(headers),
     )
 

@@ -252,12 +252,12 @@ class Engine:
         single = len(args) == 1
         headers = {
             PARENT: _encode(lineage).decode(),
-            ORIGIN: info.origin or info.workflow_id,
+            ORIGIN: to_token(info.origin or info.workflow_id),
             EXPIRE: "forever" if child.expire is None else f"{child.expire}ms",
         }
         if single:
             headers[ARGS] = "1"
-        body = bytes(args[0]) if single else bytes(child.input)
+        body = bytes(args[0]) if single else bytes(child.input) if args else b""
         subject = self.broker.names.command(to_token(child.task_queue), to_token(child.workflow_id), f"start.{to_token(child.workflow_type)}")
         await self.broker.lane.publish(subject, body, header_block(**headers))
 

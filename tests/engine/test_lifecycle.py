@@ -241,10 +241,10 @@ async def test_a_workflow_by_the_nats_command_alone(server: LocalServer, client:
         await waits_for(handle, "go")
         shown = json.loads(await cli(nats_cli, server.url, "kv", "get", "jetflow_state", f"{queue}.by-cli", "--raw"))
         assert (shown["workflow_id"], shown["status"], shown["waiting"][0]["name"]) == ("by-cli", "running", "go")
-        await cli(nats_cli, server.url, "pub", f"jetflow.{queue}.by-cli.signal.go", '{"by": "cli"}')
-        assert await handle.result(timeout=WAIT) == {"by": "cli"}
         timeline = json.loads(await cli(nats_cli, server.url, "kv", "get", "jetflow_timeline", f"{queue}.by-cli.1", "--raw"))
         assert [event["type"] for event in timeline["events"]] == ["started", "activity_scheduled"]
+        await cli(nats_cli, server.url, "pub", f"jetflow.{queue}.by-cli.signal.go", '{"by": "cli"}')
+        assert await handle.result(timeout=WAIT) == {"by": "cli"}
         assert await client.get_handle("no-body", queue).result(timeout=WAIT) == {"given": None, "list": [1, 2]}
         await cli(nats_cli, server.url, "pub", f"jetflow.{queue}.by-cli-2.start.waits", "")
         await cli(nats_cli, server.url, "pub", f"jetflow.{queue}.by-cli-2.cancel", "")
