@@ -26,22 +26,28 @@ class LoadedApp(Struct, frozen=True):
     activities: list[ActivityDefinition[Any, Any]]
 
 
-def load_app(app: str) -> LoadedApp:
+def load_app(app: str, *, activities_only: bool = False) -> LoadedApp:
     """Imports a module and finds what it defines or imports.
 
     Args:
         app: ``package.module`` or ``path/to/file.py``.
+        activities_only: leave its workflows out.
 
     Raises:
-        RegistrationError: there is no such module, importing it fails, or it has no workflows.
+        RegistrationError: there is no such module, importing it fails, or it has nothing to serve.
     """
     _put_first(os.getcwd())
     module = _load_file(Path(app)) if app.endswith(".py") or os.sep in app else _load_module(app)
     found = {id(value): value for value in vars(module).values() if isinstance(value, (WorkflowDefinition, ActivityDefinition))}
     workflows = [value for value in found.values() if isinstance(value, WorkflowDefinition)]
+    activities = [value for value in found.values() if isinstance(value, ActivityDefinition)]
+    if activities_only:
+        if not activities:
+            raise RegistrationError(f"{app} has no activities: --activities-only serves the @activity functions that the module defines or imports")
+        return LoadedApp(app, [], activities)
     if not workflows:
         raise RegistrationError(f"{app} has no workflows: a worker serves the @workflow functions that the module defines or imports")
-    return LoadedApp(app, workflows, [value for value in found.values() if isinstance(value, ActivityDefinition)])
+    return LoadedApp(app, workflows, activities)
 
 
 def _load_module(name: str) -> ModuleType:

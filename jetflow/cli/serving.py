@@ -27,13 +27,13 @@ async def serve(client: Client, app: LoadedApp, *, task_queue: str, on_ready: Ca
         client: the connection.
         app: what to serve.
         task_queue: which queue.
-        on_ready: called once, when the worker owns partitions.
+        on_ready: called once, when the worker owns partitions, or without workflows can be given tasks.
         options: the worker's further keywords.
     """
     async with Worker(client, task_queue=task_queue, workflows=app.workflows, activities=app.activities, **options) as worker:
-        while not worker.partitions:  # the worker has no event for it
+        while not worker.ready:  # the worker has no event for it
             await asyncio.sleep(LOOK_EVERY)
-        workflows = ", ".join(clean(definition.name) for definition in app.workflows)
+        workflows = ", ".join(clean(definition.name) for definition in app.workflows) or "none"
         activities = ", ".join(clean(definition.name) for definition in app.activities) or "none"
         tell(
             f"worker ready: task queue {clean(task_queue)}, workflows {workflows}; activities {activities}; "

@@ -20,6 +20,7 @@ TUNING = "Tuning"
 def worker(
     app: App,
     task_queue: TaskQueue = DEFAULT_QUEUE,
+    activities_only: Annotated[bool, typer.Option("--activities-only", help="Serve no workflows: only what they send to the task queue.")] = False,
     max_concurrent_activities: Annotated[
         int, typer.Option(metavar="N", min=1, help="Activity attempts under way at once.", rich_help_panel=TUNING)
     ] = 1000,
@@ -48,6 +49,7 @@ def worker(
     Examples:
       jetflow worker shop.orders --task-queue orders
       jetflow worker examples/orders.py -q orders -s nats://nats.internal:4222 -v
+      jetflow worker shop.mail --activities-only -q mail
     """
     set_up_logging(verbose)
     connection = Connection(server, namespace, creds)
@@ -60,7 +62,7 @@ def worker(
         "default_expire": None if expire in NEVER else expire,
     }
     with reporting():
-        loaded = load_app(app)
+        loaded = load_app(app, activities_only=activities_only)
         run_until_stopped(_work(connection, loaded, task_queue, options))
 
 

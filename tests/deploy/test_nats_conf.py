@@ -153,7 +153,7 @@ async def test_an_operator_looks_and_commands_nothing(secured: Secured, worker: 
     names, lane = broker.names, broker.lane
     assert await lane.read_last(names.state_stream, f"{names.state_prefix}q.hello-1") is not None
     assert await lane.last_message(names.timeline_stream, f"{names.timeline_prefix}q.hello-1.*") is not None
-    assert (await lane.api("STREAM.NAMES"))["total"] == 6
+    assert (await lane.api("STREAM.NAMES"))["total"] == 8
     for command in ("start.hello", "signal.go", "cancel", "terminate"):
         with pytest.raises(BrokerError, match="this user may not use"):
             await lane.publish(names.command("q", "hello-1", command), b"")
