@@ -31,7 +31,7 @@ from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
 from jetflow.core.machine import Machine, RunInfo, current_machine, shielded
-from jetflow.core.values import TypedDecoder, encode_args
+from jetflow.core.values import TypedDecoder, encode, encode_args
 from jetflow.errors import InvalidInputError, JetflowError
 
 P = ParamSpec("P")
@@ -100,6 +100,26 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
     except TimeoutError:
         return False
     return True
+
+
+async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: str | None = None, expire: Duration = "10m") -> None:
+    """Sends a signal to another workflow, exactly once, with the commit that records it; does not wait for anybody to take it.
+
+    Args:
+        workflow_id: whose.
+        name: what it waits for with ``condition(name)``.
+        data: anything that JSON can hold.
+        task_queue: the other workflow's; this one's when not given.
+        expire: how long the signal is kept if nobody waits for it yet.
+
+    Raises:
+        InvalidInputError: the data cannot be JSON, or a name cannot be used.
+    """
+    machine = _machine()
+    queue = machine.info.task_queue if task_queue is None else task_queue
+    for text, what in ((workflow_id, "workflow id"), (name, "signal name"), (queue, "task queue")):
+        to_token(text, what)
+    machine.send_signal(workflow_id, queue, name, encode(data, "signal data"), to_ms(expire, "expire"))
 
 
 # ---- activities by name, or with other options
@@ -369,6 +389,7 @@ class _WorkflowDecorator:
 
     sleep = staticmethod(sleep)
     condition = staticmethod(condition)
+    signal = staticmethod(signal)
     execute_activity = staticmethod(execute_activity)
     proxy_activities = staticmethod(proxy_activities)
     execute_child = staticmethod(execute_child)
@@ -404,6 +425,6 @@ workflow = _WorkflowDecorator()
 
 __all__ = [
     "CancellationScope", "ChildHandle", "WorkflowInfo", "condition", "continue_as_new", "deprecate_patch", "execute_activity",
-    "execute_child", "is_cancellation", "now", "patched", "proxy_activities", "random", "side_effect", "sleep", "start_child", "uuid4",
+    "execute_child", "is_cancellation", "now", "patched", "proxy_activities", "random", "side_effect", "signal", "sleep", "start_child", "uuid4",
     "workflow", "workflow_info",
 ]  # fmt: skip

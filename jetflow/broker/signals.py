@@ -16,12 +16,14 @@ CANCEL = "=cancel"
 
 
 class EarlySignal(Struct, omit_defaults=True):
-    """A buffered signal; ``seq`` is its place in the inbox, ``expires`` ms since the epoch."""
+    """A buffered signal; ``seq`` is its place in the inbox, ``expires`` ms since the epoch; its sender may have numbered it."""
 
     signal: str
     seq: int
     expires: int
     data: Raw = Raw(b"null")
+    sender: str | None = None
+    number: int = 0
 
 
 _encoder = msgspec.json.Encoder()

@@ -47,7 +47,8 @@ class Started(Input, tag="started"):
     """The first event of a generation. ``input`` is the JSON list of arguments.
 
     Later generations carry on: ``first_index`` follows the last operation before, ``consumed`` has the inbox sequence of the
-    last signal taken of each name, ``cancel_reason`` is set when cancellation was asked for before.
+    last signal taken of each name, ``consumed_from`` the number of the last one of each sender that numbers its signals,
+    ``cancel_reason`` is set when cancellation was asked for before.
     """
 
     at: int
@@ -59,6 +60,7 @@ class Started(Input, tag="started"):
     generation: int = 1
     first_index: int = 1
     consumed: dict[str, int] = {}
+    consumed_from: dict[str, dict[str, int]] = {}
     cancel_reason: str | None = None
 
 
@@ -100,13 +102,15 @@ class TimerFired(Input, tag="timer_fired"):
 
 
 class Signaled(Input, tag="signaled"):
-    """A signal met its wait. ``seq`` is the signal's place in the inbox."""
+    """A signal met its wait. ``seq`` is the signal's place in the inbox; ``sender`` and its ``number`` tell repeats apart."""
 
     index: int
     at: int
     signal: str
     seq: int
     data: Raw = NULL
+    sender: str | None = None
+    number: int = 0
 
 
 class WaitTimedOut(Input, tag="wait_timed_out"):

@@ -31,6 +31,9 @@ from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, No
 FOREVER_MS = 100 * 365 * 86_400_000
 """A timer further away than this never fires."""
 
+MAX_SENDERS = 1000
+"""Senders of one signal's name whose last numbers a following generation still knows: those heard last."""
+
 MAX_AT_ONCE = 100_000
 """Operations answered at once (refused, or true already) between two inputs before the code counts as spinning."""
 
@@ -116,6 +119,7 @@ class Machine:
         ended: operations that no one waits for any more since the last ``take``.
         children: every child started, for what becomes of them when this run ends.
         consumed: inbox sequence of the last signal taken, by name; one at or below it is a repeat.
+        consumed_from: number of the last signal taken, by name and sender; one at or below it is a repeat.
         closing: the event that ended the run, once there is one.
         halted: True when no more code may run.
     """
@@ -133,6 +137,7 @@ class Machine:
         self.sent: list[ev.SignalSent] = []
         self.children: list[ev.ChildStarted] = []
         self.consumed: dict[str, int] = {}
+        self.consumed_from: dict[str, dict[str, int]] = {}
         self.closing: ev.Completed | ev.Failed | ev.Terminated | ev.ContinuedAsNew | None = None
         self.cancel_requested: ev.CancelRequested | None = None
         self.halted = False
@@ -205,6 +210,10 @@ class Machine:
         self.loop.tasks.clear()
         del self.loop
 
+    def is_repeat(self, signal: str, sender: str | None, number: int) -> bool:
+        """Whether a signal that its sender has numbered was taken before."""
+        return sender is not None and number <= self.consumed_from.get(signal, {}).get(sender, -1)
+
     def waiter(self, signal: str) -> Operation | None:
         """The operation that the next signal of this name resolves."""
         queue = self.waits.get(signal)
@@ -247,6 +256,7 @@ class Machine:
     def _on_started(self, event: ev.Started) -> None:
         self._next_index = event.first_index
         self.consumed = dict(event.consumed)
+        self.consumed_from = {signal: dict(numbers) for signal, numbers in event.consumed_from.items()}
         if event.cancel_reason is not None:
             self.cancel_requested = ev.CancelRequested(at=event.at, reason=event.cancel_reason)
         try:
@@ -273,6 +283,10 @@ class Machine:
         operation = self._resolve(event.index)
         if isinstance(event, ev.Signaled):
             self.consumed[event.signal] = event.seq
+            if event.sender is not None:
+                numbers = self.consumed_from.setdefault(event.signal, {})
+                numbers.pop(event.sender, None)  # the latest is last
+                numbers[event.sender] = event.number
             payload = event.data
             if operation.due is not None:
                 self.ended.append(operation)  # its timeout is not needed any more

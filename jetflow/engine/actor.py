@@ -28,7 +28,7 @@ from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.durations import to_ms
 from jetflow.core.failures import Failure
-from jetflow.core.machine import Machine, Operation, RunInfo, last_generation
+from jetflow.core.machine import MAX_SENDERS, Machine, Operation, RunInfo, last_generation
 from jetflow.core.values import args_from_body
 from jetflow.engine import faults
 from jetflow.engine.alarms import Alarms, now_ms
@@ -437,7 +437,7 @@ class Actor:
         if command.seq < self._run:
             self.engine.ack(command)  # a repeat: it is in the bucket, or was there
             return False
-        if command.seq <= self.machine.consumed.get(signal.name, 0):
+        if command.seq <= self.machine.consumed.get(signal.name, 0) or self.machine.is_repeat(signal.name, signal.sender, signal.number):
             return True  # a repeat
         await self._signals.load(self.machine.consumed)
         return not self._signals.add(command, signal)
@@ -529,8 +529,10 @@ class Actor:
                 progress = True
                 if item.command is not None:
                     self._held.append(item.command)
-                signal = item.signal
-                self._feed(ev.Signaled(index=operation.index, at=now_ms(), signal=signal.signal, seq=signal.seq, data=signal.data))
+                got = item.signal
+                if machine.is_repeat(got.signal, got.sender, got.number):
+                    continue
+                self._feed(ev.Signaled(operation.index, now_ms(), got.signal, got.seq, got.data, got.sender, got.number))
 
     async def _end_generation(self) -> None:
         """The children of a generation end with it, as their policy says; telling them again after a crash changes nothing."""
@@ -552,6 +554,7 @@ class Actor:
             generation=before.info.generation + 1,
             first_index=before.next_index,
             consumed=before.consumed,
+            consumed_from={signal: dict(list(numbers.items())[-MAX_SENDERS:]) for signal, numbers in before.consumed_from.items()},
             cancel_reason=cancelled.reason if cancelled is not None else None,
         )
         self._info = self._info_of(started)
@@ -631,7 +634,7 @@ class Actor:
         if (children or sent) and self._info is not None:
             info = self._info
             starts = [self.engine.start_child(info, child, check_first=again) for child in children]
-            await asyncio.gather(*starts, *(self.engine.send_signal(self, signal) for signal in sent))
+            await asyncio.gather(*starts, self.engine.send_signals(info, sent))
 
     async def _publish_tasks(self) -> None:
         """Attempts for other workers, once all that led to them is committed."""

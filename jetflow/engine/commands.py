@@ -20,8 +20,11 @@ EXPIRE = "Jetflow-Expire"
 ARGS = "Jetflow-Args"
 PARENT = "Jetflow-Parent"
 ORIGIN = "Jetflow-Origin"
+SENDER = "Jetflow-Sender"
 FOREVER = "forever"
 
+MAX_SENDER = 1024
+"""Characters of a sender's name in the sender header."""
 BODY_MARGIN = 8 * 1024
 """Bytes of a message left beside a command's body, for what a commit says around it."""
 
@@ -36,9 +39,13 @@ class StartCommand(Struct):
 
 
 class SignalCommand(Struct):
+    """``sender`` numbers its signals, so that one sent again is recognised."""
+
     name: str
     data: Raw
     expire: int | None = None
+    sender: str | None = None
+    number: int = 0
 
 
 class CancelCommand(Struct):
@@ -200,7 +207,11 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
 
 def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
     expire = _expire(headers)
-    return SignalCommand(name=name, data=as_json(body, "the body of a signal"), expire=expire if isinstance(expire, int) else None)
+    sender, slash, number = headers[SENDER].rpartition("/") if SENDER in headers else ("", "/", "0")
+    if not slash or not (number.isdigit() and number.isascii() and len(number) <= 18) or len(sender) > MAX_SENDER:
+        raise InvalidInputError(f"{SENDER} must be <who>/<number>, at most {MAX_SENDER} characters, not {headers[SENDER][:80]!r}")
+    data = as_json(body, "the body of a signal")
+    return SignalCommand(name, data, expire if isinstance(expire, int) else None, sender or None, int(number))
 
 
 def _cancel(_name: str, body: bytes, _headers: dict[str, str]) -> CancelCommand:

@@ -26,7 +26,7 @@ from jetflow.core.failures import Failure
 from jetflow.core.ids import partition_of, to_token
 from jetflow.core.machine import RunInfo
 from jetflow.engine.actor import Actor, OwnershipLostError
-from jetflow.engine.commands import ARGS, EXPIRE, ORIGIN, PARENT, ChildNotice, Command, StartCommand, check_body, understand
+from jetflow.engine.commands import ARGS, EXPIRE, ORIGIN, PARENT, SENDER, ChildNotice, Command, StartCommand, check_body, understand
 from jetflow.engine.compaction import Compaction
 from jetflow.engine.dispatch import Dispatch
 from jetflow.engine.ownership import Ownership
@@ -265,9 +265,19 @@ class Engine:
         subject = f"{self.namespace}.*.{self.queue_token}.{to_token(info.workflow_id)}.child.{index}"
         return await self.broker.lane.last_message(self.broker.names.inbox_stream, subject) is not None
 
-    async def send_signal(self, sender: Actor, signal: ev.SignalSent) -> None:
-        """Publishes a signal from workflow code."""
-        headers = {"Nats_Msg_Id": f"{self.queue_token}.{sender.id_token}.{signal.index}.{signal.at}"}
+    async def send_signals(self, info: RunInfo, signals: list[ev.SignalSent]) -> None:
+        """Publishes signals from workflow code; those to one workflow one after the other, as their numbers promise."""
+        by_receiver: dict[tuple[str, str], list[ev.SignalSent]] = {}
+        for signal in signals:
+            by_receiver.setdefault((signal.task_queue, signal.workflow_id), []).append(signal)
+        await asyncio.gather(*(self._send_in_order(info, group) for group in by_receiver.values()))
+
+    async def _send_in_order(self, info: RunInfo, signals: list[ev.SignalSent]) -> None:
+        for signal in signals:
+            await self._send_signal(info, signal)
+
+    async def _send_signal(self, info: RunInfo, signal: ev.SignalSent) -> None:
+        headers = {SENDER: f"{self.queue_token}.{to_token(info.workflow_id)}.{info.run}/{signal.index}"}
         if signal.expire is not None:
             headers[EXPIRE] = f"{signal.expire}ms"
         subject = self.broker.names.command(to_token(signal.task_queue), to_token(signal.workflow_id), f"signal.{to_token(signal.signal)}")

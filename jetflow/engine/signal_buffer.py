@@ -138,7 +138,8 @@ class SignalBuffer:
 def early_signal(command: Command, signal: SignalCommand) -> EarlySignal:
     """A signal command as it is buffered."""
     expire = DEFAULT_EXPIRE_MS if signal.expire is None else signal.expire
-    return EarlySignal(signal=signal.name, seq=command.seq, expires=command.delivery.stored_ms + expire, data=signal.data)
+    expires = command.delivery.stored_ms + expire
+    return EarlySignal(signal.name, command.seq, expires, signal.data, signal.sender, signal.number)
 
 
 async def store_early(engine: Engine, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> None:
