@@ -4,9 +4,9 @@
 
     nats pub jetflow.orders.order-456.start.order '{"sku":"A","quantity":3}' # in another terminal
     nats kv get jetflow_state orders.order-456 --raw                         # it waits for the signal "approval"
+    nats kv get jetflow_timeline orders.order-456.1 --raw                    # the first commit of its history, while it runs
     nats pub jetflow.orders.order-456.signal.approval '{"ok":true,"by":"Ada"}'
     nats pub jetflow.orders.order-456.cancel ''                              # or cancel it: it is refunded
-    nats kv get jetflow_timeline orders.order-456.1 --raw                    # the first commit of its history
     nats sub 'jetflow_changed.orders.>'                                      # every change, live
 
 Or from Python:

@@ -267,8 +267,8 @@ async def test_4_a_start_needs_no_read_and_a_repeated_one_changes_nothing(
     monkeypatch.setattr(Timeline, "last", counted)
     if broken:
 
-        async def overwrite(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes) -> None:
-            await self._lane.publish(self.key(queue_token, id_token, seq), body)
+        async def overwrite(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
+            return (await self._lane.publish(self.key(queue_token, id_token, seq), body)).seq
 
         monkeypatch.setattr(Timeline, "append", overwrite)
 

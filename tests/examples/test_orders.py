@@ -85,9 +85,9 @@ async def test_commands_of_the_docstring_work(client: Client, example, nats) -> 
         nats(documented(module, "start.order"), client.url)
         await until_it_waits_for_approval(client, handle)
         assert '"approval"' in nats(documented(module, "kv get jetflow_state"), client.url)
+        assert '"sku"' in nats(documented(module, "kv get jetflow_timeline"), client.url)
         nats(documented(module, "signal.approval"), client.url)
         assert await handle.result(timeout="30s") == "shipped as parcel-A-3, approved by Ada"
-        assert '"sku"' in nats(documented(module, "kv get jetflow_timeline"), client.url)
 
 
 async def test_the_documented_cancel_refunds(client: Client, queue: str, example, nats) -> None:
