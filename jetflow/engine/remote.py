@@ -49,11 +49,12 @@ WORKING = b"+WPI"
 class _Running:
     """A task that this worker has the lease of."""
 
-    def __init__(self, delivery: TaskDelivery, task: Task, attempt: Attempt) -> None:
+    def __init__(self, delivery: TaskDelivery, task: Task, attempt: Attempt, pauses: int) -> None:
         self.delivery = delivery
         self.reply = delivery.reply
         self.task = task
         self.attempt = attempt
+        self.pauses = pauses
         self.work: asyncio.Task[None] | None = None
         self.began = False
         self.kept: bytes = b""
@@ -86,6 +87,9 @@ class TaskRunner:
         self._listening: dict[str, int] = {}
         self._running: dict[int, _Running] = {}
         self._waiting = 0
+        self._pauses = 0
+        self._catching_up = 0
+        self._last_tick = time.monotonic()
         self._work: set[asyncio.Task[Any]] = set()
         self._ended_sid: int | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -136,17 +140,30 @@ class TaskRunner:
             await asyncio.gather(*self._work, return_exceptions=True)
 
     def refill(self) -> None:
-        """There may be room for more tasks."""
+        """Called many times a second: there may be room for more tasks."""
+        self._notice_pause()
         for consumer in self._consumers.values():
             consumer.refill()
+
+    def _notice_pause(self) -> None:
+        """After this process stood still, what lies in its socket may have been leased to others since, and done."""
+        now = time.monotonic()
+        stood, self._last_tick = now - self._last_tick, now
+        if stood > self._lease / 3 and not self._stopping:
+            log.info("this worker stood still for %.1f s: tasks that came meanwhile are looked up", stood)
+            self._pauses += 1
+            self._catching_up += 1
+            self._spawn(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        await self._until_answered(lambda: self._tasks.waiting(self._queue_token))  # its answer comes after all that came meanwhile
+        self._catching_up -= 1
 
     # ---- which activities are served
 
     def _consumer(self, name: str) -> TaskConsumer:
         broker = self._broker
-        return TaskConsumer(
-            broker.lane, broker.names, self._queue_token, to_token(name), lease=self._lease, room=self._room, on_task=self._on_task
-        )
+        return TaskConsumer(broker.lane, broker.names, self._queue_token, to_token(name), lease=self._lease, room=self._room, on_task=self._on_task)
 
     def _room(self) -> int:
         """Tasks one consumer may ask for: those that have no slot yet take theirs first, and the consumers share the rest."""
@@ -175,6 +192,7 @@ class TaskRunner:
     # ---- one task
 
     def _on_task(self, delivery: TaskDelivery) -> None:
+        self._notice_pause()
         known = self._running.get(delivery.seq)
         if known is not None:  # its lease ended unnoticed: only where to ack it is new
             known.reply = delivery.reply
@@ -195,7 +213,7 @@ class TaskRunner:
         except Exception as error:
             self._spawn(self._refuse(delivery, f"{type(error).__name__}: {error}"))
             return
-        running = _Running(delivery, task, Attempt(info, task.details))
+        running = _Running(delivery, task, Attempt(info, task.details), self._pauses)
         self._running[delivery.seq] = running
         self._waiting += 1
         running.work = self._spawn(self._serve_task(running, options))
@@ -229,6 +247,8 @@ class TaskRunner:
         if not await self._take_slot():
             return NAK  # somebody else may have room
         try:
+            if running.pauses != self._pauses and not await self._until_answered(lambda: self._is_open(task)):
+                return ACK
             running.began = True
             self._waiting -= 1
             self._watch_heartbeats(running)
@@ -279,7 +299,7 @@ class TaskRunner:
 
     async def _is_wanted(self, running: _Running) -> bool:
         task, delivery = running.task, running.delivery
-        if delivery.delivered > 1 or task.again:
+        if delivery.delivered > 1 or task.again or self._catching_up:
             if not await self._until_answered(lambda: self._is_open(task)):
                 log.info("task %s is not run again: its outcome is known, or nobody waits for it", delivery.subject)
                 return False

@@ -21,21 +21,25 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class WorkerProcess:
-    """One worker of ``tests.chaos.app``.
+    """One worker of ``tests.chaos.app``, or of another such module.
 
     Args:
         url: the server.
         queue: its task queue.
         log: the file of activity executions.
         fault: where it is to die, as for ``JETFLOW_FAULT``.
+        module: which module.
+        more: further arguments of it.
     """
 
-    def __init__(self, url: str, queue: str, log: Path, fault: str | None = None) -> None:
+    def __init__(
+        self, url: str, queue: str, log: Path, fault: str | None = None, module: str = "tests.chaos.app", more: tuple[str, ...] = ()
+    ) -> None:
         environment = {**os.environ, "CHAOS_LOG": str(log), "JETFLOW_FAULT": fault or "", "PYTHONPATH": str(ROOT)}
         self.errors = log.with_name(f"worker-{time.monotonic_ns()}.log")
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.app", url, queue], stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT
+                [sys.executable, "-m", module, url, queue, *more], stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT
             )
 
     async def ready(self) -> "WorkerProcess":
@@ -72,8 +76,8 @@ class Workers:
         self._url, self._queue, self._log = url, queue, log
         self.all: list[WorkerProcess] = []
 
-    async def start(self, fault: str | None = None) -> WorkerProcess:
-        worker = WorkerProcess(self._url, self._queue, self._log, fault)
+    async def start(self, fault: str | None = None, module: str = "tests.chaos.app", *more: str) -> WorkerProcess:
+        worker = WorkerProcess(self._url, self._queue, self._log, fault, module, more)
         self.all.append(worker)
         return await worker.ready()
 
