@@ -22,11 +22,18 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore, decode_state
 from jetflow.broker.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
-from jetflow.core.durations import Duration
+from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
-from jetflow.core.values import body_of, json_list
+from jetflow.core.values import body_of, encode, json_list
 from jetflow.engine.commands import ARGS, EXPIRE, check_body, expire_header
-from jetflow.errors import BrokerError, ConflictError, InvalidInputError, WorkflowAlreadyStartedError
+from jetflow.errors import (
+    BrokerError,
+    ConflictError,
+    InvalidInputError,
+    WorkflowAlreadyClosedError,
+    WorkflowAlreadyStartedError,
+    WorkflowNotFoundError,
+)
 from jetflow.handle import WorkflowHandle
 from jetflow.watches import Watches
 
@@ -219,6 +226,48 @@ class Client:
         async with await self.watches.until_closed(to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id")) as until:
             handle, record = await self._start(workflow, args, workflow_id, task_queue, expire, if_exists)
             return await handle.result_of(until, record, timeout)
+
+    async def signal_with_start(
+        self,
+        workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
+        *args: Any,
+        signal: str,
+        data: Any = None,
+        workflow_id: str,
+        task_queue: str = DEFAULT_QUEUE,
+        signal_expire: Duration = "10m",
+        expire: Duration | Literal["default"] | None = "default",
+    ) -> WorkflowHandle:
+        """Signals a workflow, which is started first if it does not run; many at once start one run, which gets every signal.
+
+        Args:
+            workflow: the function, or its name.
+            args: its arguments, should it be started.
+            signal: what it waits for with ``condition(signal)``.
+            data: anything that JSON can hold.
+            workflow_id: whose signal it is.
+            task_queue: whose workers run it.
+            signal_expire: how long the signal is kept until the workflow waits for it.
+            expire: how long the record is kept after the end, should it be started.
+
+        Raises:
+            WorkflowAlreadyClosedError: a run with this id has ended and its record is kept; nothing was signaled.
+            InvalidInputError: arguments or data cannot be used; nothing was started.
+        """
+        encode(data, "signal data")
+        to_token(signal, "signal name")
+        to_ms(signal_expire, "signal_expire")
+        while True:
+            handle = await self.start(workflow, *args, workflow_id=workflow_id, task_queue=task_queue, expire=expire, if_exists="attach")
+            if handle.run_id is None:
+                try:
+                    record = await handle.describe()
+                except WorkflowNotFoundError:
+                    continue  # the run that had the id has gone since
+                if record is not None and record.closed:
+                    raise WorkflowAlreadyClosedError(workflow_id, record.status)
+            await handle.signal(signal, data, expire=signal_expire)
+            return handle
 
     # ---- finding
 
