@@ -25,7 +25,7 @@ from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
 from jetflow.core.values import body_of, encode, json_list
-from jetflow.engine.commands import ARGS, EXPIRE, check_body, expire_header
+from jetflow.engine.commands import ARGS, EXPIRE, check_body, data_headers, expire_header
 from jetflow.errors import (
     BrokerError,
     ConflictError,
@@ -131,6 +131,8 @@ class Client:
         task_queue: str = DEFAULT_QUEUE,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
+        search: dict[str, Any] | None = None,
+        entity: dict[str, Any] | None = None,
     ) -> WorkflowHandle:
         """Starts a workflow; returns once the start is stored, whether or not a worker is up.
 
@@ -141,13 +143,16 @@ class Client:
             task_queue: whose workers run it.
             expire: how long the record is kept after the end; None for ever; the worker's default when not given.
             if_exists: ``"fail"`` raises, ``"attach"`` gives a handle of the workflow that is there.
+            search: fields of user data to begin with, as ``search()`` has them in workflow code.
+            entity: the JSON document to begin with.
 
         Raises:
             WorkflowAlreadyStartedError: the id is taken, by a running or a kept workflow.
             InvalidInputError: arguments do not fit the function, or cannot be JSON.
             BrokerUnavailableError: no answer for long; starting again with the same id is safe.
         """
-        handle, _ = await self._start(workflow, args, workflow_id, task_queue, expire, if_exists)
+        headers = {} if search is None and entity is None else data_headers(search, entity)
+        handle, _ = await self._start(workflow, args, workflow_id, task_queue, expire, if_exists, headers)
         return handle
 
     async def _start(
@@ -158,6 +163,7 @@ class Client:
         task_queue: str,
         expire: Duration | Literal["default"] | None,
         if_exists: IfExists,
+        more_headers: dict[str, str] | None = None,
     ) -> tuple[WorkflowHandle, StateRecord | None]:
         """The handle, and the run's record if it was read and there already."""
         if if_exists not in ("fail", "attach"):
@@ -168,10 +174,10 @@ class Client:
         body, tell = body_of(args, single=definition.signature.single if definition is not None else None)
         if definition is not None and args:
             definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
-        check_body(f"the input of workflow {name!r}", body, self.broker.max_payload)
+        check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
         chosen = workflow_id if workflow_id is not None else secrets.token_hex(12)
         queue_token, id_token = to_token(task_queue, "task queue"), to_token(chosen, "workflow id")
-        run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire)
+        run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire, more_headers=more_headers)
         record = None
         if run is not None and workflow_id is not None:  # only the owner's record tells whether an older run has the id
             record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
@@ -187,7 +193,15 @@ class Client:
         return handle, record
 
     async def _publish_start(
-        self, queue_token: str, id_token: str, name: str, body: bytes, *, tell: bool, expire: Duration | Literal["default"] | None
+        self,
+        queue_token: str,
+        id_token: str,
+        name: str,
+        body: bytes,
+        *,
+        tell: bool,
+        expire: Duration | Literal["default"] | None,
+        more_headers: dict[str, str] | None,
     ) -> int | None:
         """The run id, or None when a start of this id is waiting already."""
         names = self.broker.names
@@ -196,6 +210,8 @@ class Client:
             "Nats_Expected_Last_Subject_Sequence": "0",
             "Nats_Expected_Last_Subject_Sequence_Subject": f"{names.namespace}.{partition}.{queue_token}.{id_token}.start.>",
         }
+        if more_headers:
+            headers |= more_headers
         if tell:
             headers[ARGS] = "1"
         if expire != "default":

@@ -8,7 +8,9 @@
     │   │   └── WorkflowTerminatedError 410: it was terminated
     │   ├── ActivityError               596 timed out, 597 retries exhausted, 598 not retryable
     │   ├── ChildWorkflowError          a child workflow failed; ``cause`` has the child's failure
-    │   └── CancelledFailure            the workflow was asked to cancel
+    │   ├── CancelledFailure            the workflow was asked to cancel
+    │   ├── QueryError                  a query that cannot be answered, or whose handler failed
+    │   └── UpdateError                 an update that was refused, or whose handler failed
     ├── NonRetryableError               598: raise it in an activity to stop its retries
     ├── WorkflowNotFoundError           404: no such workflow, or its record expired
     ├── WorkflowAlreadyStartedError     409: the id is taken
@@ -171,6 +173,20 @@ class PayloadTooLargeError(InvalidInputError):
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         super().__init__(f"{what} is {size:,} bytes, the broker takes at most {limit:,}: keep large data in an object store and pass its key")
+
+
+class QueryError(FailureError):
+    """Raised by ``handle.query()`` when there is no such query, or its handler raised, or tried to do more than read.
+
+    ``type``, ``message`` and ``stack`` are those of what the handler raised.
+    """
+
+
+class UpdateError(FailureError):
+    """Raised by ``handle.update()`` when there is no such update, its validator refused it, its handler raised, or the workflow ended first.
+
+    ``type``, ``message`` and ``stack`` are those of what was raised.
+    """
 
 
 class ResultTimeoutError(JetflowError, TimeoutError):

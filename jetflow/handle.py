@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from jetflow import asking
 from jetflow.broker.state import RUNNING, StateRecord, summary
+from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import to_error
@@ -123,7 +126,7 @@ class WorkflowHandle:
     # ---- reading
 
     async def state(self, metadata: bool = False) -> Any:
-        """The latest persisted output: the result of a workflow that has completed, None before.
+        """The latest persisted output: the result of a workflow that has completed; before that its user data if it has any, else None.
 
         Args:
             metadata: True gives ``{"data": …, "metadata": …}`` with the whole state record.
@@ -133,11 +136,49 @@ class WorkflowHandle:
         """
         record = await self._record_or_none()
         data = None if record is None else self._value(record)
+        if record is not None and record.result is msgspec.UNSET:
+            data = {name: decode(value) for name, value in record.data.items()} or record.entity
         if not metadata:
             return data
         plain = _pending_summary(self) if record is None else summary(record)
-        plain.pop("result", None)
+        for shown in ("result", "data"):
+            plain.pop(shown, None)
         return {"data": data, "metadata": plain}
+
+    async def query_state(self, fields: Sequence[str]) -> dict[str, Any]:
+        """User data by name, as the workflow's code set it with ``enrich``, ``search()`` or ``entity()``; about 0.1 s old at most.
+
+        Args:
+            fields: names of ``search()`` fields, or dotted paths into the entity. What there is not is None.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+        """
+        if isinstance(fields, str):
+            raise InvalidInputError(f'query_state takes a list of names: query_state(["{fields}"])')
+        record = await self._record_or_none()
+        if record is None:
+            return dict.fromkeys(fields)
+        return {name: decode(record.data[name]) if name in record.data else look_up(record.entity, name) for name in fields}
+
+    async def query(self, name: str, *args: Any, timeout: Duration = "5s", result_type: Any = Any) -> Any:
+        """Asks the running workflow, which answers from its own variables; nothing is stored and nothing changes.
+
+        A workflow that has ended can be asked for as long as its timeline is kept. Repeating a query is harmless.
+
+        Args:
+            name: what the workflow's code gave out with ``set_query_handler``.
+            args: for the handler.
+            timeout: how long to wait for an answer, while no worker is up, or the handler computes.
+            result_type: type of the answer; plain JSON types without it.
+
+        Raises:
+            QueryError: there is no such query, with the names there are; or what the handler raised.
+            WorkflowNotFoundError: there is no such workflow.
+            WorkflowAlreadyClosedError: it has ended, and its timeline is gone.
+            ResultTimeoutError: no answer came in time.
+        """
+        return await asking.query(self._client.broker, self, name, args, to_ms(timeout, "timeout") / 1000, result_type)
 
     async def status(self) -> int:
         """0 once completed, above 0 the number of pending operations, below 0 failed or terminated.
@@ -195,6 +236,28 @@ class WorkflowHandle:
         """
         headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
         await self._command(f"signal.{to_token(name, 'signal name')}", b"" if data is None else bytes(encode(data, "signal data")), **headers)
+
+    async def update(self, name: str, *args: Any, timeout: Duration | None = "1m", update_id: str | None = None, result_type: Any = Any) -> Any:
+        """Calls a function of the running workflow, once, and gives its result when that is stored.
+
+        Args:
+            name: what the workflow's code gave out with ``set_update_handler``.
+            args: for the handler.
+            timeout: how long to wait; None for as long as it takes. The update goes on without its caller.
+            update_id: makes the call repeatable: another call with the same id gives the outcome of the first.
+            result_type: type of the result; plain JSON types without it.
+
+        Raises:
+            UpdateError: there is no such update, with the names there are; it was refused; or what the handler raised.
+            WorkflowNotFoundError: there is no such workflow.
+            WorkflowAlreadyClosedError: it has ended, or ended before the update was done.
+            ResultTimeoutError: no answer came in time; ask again with the same ``update_id``.
+        """
+        record = await self._record_or_none()
+        if record is not None and record.closed and update_id is None:
+            raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
+        seconds = None if timeout is None else to_ms(timeout, "timeout") / 1000
+        return await asking.update(self._client.broker, self, name, args, seconds, update_id or secrets.token_hex(8), result_type)
 
     async def cancel(self, reason: str | None = None) -> None:
         """Asks the workflow to stop: its pending or next durable operation raises ``CancelledFailure``, which it may catch.

@@ -30,6 +30,7 @@ from jetflow.engine.actor import now_ms
 from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
 from jetflow.engine.janitor import Janitor
 from jetflow.engine.ownership import Ownership
+from jetflow.engine.queries import Queries
 from jetflow.engine.remote import TaskRunner
 from jetflow.engine.steps import StepRunner
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
@@ -167,6 +168,9 @@ class Worker:
             release=lambda partitions, force: self._engine.release(partitions, force, self._grace),
         )
         self._remote = TaskRunner(broker, self.task_queue, self._activities, runner, limit=self._max_activities, lease=self._lease)
+        self._queries = Queries(self._engine)
+        if self._workflows:
+            await self._queries.open()
         self._heart.start()
         await self._remote.start(at_once=not self._workflows)
         # without workflows it owns nothing, and no actor ever comes to be
@@ -202,6 +206,7 @@ class Worker:
             await self._ownership.stop()
         except BrokerError as error:
             log.warning("the worker stops without handing over: %s", error)
+        self._queries.close()
 
     async def _sweep(self) -> None:
         while True:

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from jetflow.core import events as ev
+from jetflow.core.data import Entity, Search, UserData
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, activity_options
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
@@ -292,6 +293,69 @@ def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | N
     machine.continue_as_new(name, encode_args(args, name))
 
 
+# ---- what is seen, asked and changed from outside
+
+
+def _user_data(change: bool) -> UserData:
+    return _machine().user_data(change)
+
+
+def search() -> Search:
+    """The workflow's named fields: ``set get mget delete incr mult``. Nothing is awaited, a replay computes them again.
+
+    search().set(stage="paid", total=42)
+
+    ``handle.query_state(["stage"])`` reads them from outside; the next generation of ``continue_as_new`` keeps them.
+    """
+    return Search(_user_data)
+
+
+def entity() -> Entity:
+    """The workflow's JSON document: ``set merge get delete append prepend remove increment toggle set_if_not_exists``, paths dotted.
+
+    entity().append("order.lines", {"sku": "A"})
+    """
+    return Entity(_user_data)
+
+
+def enrich(values: dict[str, Any]) -> None:
+    """Sets several fields of ``search()`` at once.
+
+    Raises:
+        InvalidInputError: a value cannot be JSON.
+        PayloadTooLargeError: all of the workflow's data is more than half of what the broker takes in one message.
+    """
+    search().set(values)
+
+
+def set_query_handler(name: str, function: Callable[..., Any]) -> None:
+    """Answers ``handle.query(name, *args)`` from now on with what a function gives, which reads the workflow's own variables.
+
+    It may run at any time between two inputs and leaves no trace in the timeline, so it must change nothing: operations, timers,
+    tasks and user data are refused, and changing a variable of the workflow in it is a bug that a replay does not repeat.
+
+        lines: list[str] = []
+        set_query_handler("lines", lambda: lines)
+
+    Args:
+        name: what is asked for; a later function of the same name takes the place of the earlier one.
+        function: a plain function. Annotated arguments are decoded as those of a workflow.
+    """
+    _machine().given_out().set_query(name, function)
+
+
+def set_update_handler(name: str, function: Callable[..., Any], validator: Callable[..., Any] | None = None) -> None:
+    """Takes ``handle.update(name, *args)`` from now on: the function runs in the workflow, recorded, and its result is the answer.
+
+    Args:
+        name: what is called; a later function of the same name takes the place of the earlier one.
+        function: plain or async; it may do whatever workflow code may, awaiting activities too. Several may run at once. One that has
+            not returned when the workflow ends, or continues as new, is dropped and its caller told so.
+        validator: a plain function of the same arguments that raises to refuse a call before anything is recorded. It may only read.
+    """
+    _machine().given_out().set_update(name, function, validator)
+
+
 # ---- cancellation
 
 
@@ -395,6 +459,11 @@ class _WorkflowDecorator:
     execute_child = staticmethod(execute_child)
     start_child = staticmethod(start_child)
     continue_as_new = staticmethod(continue_as_new)
+    search = staticmethod(search)
+    entity = staticmethod(entity)
+    enrich = staticmethod(enrich)
+    set_query_handler = staticmethod(set_query_handler)
+    set_update_handler = staticmethod(set_update_handler)
     now = staticmethod(now)
     random = staticmethod(random)
     uuid4 = staticmethod(uuid4)
@@ -424,7 +493,7 @@ class _WorkflowDecorator:
 workflow = _WorkflowDecorator()
 
 __all__ = [
-    "CancellationScope", "ChildHandle", "WorkflowInfo", "condition", "continue_as_new", "deprecate_patch", "execute_activity",
-    "execute_child", "is_cancellation", "now", "patched", "proxy_activities", "random", "side_effect", "signal", "sleep", "start_child", "uuid4",
-    "workflow", "workflow_info",
+    "CancellationScope", "ChildHandle", "Entity", "Search", "WorkflowInfo", "condition", "continue_as_new", "deprecate_patch", "enrich", "entity",
+    "execute_activity", "execute_child", "is_cancellation", "now", "patched", "proxy_activities", "random", "search", "set_query_handler",
+    "set_update_handler", "side_effect", "signal", "sleep", "start_child", "uuid4", "workflow", "workflow_info",
 ]  # fmt: skip

@@ -63,6 +63,8 @@ class StateRecord(Struct, omit_defaults=True):
     origin_id: str | None = None
     expire: int | None = None
     worker: str | None = None
+    data: dict[str, Raw] = {}
+    entity: dict[str, Any] | None = None
 
     @property
     def closed(self) -> bool:

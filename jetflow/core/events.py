@@ -9,6 +9,8 @@ Inputs change what the code sees and are replayed; outputs are what the code did
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec import Raw, Struct
 
@@ -48,7 +50,8 @@ class Started(Input, tag="started"):
 
     Later generations carry on: ``first_index`` follows the last operation before, ``consumed`` has the inbox sequence of the
     last signal taken of each name, ``consumed_from`` the number of the last one of each sender that numbers its signals,
-    ``cancel_reason`` is set when cancellation was asked for before.
+    ``cancel_reason`` is set when cancellation was asked for before. ``data`` and ``entity`` are the user data to begin with,
+    ``updates`` the outcomes of updates that a caller may still ask for.
     """
 
     at: int
@@ -62,6 +65,10 @@ class Started(Input, tag="started"):
     consumed: dict[str, int] = {}
     consumed_from: dict[str, dict[str, int]] = {}
     cancel_reason: str | None = None
+    data: dict[str, Raw] = {}
+    entity: dict[str, Any] | None = None
+    updates: list[UpdateCompleted | UpdateFailed] = []
+    forgotten: int = 0
 
 
 class ActivityRetrying(Input, tag="activity_retrying"):
@@ -134,6 +141,17 @@ class ChildFailed(Input, tag="child_failed"):
     index: int
     at: int
     failure: Failure
+
+
+class Updated(Input, tag="updated"):
+    """An update was taken. ``seq`` is its place in the inbox, ``reply`` where its caller listens; ``id`` is the caller's, or ``seq``."""
+
+    id: str
+    at: int
+    name: str
+    seq: int
+    input: Raw
+    reply: str | None = None
 
 
 class CancelRequested(Input, tag="cancel_requested"):
@@ -217,6 +235,24 @@ class Patched(Output, tag="patched"):
     at: int
 
 
+class UpdateCompleted(Output, tag="update_completed"):
+    """An update's handler has returned. ``seq`` is that of the update."""
+
+    id: str
+    at: int
+    seq: int = 0
+    result: Raw = NULL
+
+
+class UpdateFailed(Output, tag="update_failed"):
+    """An update's handler has raised."""
+
+    id: str
+    at: int
+    failure: Failure
+    seq: int = 0
+
+
 class OperationCancelled(Output, tag="operation_cancelled"):
     """The code gave up waiting for an operation of its own (a timeout that was not needed, a cancelled task)."""
 
@@ -252,6 +288,7 @@ AnyInput = (
     | ChildAccepted
     | ChildCompleted
     | ChildFailed
+    | Updated
     | CancelRequested
     | Terminated
 )
@@ -263,6 +300,8 @@ AnyOutput = (
     | SignalSent
     | SideEffect
     | Patched
+    | UpdateCompleted
+    | UpdateFailed
     | OperationCancelled
     | Completed
     | Failed

@@ -114,6 +114,7 @@ class Names:
         self.worker_prefix = f"$KV.{self.worker_bucket}."
         self.heartbeat_prefix = f"$KV.{self.heartbeat_bucket}."
         self.changed_prefix = f"{namespace}_changed."
+        self.query_prefix = f"{namespace}_query."
         self.timer_prefix = f"{namespace}_timer."
         self.task_prefix = f"{namespace}_task."
         self.ended_prefix = f"{namespace}_ended."

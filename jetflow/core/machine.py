@@ -20,8 +20,10 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from jetflow.core import events as ev
+from jetflow.core.data import UserData
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions, WorkflowDefinition
 from jetflow.core.failures import FATAL, Failure, is_cancellation, to_error, to_failure
+from jetflow.core.handlers import Handlers
 from jetflow.core.ids import child_id
 from jetflow.core.location import await_location, end_of, raised_at, user_location
 from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, WorkflowLoop, WorkflowTask
@@ -120,6 +122,8 @@ class Machine:
         children: every child started, for what becomes of them when this run ends.
         consumed: inbox sequence of the last signal taken, by name; one at or below it is a repeat.
         consumed_from: number of the last signal taken, by name and sender; one at or below it is a repeat.
+        data: what the code tells about itself; None while it tells nothing.
+        handlers: the queries and updates that the code has given out; None without any.
         closing: the event that ended the run, once there is one.
         halted: True when no more code may run.
     """
@@ -138,6 +142,8 @@ class Machine:
         self.children: list[ev.ChildStarted] = []
         self.consumed: dict[str, int] = {}
         self.consumed_from: dict[str, dict[str, int]] = {}
+        self.data: UserData | None = None
+        self.handlers: Handlers | None = None
         self.closing: ev.Completed | ev.Failed | ev.Terminated | ev.ContinuedAsNew | None = None
         self.cancel_requested: ev.CancelRequested | None = None
         self.halted = False
@@ -206,6 +212,7 @@ class Machine:
         """Puts the code away for good and unties what it was made of, so that none of it waits for the garbage collector."""
         self.dispose()
         self.pending.clear()
+        self.handlers = None
         self._main = None
         self.loop.tasks.clear()
         del self.loop
@@ -231,9 +238,24 @@ class Machine:
         """Index of the next operation; a following generation goes on from here."""
         return self._next_index
 
+    def carried_over(self) -> dict[str, Any]:
+        """What the next generation's start says beside its input."""
+        carried: dict[str, Any] = {"first_index": self._next_index, "consumed": self.consumed}
+        if self.consumed_from:
+            carried["consumed_from"] = {signal: dict(list(numbers.items())[-MAX_SENDERS:]) for signal, numbers in self.consumed_from.items()}
+        if self.cancel_requested is not None:
+            carried["cancel_reason"] = self.cancel_requested.reason
+        if self.data is not None:
+            carried |= {"data": self.data.fields, "entity": self.data.document}
+        if self.handlers is not None:
+            carried |= self.handlers.carried(self.now)
+        return carried
+
     # ---- applying inputs
 
     def _matters(self, event: Any) -> bool:
+        if isinstance(event, ev.Updated):
+            return not (self.handlers is not None and self.handlers.knows_update(event.id))
         if isinstance(event, ev.CancelRequested):
             return self.cancel_requested is None
         index = getattr(event, "index", None)
@@ -259,6 +281,10 @@ class Machine:
         self.consumed_from = {signal: dict(numbers) for signal, numbers in event.consumed_from.items()}
         if event.cancel_reason is not None:
             self.cancel_requested = ev.CancelRequested(at=event.at, reason=event.cancel_reason)
+        if event.data or event.entity is not None:
+            self.data = UserData(self.max_payload // 2, event.data, event.entity)
+        if event.updates or event.forgotten:
+            self.handlers = Handlers(event.updates, event.forgotten)
         try:
             args = self.definition.signature.decode_args(event.input)
         except InvalidInputError as error:
@@ -328,6 +354,12 @@ class Machine:
         cause, child = event.failure, operation.event
         message = f"child workflow {child.workflow_id!r} ({child.workflow_type}) failed: {cause.type}: {cause.message}"
         _fail(operation, to_error(Failure("ChildWorkflowError", message, cause.code, cause.stack, cause)))
+
+    def _on_updated(self, event: ev.Updated) -> None:
+        if self.handlers is None or event.name not in self.handlers.updates:
+            self._mismatch(f"update {event.name!r}", "the code has no handler of that name", self.standing_at())
+            raise Stop
+        self.handlers.begin(self, event)
 
     def _on_cancel_requested(self, event: ev.CancelRequested) -> None:
         self.cancel_requested = event
@@ -502,6 +534,22 @@ class Machine:
             operation.decode = decode
         return await self._outcome(operation)
 
+    def user_data(self, change: bool) -> UserData:
+        """The run's data. ``change`` says that it is about to be changed, which code that is being put away may not."""
+        if change and self.halted:
+            raise Stop
+        if self.data is None:
+            self.data = UserData(self.max_payload // 2)
+        return self.data
+
+    def given_out(self) -> Handlers:
+        """Where the code gives out queries and updates."""
+        if self.halted:
+            raise Stop
+        if self.handlers is None:
+            self.handlers = Handlers()
+        return self.handlers
+
     def send_signal(self, workflow_id: str, task_queue: str, signal: str, data: Raw, expire: int | None) -> None:
         """A signal to another workflow, sent once after the commit."""
         event = self._decide(
@@ -614,8 +662,11 @@ class Machine:
 
     def _check_size(self, event: Any) -> None:
         payload = getattr(event, _PAYLOADS.get(type(event), ""), None)
-        if payload is not None and len(bytes(payload)) > self.max_payload:
-            raise PayloadTooLargeError(f"the payload of {describe(event)}", len(bytes(payload)), self.max_payload)
+        limit = self.max_payload
+        if self.data is not None and isinstance(event, (ev.Completed, ev.ContinuedAsNew)):
+            limit -= self.data.size  # one message has both
+        if payload is not None and len(bytes(payload)) > limit:
+            raise PayloadTooLargeError(f"the payload of {describe(event)}", len(bytes(payload)), limit)
 
     def _mismatch(self, recorded: str, attempted: str, location: str) -> None:
         if self._broken is None:
@@ -673,6 +724,10 @@ def describe(event: Any) -> str:
             return f"side effect (operation {event.index})"
         case ev.Patched():
             return f"patch {event.id!r}"
+        case ev.UpdateCompleted():
+            return f"completion of update {event.id!r}"
+        case ev.UpdateFailed():
+            return f"failure of update {event.id!r}"
         case ev.OperationCancelled():
             return f"giving up operation {event.index}"
         case ev.Completed():
@@ -693,6 +748,7 @@ _PAYLOADS: dict[type, str] = {
     ev.ContinuedAsNew: "input",
     ev.SignalSent: "data",
     ev.SideEffect: "value",
+    ev.UpdateCompleted: "result",
     ev.Completed: "result",
 }
 
@@ -708,6 +764,7 @@ _APPLY: dict[type, Callable[[Machine, Any], None]] = {
     ev.ChildAccepted: Machine._on_child_accepted,
     ev.ChildCompleted: Machine._on_result,
     ev.ChildFailed: Machine._on_child_failed,
+    ev.Updated: Machine._on_updated,
     ev.CancelRequested: Machine._on_cancel_requested,
     ev.Terminated: Machine._on_terminated,
 }

@@ -25,19 +25,32 @@ from jetflow.activity import ActivityInfo
 from jetflow.broker.signals import CANCEL, DEFAULT_EXPIRE_MS, EarlySignal
 from jetflow.broker.timeline import Entry
 from jetflow.core import events as ev
+from jetflow.core.data import UserData
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.durations import to_ms
 from jetflow.core.failures import Failure
-from jetflow.core.machine import MAX_SENDERS, Machine, Operation, RunInfo, last_generation
+from jetflow.core.machine import Machine, Operation, RunInfo, last_generation
 from jetflow.core.values import args_from_body
 from jetflow.engine import faults
 from jetflow.engine.alarms import Alarms, now_ms
-from jetflow.engine.commands import CancelCommand, ChildNotice, Command, SignalCommand, StartCommand, TaskOutcome, TerminateCommand, TimerCommand
+from jetflow.engine.commands import (
+    CancelCommand,
+    ChildNotice,
+    Command,
+    SignalCommand,
+    StartCommand,
+    TaskOutcome,
+    TerminateCommand,
+    TimerCommand,
+    UpdateCommand,
+)
 from jetflow.engine.compaction import Closed, History
 from jetflow.engine.dispatch import closes_at, event_of, out_of_time
 from jetflow.engine.janitor import revisit
+from jetflow.engine.queries import Question, Questions, replay_end
 from jetflow.engine.records import closed_record, running_record
 from jetflow.engine.signal_buffer import SignalBuffer, early_signal, store_early
+from jetflow.engine.updates import Updates
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, NondeterminismError
 
 if TYPE_CHECKING:
@@ -93,6 +106,8 @@ class Actor:
         self._outcomes: deque[Any] = deque()
         self._uncommitted: list[Any] = []
         self._signals = SignalBuffer(engine, id_token)
+        self._updates = Updates(self, self._feed)
+        self._questions = Questions(self)
         self._alarms = Alarms(self.wake)
 
     def _forget_all(self) -> None:
@@ -120,6 +135,14 @@ class Actor:
         self.unacked[command.seq] = command
         self._mailbox.append(command)
         self.wake()
+
+    def ask(self, question: Question) -> None:
+        """A query: it is answered after the present turn, from what is committed by then."""
+        self._questions.add(question)
+        if self.parked:
+            self._questions.refuse("the workflow is parked, its state says why")
+        else:
+            self.wake()
 
     def wake(self) -> None:
         """Makes sure that somebody drives."""
@@ -191,6 +214,8 @@ class Actor:
             await self._commit()
             if self._tasks_due:
                 await self._publish_tasks()
+            if self._questions and self._continued is None:
+                await self._questions.answer(self.machine, closed=self._closing is not None)
             await self._rest()
         except (ConflictError, BrokerUnavailableError) as problem:
             log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
@@ -216,6 +241,7 @@ class Actor:
             self._mailbox
             or self._outcomes
             or self._state_wanted
+            or self._questions
             or self._continued is not None
             or (due is not None and due <= now_ms())
             or not self._loaded
@@ -230,6 +256,7 @@ class Actor:
         self._doubtful = True
         self._alarms.clear()
         self._signals.reset()
+        self._updates.reset()
         self._held.clear()
         self._mailbox = deque(self.unacked[seq] for seq in sorted(self.unacked))
         self._outcomes.extendleft(reversed(self._uncommitted))
@@ -266,6 +293,7 @@ class Actor:
         machine.replay(history, unfinished=last.commit.more)
         if isinstance(machine.closing, ev.ContinuedAsNew):
             self._continued = machine.closing
+        self._updates.restore(machine)
         for index in [index for index, step in self.steps.items() if index not in machine.pending]:
             self.steps.pop(index).cancel()
         doubtful = self._doubtful = self._doubtful or self._is_doubtful(last)
@@ -304,6 +332,10 @@ class Actor:
             expire=started.expire,
         )
 
+    def machine_for(self, started: ev.Started) -> Machine:
+        """A machine to look back with at the run that is known, none of whose decisions is carried out."""
+        return self._new_machine(self._info_of(started))
+
     def _new_machine(self, info: RunInfo) -> Machine:
         definition = self.engine.workflows.get(info.workflow_type)
         if definition is None:
@@ -330,6 +362,8 @@ class Actor:
             self._feed(outcome)
         self._fire_due()
         await self._match_signals()
+        if self._updates.active and self.machine is not None:
+            self._held += self._updates.match(self.machine)
 
     async def _apply_command(self, command: Command) -> bool:
         """Applies one command; True if it is to be acked with what it leads to, False if it was seen to otherwise.
@@ -343,6 +377,8 @@ class Actor:
             return await self._on_start(command, payload)
         if isinstance(payload, SignalCommand):
             return await self._on_signal(command, payload)
+        if isinstance(payload, UpdateCommand):
+            return await self._on_update(command, payload)
         by_hand = isinstance(payload, (CancelCommand, TerminateCommand))
         if self.machine is None and (self._closing is None or (by_hand and not await self._is_taken())):
             await self._on_stranger(command)
@@ -401,6 +437,8 @@ class Actor:
             parent=start.parent,
             origin=start.origin,
             expire=self.engine.default_expire if start.expire is msgspec.UNSET else start.expire,
+            data=start.data,
+            entity=start.entity,
         )
         self._info = self._info_of(started)
         self.machine = self._new_machine(self._info)
@@ -441,6 +479,14 @@ class Actor:
             return True  # a repeat
         await self._signals.load(self.machine.consumed)
         return not self._signals.add(command, signal)
+
+    async def _on_update(self, command: Command, update: UpdateCommand) -> bool:
+        if self.machine is None or command.seq < self._run:
+            await self._updates.on_ended(command, update, self._closing if self.machine is None else ev.Terminated(at=0, reason=""))
+            self.engine.ack(command)
+            return False
+        self._held += self._updates.match(self.machine)
+        return self._updates.on_command(command, update, self.machine)
 
     async def _on_stranger(self, command: Command) -> None:
         """A command for a workflow that was never started, or whose record is long gone."""
@@ -543,7 +589,6 @@ class Actor:
     def _next_generation(self, closing: ev.ContinuedAsNew) -> None:
         before = self.machine
         assert before is not None
-        cancelled = before.cancel_requested
         started = ev.Started(
             at=max(now_ms(), before.now),
             workflow_type=closing.workflow_type,
@@ -552,10 +597,7 @@ class Actor:
             origin=before.info.origin,
             expire=before.info.expire,
             generation=before.info.generation + 1,
-            first_index=before.next_index,
-            consumed=before.consumed,
-            consumed_from={signal: dict(list(numbers.items())[-MAX_SENDERS:]) for signal, numbers in before.consumed_from.items()},
-            cancel_reason=cancelled.reason if cancelled is not None else None,
+            **before.carried_over(),
         )
         self._info = self._info_of(started)
         self.machine = self._new_machine(self._info)
@@ -568,6 +610,8 @@ class Actor:
         machine = self.machine
         if machine is None or not machine.decided:
             self._uncommitted.clear()
+            if self._updates.active:
+                self._updates.committed(())
             return
         for operation in machine.begun:
             if not operation.remote and type(operation.event) is ev.ActivityScheduled and not self.engine.runner.knows(operation.event.name):
@@ -591,6 +635,8 @@ class Actor:
             self._history.add(decided, len(bodies), sum(len(body) for body in bodies))
         self._cause = cause
         self._uncommitted.clear()
+        if self._updates.active:
+            self._updates.committed(decided)
         if self.dirty_since is None:
             self.dirty_since = time.monotonic()
             self.engine.note_dirty(self)
@@ -729,6 +775,8 @@ class Actor:
             self._alarms.scheduled(unscheduled)
             faults.reach("after_schedule")
         await self._signals.store()
+        if self._updates.active:
+            self._held += self._updates.refuse_early(machine)
         if self.dirty_since is not None or self._state_wanted or self._doubtful:
             await self._put_state(machine)
         self._doubtful = False
@@ -749,12 +797,14 @@ class Actor:
             await self.engine.tell_closing(self._info, self._closing, self._closed_children)
             faults.reach("after_notice")
             if self.machine is not None or await self._record_is_behind():
-                await self.engine.states.put(closed_record(self._info, self._closing, self._seq, self.engine.worker_id))
+                await self.engine.states.put(closed_record(self._info, self._closing, self._seq, self.engine.worker_id, await self._data_at_end()))
             faults.reach("after_state")
             self._told_closing = True
             if self._doubtful or self.machine is None:
                 self.engine.background(self.engine.timers.cancel_all(self.engine.queue_token, self.id_token))
         self._held += self._signals.discard()
+        if self._updates.active:
+            self._held += self._updates.end(self._closing)
         held, self._held = self._held, []
         self._ack(held)
         if newly and self._seq > 1 and self._history.fits:
@@ -763,6 +813,20 @@ class Actor:
             if before:
                 self.engine.background(revisit(self.engine, self.id_token))
             self.drop()
+
+    async def _data_at_end(self) -> UserData | None:
+        """What the run told about itself last; a run that is not in memory any more is replayed for it, where that is possible."""
+        if self.machine is not None:
+            return self.machine.data
+        try:
+            machine = await replay_end(self)
+        except (NondeterminismError, CannotGoOnError) as error:
+            log.warning("the user data of workflow %s cannot be told any more: %s", self.workflow_id, error)
+            return None
+        data = None if machine is None else machine.data
+        if machine is not None:
+            machine.release()
+        return data
 
     async def _record_is_behind(self) -> bool:
         """For a repeated end: False if the record was written, or was written and has expired since."""
@@ -783,6 +847,7 @@ class Actor:
     async def _park(self, reason: str, message: str, info: RunInfo | None) -> None:
         """It cannot go on here. Its commands stay un-acked for a worker that can; the state says why."""
         self.parked = True
+        self._questions.refuse(f"the workflow is parked: {reason}: {message}")
         log.error("workflow %s is parked: %s: %s", self.workflow_id, reason, message)
         for step in self.steps.values():
             step.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import msgspec
@@ -13,7 +15,7 @@ from jetflow.core.durations import to_ms
 from jetflow.core.events import NULL, Parent
 from jetflow.core.failures import UNKNOWN, Failure
 from jetflow.core.ids import from_token
-from jetflow.core.values import as_json, decode
+from jetflow.core.values import as_json, decode, encode
 from jetflow.errors import InvalidInputError, PayloadTooLargeError
 
 EXPIRE = "Jetflow-Expire"
@@ -21,7 +23,15 @@ ARGS = "Jetflow-Args"
 PARENT = "Jetflow-Parent"
 ORIGIN = "Jetflow-Origin"
 SENDER = "Jetflow-Sender"
+DATA = "Jetflow-Data"
+ENTITY = "Jetflow-Entity"
+REPLY = "Jetflow-Reply"
+UPDATE = "Jetflow-Update"
 FOREVER = "forever"
+MAX_UPDATE_ID = 128
+_SUBJECT = re.compile(r"[^$\s*>.][^\s*>.]*(\.[^\s*>.]+)*")
+MAX_HEADER = 56 * 1024
+"""Bytes of user data in a start's headers; the server takes 64 KiB of headers."""
 
 MAX_SENDER = 1024
 """Characters of a sender's name in the sender header."""
@@ -36,6 +46,18 @@ class StartCommand(Struct):
     parent: Parent | None = None
     origin: str | None = None
     expire: int | msgspec.UnsetType | None = msgspec.UNSET
+    data: dict[str, Raw] = {}
+    entity: dict[str, Any] | None = None
+
+
+class UpdateCommand(Struct):
+    """``update_id`` is the caller's, so that one who missed the reply can ask again."""
+
+    name: str
+    body: bytes
+    told: int | None = None
+    update_id: str | None = None
+    reply: str | None = None
 
 
 class SignalCommand(Struct):
@@ -112,7 +134,7 @@ class TaskOutcome(Struct):
     details: Raw = NULL
 
 
-Payload = StartCommand | SignalCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice | TaskOutcome
+Payload = StartCommand | SignalCommand | UpdateCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice | TaskOutcome
 
 
 class Command:
@@ -152,7 +174,7 @@ def understand(delivery: Delivery) -> Command:
     workflow_id = from_token(id_token)
     reader = _READERS.get(kind)
     if reader is None:
-        raise InvalidInputError(f"unknown command {kind!r}; the commands are start.<type>, signal.<name>, cancel and terminate")
+        raise InvalidInputError(f"unknown command {kind!r}; the commands are start.<type>, signal.<name>, update.<name>, cancel and terminate")
     wants_name, read = reader
     if len(rest) != wants_name:
         raise InvalidInputError(f"write {kind}.<name> with one name" if wants_name else f"nothing may follow {kind!r} in the subject")
@@ -202,7 +224,39 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
         parent=parent,
         origin=from_token(headers[ORIGIN]) if ORIGIN in headers else None,
         expire=_expire(headers),
+        data=msgspec.json.decode(headers[DATA], type=dict[str, Raw]) if DATA in headers else {},
+        entity=msgspec.json.decode(headers[ENTITY], type=dict[str, Any] | None) if ENTITY in headers else None,
     )
+
+
+def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -> dict[str, str]:
+    """A start's headers for the user data it begins with.
+
+    Raises:
+        InvalidInputError: it cannot be JSON, or is too large for a header.
+    """
+    headers = {}
+    for header, given in ((DATA, search), (ENTITY, entity)):
+        if given is not None:
+            plain = decode(encode(given, header))
+            if not isinstance(plain, dict):
+                raise InvalidInputError(f"search and entity are objects, not {type(given).__name__}")
+            headers[header] = json.dumps(plain, separators=(",", ":"), allow_nan=False)  # in ASCII, whatever the text
+    size = sum(map(len, headers.values()))
+    if size > MAX_HEADER:
+        raise PayloadTooLargeError("the user data of a start", size, MAX_HEADER)
+    return headers
+
+
+def _update(name: str, body: bytes, headers: dict[str, str]) -> UpdateCommand:
+    if body.strip():
+        decode(body, "the body of an update")
+    told, update_id, reply = headers.get(ARGS), headers.get(UPDATE), headers.get(REPLY)
+    if reply is not None and not _SUBJECT.fullmatch(reply):
+        raise InvalidInputError(f"{REPLY} must be a subject, not {reply[:80]!r}")
+    if update_id is not None and not 0 < len(update_id) <= MAX_UPDATE_ID:
+        raise InvalidInputError(f"{UPDATE} must be at most {MAX_UPDATE_ID} characters")
+    return UpdateCommand(name=name, body=body, told=1 if told == "1" else None, update_id=update_id, reply=reply)
 
 
 def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
@@ -251,6 +305,7 @@ def _index(name: str) -> int:
 _READERS: dict[str, tuple[int, Any]] = {
     "start": (1, _start),
     "signal": (1, _signal),
+    "update": (1, _update),
     "cancel": (0, _cancel),
     "terminate": (0, _terminate),
     "timer": (1, _timer),

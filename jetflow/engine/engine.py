@@ -26,7 +26,7 @@ from jetflow.core.failures import Failure
 from jetflow.core.ids import partition_of, to_token
 from jetflow.core.machine import RunInfo
 from jetflow.engine.actor import Actor, OwnershipLostError
-from jetflow.engine.commands import ARGS, EXPIRE, ORIGIN, PARENT, SENDER, ChildNotice, Command, StartCommand, check_body, understand
+from jetflow.engine.commands import ARGS, BODY_MARGIN, EXPIRE, ORIGIN, PARENT, SENDER, ChildNotice, Command, StartCommand, check_body, understand
 from jetflow.engine.compaction import Compaction
 from jetflow.engine.dispatch import Dispatch
 from jetflow.engine.ownership import Ownership
@@ -99,7 +99,7 @@ class Engine:
         """Gives a command to its actor; what cannot be understood goes to the dead letters."""
         self.unacked += 1
         try:
-            check_body("the command's body", delivery.data, self.broker.max_payload)
+            check_body("the command's body", delivery.data, self.broker.max_payload - max(0, len(delivery.headers or b"") - BODY_MARGIN // 4))
             command = understand(delivery)
         except InvalidInputError as error:
             self.spawn(self._refuse(delivery, str(error)))
@@ -108,17 +108,24 @@ class Engine:
             log.exception("command %s cannot be read", delivery.subject)
             self.spawn(self._refuse(delivery, f"{type(error).__name__}: {error}"))
             return
-        actor = self._actors.get(command.id_token)
+        actor = self.actor_of(command.id_token, command.workflow_id)
         if actor is None:
-            partition = partition_of(self.queue_token, command.id_token, self.broker.topology.partitions)
-            if partition in self._leaving:
-                self.unacked -= 1  # its next owner gets it again
-                return
-            actor = self._actors[command.id_token] = Actor(self, command.id_token, command.workflow_id, partition)
+            self.unacked -= 1  # its next owner gets it again
+            return
         if command.seq in actor.unacked or actor.parked:
             self.unacked -= 1
         self._idle.pop(command.id_token, None)
         actor.receive(command)
+
+    def actor_of(self, id_token: str, workflow_id: str) -> Actor | None:
+        """The workflow in memory, taken up if it is not there; None while its partition is being handed over."""
+        actor = self._actors.get(id_token)
+        if actor is None:
+            partition = partition_of(self.queue_token, id_token, self.broker.topology.partitions)
+            if partition in self._leaving:
+                return None
+            actor = self._actors[id_token] = Actor(self, id_token, workflow_id, partition)
+        return actor
 
     async def _refuse(self, delivery: Delivery, reason: str) -> None:
         while True:
@@ -157,8 +164,12 @@ class Engine:
 
     def check_ownership(self, actor: Actor) -> None:
         """Raises BrokerUnavailableError while it is in doubt whether this worker may commit for an actor."""
+        self.check_partition(actor.partition)
+
+    def check_partition(self, partition: int) -> None:
+        """Raises BrokerUnavailableError unless a partition surely is this worker's."""
         assert self.ownership is not None
-        self.ownership.check(actor.partition)
+        self.ownership.check(partition)
 
     async def ready(self, actor: Actor) -> None:
         """Returns when this worker surely owns the actor's partition again.

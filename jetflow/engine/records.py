@@ -6,6 +6,7 @@ from typing import Any
 
 from jetflow.broker.state import COMPLETED, FAILED, RUNNING, TERMINATED, Parked, StateRecord, Waiting
 from jetflow.core import events as ev
+from jetflow.core.data import UserData
 from jetflow.core.failures import FATAL, INTERRUPTED, Failure
 from jetflow.core.machine import Machine, Operation, RunInfo
 from jetflow.engine.alarms import now_ms
@@ -21,10 +22,16 @@ def running_record(machine: Machine, seq: int, worker: str) -> StateRecord:
     record = _record(machine.info, seq, worker, RUNNING, max(1, len(pending)))
     record.waiting = listed
     record.cancel_requested = machine.cancel_requested is not None
+    _show(record, machine.data)
     return record
 
 
-def closed_record(info: RunInfo, closing: Any, seq: int, worker: str) -> StateRecord:
+def _show(record: StateRecord, data: UserData | None) -> None:
+    if data is not None:
+        record.data, record.entity = data.fields, data.document
+
+
+def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: UserData | None = None) -> StateRecord:
     """A run that has ended."""
     if isinstance(closing, ev.Completed):
         record = _record(info, seq, worker, COMPLETED, 0)
@@ -38,6 +45,7 @@ def closed_record(info: RunInfo, closing: Any, seq: int, worker: str) -> StateRe
         record = _record(info, seq, worker, FAILED, -FATAL)
         record.failure = closing.failure
     record.closed_at = record.updated_at = closing.at
+    _show(record, data)
     return record
 
 
