@@ -14,7 +14,7 @@ from jetflow.broker.wire import parse_headers
 from jetflow.core.durations import to_ms
 from jetflow.core.events import NULL, Parent
 from jetflow.core.failures import UNKNOWN, Failure
-from jetflow.core.ids import from_token
+from jetflow.core.ids import from_token, to_token
 from jetflow.core.values import as_json, decode, encode
 from jetflow.errors import InvalidInputError, PayloadTooLargeError
 
@@ -214,9 +214,12 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
     if body.strip():
         decode(body, "the body of a start command")
     told = headers.get(ARGS)
-    if told is not None and not told.isdigit():
-        raise InvalidInputError(f"{ARGS} must be a number, not {told!r}")
+    if told is not None and not _is_number(told):
+        raise InvalidInputError(f"{ARGS} must be a number, not {told[:20]!r}")
     parent = msgspec.json.decode(headers[PARENT], type=Parent) if PARENT in headers else None
+    if parent is not None:
+        to_token(parent.workflow_id, "the parent's workflow id")
+        to_token(parent.task_queue, "the parent's task queue")
     return StartCommand(
         workflow_type=name,
         body=body,
@@ -296,8 +299,12 @@ def _activity(_name: str, body: bytes, _headers: dict[str, str]) -> TaskOutcome:
     return msgspec.json.decode(body, type=TaskOutcome)
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 12
+
+
 def _index(name: str) -> int:
-    if not name.isdigit() or len(name) > 12:
+    if not _is_number(name):
         raise InvalidInputError(f"operation index {name[:20]!r} is not a number")
     return int(name)
 

@@ -1,0 +1,167 @@
+"""Workers without the right code: what they cannot go on with waits for one that can, and says why."""
+
+import asyncio
+from typing import Any
+
+from jetflow import Client, activity, condition, execute_activity, sleep, workflow
+from jetflow.broker.server import LocalServer
+
+from .helpers import WAIT, another_worker, commands, parked, until, waits_for
+
+
+@activity
+async def ship(n: int) -> int:
+    return n + 1
+
+
+@activity
+async def bill(n: int) -> int:
+    return n + 10
+
+
+@activity(name="late_addition")
+async def late(n: int) -> int:
+    return n + 100
+
+
+@workflow(name="order")
+async def as_it_was(n: int) -> int:
+    n = await ship(n)
+    await condition("go")
+    return await bill(n)
+
+
+@workflow(name="order")
+async def with_a_timer_first(n: int) -> int:
+    await sleep("1h")
+    return await ship(n)
+
+
+@workflow(name="order")
+async def with_a_step_less(n: int) -> int:
+    await condition("go")
+    return await bill(n)
+
+
+@workflow(name="order")
+async def with_another_signal(n: int) -> int:
+    n = await ship(n)
+    await condition("gone")
+    return n
+
+
+@workflow(name="order")
+async def that_ends_early(n: int) -> int:
+    return await ship(n)
+
+
+@workflow(name="order")
+async def that_raises(n: int) -> int:
+    raise ValueError("not any more")
+
+
+@workflow
+async def plain(n: int) -> int:
+    return await ship(n)
+
+
+@workflow
+async def newer(n: int) -> int:
+    return await ship(n)
+
+
+@workflow
+async def calls_late(n: int) -> int:
+    return await execute_activity("late_addition", n)
+
+
+@workflow
+async def calls_late_in_a_gather(n: int) -> list[Any]:
+    return list(await asyncio.gather(ship(n), execute_activity("late_addition", n), execute_activity("late_addition", n)))
+
+
+CHANGED = {
+    with_a_timer_first: ("activity 'ship'", "timer", "in with_a_timer_first"),
+    with_a_step_less: ("activity 'ship'", "wait for signal 'go'", "in with_a_step_less"),
+    with_another_signal: ("wait for signal 'go'", "wait for signal 'gone'", "in with_another_signal"),
+    that_ends_early: ("wait for signal 'go'", "completion", "that_ends_early"),
+    that_raises: ("activity 'ship'", "failure", "that_raises"),
+}
+ACTIVITIES = [ship, bill]
+
+
+async def test_a_workflow_whose_code_changed_is_parked_and_goes_on_with_the_right_code(server: LocalServer, client: Client, queue: str) -> None:
+    handles = [await client.start("order", n, workflow_id=f"order-{n}", task_queue=queue) for n in range(3)]
+    async with another_worker(server.url, queue, workflows=[as_it_was, plain], activities=ACTIVITIES):
+        for handle in handles:
+            await waits_for(handle, "go")
+    for handle in handles:
+        await handle.signal("go")
+    for changed, facts in CHANGED.items():
+        async with another_worker(server.url, queue, workflows=[changed, plain], activities=ACTIVITIES):
+            for handle in handles:
+
+                async def parked_here(handle: Any = handle, facts: Any = facts) -> bool:
+                    record = await handle.describe()
+                    return bool(record and record.parked and all(fact in record.parked.message for fact in facts))
+
+                await until(parked_here)
+                reason = await parked(handle)
+                assert reason.reason == "NondeterminismError"
+                assert all(part in reason.message for part in ("recorded", "attempted", "test_changed_code.py:"))
+                assert await handle.status() > 0
+                assert len(await commands(client, queue, handle.workflow_id)) == 1, "its command is not acked"
+            assert await client.execute(plain, 1, task_queue=queue, timeout=WAIT) == 2, "others go on"
+    async with another_worker(server.url, queue, workflows=[as_it_was, plain], activities=ACTIVITIES):
+        assert [await handle.result(timeout=WAIT) for handle in handles] == [11, 12, 13]
+        for handle in handles:
+            assert (await handle.describe()).parked is None  # type: ignore[union-attr]
+
+
+async def test_an_unknown_workflow_type_waits_for_a_worker_that_has_it(server: LocalServer, client: Client, queue: str) -> None:
+    async with another_worker(server.url, queue, workflows=[plain], activities=ACTIVITIES):
+        handles = [await client.start("newer", n, task_queue=queue) for n in range(5)]
+        for handle in handles:
+            reason = await parked(handle)
+            assert reason.reason == "UnknownWorkflowType"
+            assert "'newer'" in reason.message
+            assert "plain" in reason.message
+            assert await handle.status() > 0
+        assert await client.execute(plain, 1, task_queue=queue, timeout=WAIT) == 2
+    async with another_worker(server.url, queue, workflows=[plain, newer], activities=ACTIVITIES):
+        assert [await handle.result(timeout=WAIT) for handle in handles] == [1, 2, 3, 4, 5]
+
+
+async def test_a_rolling_upgrade_hands_new_workflow_types_to_new_workers(server: LocalServer, client: Client, queue: str) -> None:
+    async with another_worker(server.url, queue, workflows=[plain], activities=ACTIVITIES) as old:
+        handles = [await client.start("newer", n, task_queue=queue) for n in range(20)]
+        for handle in handles:
+            await parked(handle)
+        async with another_worker(server.url, queue, workflows=[plain, newer], activities=ACTIVITIES):
+            assert [await handle.result(timeout=WAIT) for handle in handles] == list(range(1, 21))
+            assert old.partitions == 0
+        await until(lambda: old.partitions)
+        assert await client.execute(plain, 1, task_queue=queue, timeout=WAIT) == 2
+
+
+async def test_an_unknown_activity_waits_for_a_worker_that_has_it(server: LocalServer, client: Client, queue: str) -> None:
+    served = [plain, calls_late, calls_late_in_a_gather]
+    async with another_worker(server.url, queue, workflows=served, activities=ACTIVITIES):
+        handles = [await client.start(calls_late, 1, task_queue=queue), await client.start(calls_late_in_a_gather, 1, task_queue=queue)]
+        for handle in handles:
+            await waits_for(handle, "late_addition")
+            assert await handle.status() > 0
+        assert await client.execute(plain, 1, task_queue=queue, timeout=WAIT) == 2
+    async with another_worker(server.url, queue, workflows=served, activities=[*ACTIVITIES, late]):
+        assert await handles[0].result(timeout=WAIT) == 101
+        assert await handles[1].result(timeout=WAIT) == [2, 101, 101]
+
+
+async def test_a_rolling_upgrade_hands_new_activities_to_new_workers(server: LocalServer, client: Client, queue: str) -> None:
+    served = [plain, calls_late]
+    async with another_worker(server.url, queue, workflows=served, activities=ACTIVITIES):
+        handles = [await client.start(calls_late, n, task_queue=queue) for n in range(20)]
+        for handle in handles:
+            await waits_for(handle, "late_addition")
+        async with another_worker(server.url, queue, workflows=served, activities=[*ACTIVITIES, late]):
+            assert [await handle.result(timeout=WAIT) for handle in handles] == list(range(100, 120))
