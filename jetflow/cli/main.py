@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import jetflow
+from jetflow.cli.ask import query, update
 from jetflow.cli.commands import cancel, signal, terminate
 from jetflow.cli.dead_letters import drop_letter, list_letters, requeue_letter, show_letter
 from jetflow.cli.dev import dev
@@ -79,6 +80,8 @@ def build() -> typer.Typer:
         (USE, "show", show),
         (USE, "list", list_workflows),
         (USE, "signal", signal),
+        (USE, "query", query),
+        (USE, "update", update),
         (USE, "cancel", cancel),
         (USE, "terminate", terminate),
     ):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jetflow import RetryPolicy, activity, condition, sleep, workflow
+from jetflow import RetryPolicy, activity, condition, set_query_handler, set_update_handler, sleep, workflow
 
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -82,3 +82,17 @@ async def blocked(started: str) -> str:
 async def napping(seconds: float) -> str:
     await sleep(seconds)
     return "rested"
+
+
+@workflow
+async def basket() -> dict:
+    items: dict = {}
+
+    def add(sku: str, count: int = 1) -> int:
+        items[sku] = items.get(sku, 0) + count
+        return items[sku]
+
+    set_query_handler("items", lambda: items)
+    set_update_handler("add", add)
+    await condition("go")
+    return items

@@ -223,3 +223,17 @@ def test_a_namespace_is_a_world_of_its_own(cli: Cli) -> None:
     assert cli("show", "same", "--namespace", "cli-tests").code == 0
     assert cli("show", "same").code == 3
     assert cli("show", "same", "--namespace", "Not Valid").code == 2
+
+
+def test_query_and_update(cli: Cli, worker: Running) -> None:
+    cli("start", "basket", "--id", "b")
+    assert cli("update", "b", "add", "pear", "2", "--update-id", "one").json == 2
+    assert cli("update", "b", "add", "pear", "2", "--update-id", "one").json == 2
+    assert cli("query", "b", "items", "--json").out == '{"pear":2}\n'
+    unknown = cli("query", "b", "prices", "--json")
+    assert unknown.code == 1
+    assert "it has items" in unknown.error["message"]
+    assert cli("query", "nobody", "items").code == 3
+    cli("signal", "b", "go")
+    assert cli("result", "b").json == {"pear": 2}
+    assert cli("update", "b", "add", "plum").code == 5

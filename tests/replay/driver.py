@@ -73,7 +73,7 @@ class Run:
             self._next_generation(self.machine.closing)
 
     def _next_generation(self, closing: ev.ContinuedAsNew) -> None:
-        before, cancelled = self.machine, self.machine.cancel_requested
+        before = self.machine
         self.generations.append(self.commits)
         self.commits = []
         started = ev.Started(
@@ -81,9 +81,7 @@ class Run:
             workflow_type=closing.workflow_type,
             input=closing.input,
             generation=before.info.generation + 1,
-            first_index=before.next_index,
-            consumed=before.consumed,
-            cancel_reason=cancelled.reason if cancelled else None,
+            **before.carried_over(),
         )
         self.info = msgspec.structs.replace(self.info, generation=started.generation, started_at=started.at)
         self.machine = Machine(self.definition, self.info, before.max_payload)
