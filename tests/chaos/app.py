@@ -22,10 +22,14 @@ from jetflow import (
     activity,
     condition,
     execute_child,
+    search,
+    set_query_handler,
+    set_update_handler,
     sleep,
     start_child,
     workflow,
 )
+from jetflow import signal as send_signal
 
 LOG = Path(os.environ.get("CHAOS_LOG", "/dev/null"))
 
@@ -120,6 +124,35 @@ async def tree(depth: int, path: str, queues: list[str]) -> Any:
 
 
 @workflow
+async def tells(receiver: str, count: int) -> str:
+    """Ends with the commit that sends its signals."""
+    for n in range(count):
+        await send_signal(receiver, "n", n)
+    return "told"
+
+
+@workflow
+async def counts() -> list[int]:
+    """Adds what it is told, each through an activity; the data and the result say what came of it."""
+    given: list[int] = []
+    ended = False
+
+    async def count(n: int) -> int:
+        given.append(await add(n, 0))
+        return search().incr("given")  # type: ignore[return-value]
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+
+    set_update_handler("count", count)
+    set_update_handler("end", end)
+    set_query_handler("given", lambda: given)
+    await condition(lambda: ended)
+    return given
+
+
+@workflow
 async def cleans_up() -> str:
     """Waits for ever; a cancel makes it clean up."""
     try:
@@ -132,7 +165,7 @@ async def cleans_up() -> str:
     return "went on"
 
 
-WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, tree, cleans_up]
+WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, tree, tells, counts, cleans_up]
 ACTIVITIES = [add, slow_add, flaky_add]
 
 

@@ -1,0 +1,110 @@
+"""kill -9 at the places that each command meets: it takes effect once, whatever was killed."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jetflow import CancelledFailure, Client
+from jetflow.broker.server import LocalServer
+from tests.chaos.app import cleans_up, collect, tells, tree
+from tests.chaos.harness import Workers, check_histories, executions, workers
+from tests.engine.helpers import dead_letters, until, waits_for
+
+WAIT = "60s"
+
+
+async def killed_at(started: Workers, point: str, send: Any) -> None:
+    """A worker that dies at ``point`` after the command was sent; another one goes on."""
+    doomed = await started.start(fault=point)
+    await send()
+    assert await doomed.dead() == -9, f"never came to {point}: {doomed.errors.read_text()}"
+    await started.start()
+
+
+async def at_rest(started: Workers, ready: Any) -> None:
+    """A worker brings workflows to where they wait, and leaves."""
+    worker = await started.start()
+    await ready()
+    await asyncio.to_thread(worker.terminate)
+
+
+@pytest.mark.parametrize(
+    "point", ["before_commit", "after_commit", "after_effects", "before_activity", "after_activity", "after_state", "before_ack"]
+)
+async def test_cancel(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    log = tmp_path / "executions"
+    with workers(server.url, queue, log) as started:
+        handle = await client.start(cleans_up, task_queue=queue)
+        await at_rest(started, lambda: waits_for(handle, "go"))
+        await killed_at(started, point, lambda: handle.cancel("enough"))
+        assert "cleaned up" in await handle.result(timeout=WAIT)
+        await check_histories(client, queue, [handle.workflow_id], log)
+        assert executions(log)
+
+
+@pytest.mark.parametrize(
+    "point", ["before_commit:1", "after_commit:1", "after_commit:2", "after_effects:1", "after_notice:1", "after_state:1", "before_ack:2"]
+)
+async def test_terminate_of_a_tree(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    log = tmp_path / "executions"
+    ids = ["t", "ts", "te", "tss", "tse", "tes", "tee"]
+
+    async def all_gone() -> bool:
+        records = [await client.states.get(queue, workflow_id) for workflow_id in ids]
+        return all(record is None or record.status == "terminated" for record in records)
+
+    async def all_wait() -> None:
+        for workflow_id in ids:
+            await until(lambda workflow_id=workflow_id: client.states.get(queue, workflow_id))
+        for workflow_id in ids[3:]:
+            await waits_for(client.get_handle(workflow_id, queue), "go")
+
+    with workers(server.url, queue, log) as started:
+        root = await client.start(tree, 2, "t", [queue], workflow_id="t", task_queue=queue)
+        await at_rest(started, all_wait)
+        await killed_at(started, point, lambda: root.terminate(descend=True))
+        await until(all_gone, 60)
+        assert await dead_letters(client, queue) == []
+
+
+@pytest.mark.parametrize("point", ["before_commit:1", "after_commit:1", "after_effects:1", "after_buffer:1", "after_state:1", "before_ack:1"])
+async def test_signals_from_a_workflow(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    """The sender ends with the commit that sends them."""
+    log = tmp_path / "executions"
+    with workers(server.url, queue, log) as started:
+
+        async def send() -> None:
+            await client.start(tells, "ear", 6, workflow_id="mouth", task_queue=queue)
+
+        await killed_at(started, point, send)
+        assert await client.get_handle("mouth", queue).result(timeout=WAIT) == "told"
+        heard = await client.execute(collect, 6, workflow_id="ear", task_queue=queue, timeout=WAIT)
+        assert heard == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["before_commit:1", "after_commit:1", "after_effects:1", "after_state:1", "before_ack:1"],
+)
+async def test_signal_with_start(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    log = tmp_path / "executions"
+    with workers(server.url, queue, log) as started:
+
+        async def send() -> None:
+            for n in range(12):
+                await client.signal_with_start(collect, 12, signal="n", data=n, workflow_id="one", task_queue=queue)
+
+        await killed_at(started, point, send)
+        assert await client.get_handle("one", queue).result(timeout=WAIT) == list(range(12))
+        await check_histories(client, queue, ["one"], log)
+
+
+async def test_an_uncaught_cancel_is_the_end(server: LocalServer, client: Client, queue: str, tmp_path: Path) -> None:
+    with workers(server.url, queue, tmp_path / "executions") as started:
+        handle = await client.start(collect, 1, task_queue=queue)
+        await at_rest(started, lambda: waits_for(handle, "n"))
+        await killed_at(started, "after_commit", lambda: handle.cancel("enough"))
+        with pytest.raises(CancelledFailure, match="enough"):
+            await handle.result(timeout=WAIT)
