@@ -68,6 +68,26 @@ def test_an_activity_stuck_in_a_thread_does_not_keep_the_process(spawn: Spawn, c
     assert cli("result", "b1", "--timeout", "30s").json == "second time"
 
 
+def test_activities_only(spawn: Spawn, cli: Cli, queue: str, tmp_path: Path) -> None:
+    """The workflow's own worker has no activities here: they wait for one that has."""
+    alone = tmp_path / "alone.py"
+    alone.write_text(
+        "from jetflow import execute_activity, workflow\n@workflow\nasync def priced(item: dict) -> int:\n"
+        "    return await execute_activity('price', item)\n"
+    )
+    spawn("worker", str(alone)).wait_for("worker ready")
+    cli("start", "priced", '{"sku": "A", "count": 4}', "--id", "p1")
+    activities = spawn("worker", str(APP), "--activities-only")
+    line = activities.wait_for("worker ready")
+    assert "workflows none; activities price" in line
+    assert cli("result", "p1", "--timeout", "30s").json == 40
+    activities.signal(signal.SIGTERM)
+    assert activities.ended() == 0
+    nothing = cli("worker", str(alone), "--activities-only")
+    assert nothing.code == 2
+    assert "has no activities" in nothing.err
+
+
 def test_verbose_logs_and_options(spawn: Spawn) -> None:
     running = spawn("worker", str(APP), "-v", "--max-concurrent-activities", "1", "--threads", "2", "--expire", "never")
     running.wait_for("worker ready")

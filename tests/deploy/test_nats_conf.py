@@ -88,6 +88,19 @@ async def test_a_workflow_runs_through_it(secured: Secured, worker: Worker) -> N
     assert "Violation" not in log
 
 
+async def test_activities_run_on_other_workers_through_it(secured: Secured) -> None:
+    async with (
+        Client.connect(secured.url("worker")) as client,
+        Client.connect(secured.url("worker")) as other,
+        Client.connect(secured.url("client")) as starter,
+        Worker(client, task_queue="q", workflows=[hello]),
+        Worker(other, task_queue="q", activities=[greet]),
+    ):
+        assert await starter.execute(hello, "Eve", task_queue="q", timeout=30) == "Hello, Eve!"
+    assert "_task" not in secured.server.log(500)
+    assert "JETFLOW_TASKS" not in secured.server.log(500)
+
+
 async def test_two_workers_share_a_queue_and_one_takes_over(secured: Secured, worker: Worker) -> None:
     async with Client.connect(secured.url("worker")) as client, Client.connect(secured.url("client")) as starter:
         async with Worker(client, task_queue="q", workflows=[hello], activities=[greet]) as other:
