@@ -27,7 +27,6 @@ from jetflow.broker.timeline import Entry
 from jetflow.core import events as ev
 from jetflow.core.data import UserData
 from jetflow.core.definitions import ActivityOptions
-from jetflow.core.durations import to_ms
 from jetflow.core.failures import Failure
 from jetflow.core.machine import Machine, Operation, RunInfo, last_generation
 from jetflow.core.values import args_from_body
@@ -46,6 +45,7 @@ from jetflow.engine.commands import (
 )
 from jetflow.engine.compaction import Closed, History
 from jetflow.engine.dispatch import closes_at, event_of, out_of_time
+from jetflow.engine.ending import end_unseen, terminated
 from jetflow.engine.janitor import revisit
 from jetflow.engine.queries import Question, Questions, replay_end
 from jetflow.engine.records import closed_record, running_record
@@ -134,6 +134,8 @@ class Actor:
         command.actor = self
         self.unacked[command.seq] = command
         self._mailbox.append(command)
+        if self.parked and self.waiting_terminate() is not None:
+            self._unpark()
         self.wake()
 
     def ask(self, question: Question) -> None:
@@ -222,9 +224,9 @@ class Actor:
             self._start_over()
             await self.engine.ready(self)
         except NondeterminismError as error:
-            await self._park("NondeterminismError", str(error), self._info)
+            await self._give_up("NondeterminismError", str(error), self._info)
         except CannotGoOnError as error:
-            await self._park(error.reason, str(error), error.info)
+            await self._give_up(error.reason, str(error), error.info)
         except BrokerError as error:
             log.warning("workflow %s tries again: %s", self.workflow_id, error)
             self._start_over()
@@ -233,7 +235,7 @@ class Actor:
             raise
         except Exception as error:
             log.exception("workflow %s cannot go on", self.workflow_id)
-            await self._park(type(error).__name__, str(error), self._info)
+            await self._give_up(type(error).__name__, str(error), self._info)
 
     def _has_input(self) -> bool:
         due = self._alarms.next_due()
@@ -397,7 +399,7 @@ class Actor:
             if isinstance(payload, CancelCommand):
                 self._feed(ev.CancelRequested(at=now_ms(), reason=payload.reason))
             elif self._closing is None:
-                self._feed(_terminated(payload))
+                self._feed(terminated(payload))
             elif payload.descend and self._info is not None:  # it has ended, and what it started may go on
                 await self.engine.end_children(self._info, await self._all_children(), descend=True)
         return True
@@ -428,9 +430,21 @@ class Actor:
             self._signals.reset()
             self._history, self._whole_at = History(), 0
         self._run = command.seq
+        started = self.started_by(start)
+        self._info = self._info_of(started)
+        self.machine = self._new_machine(self._info)
+        self._feed(started)
+        self._accepted = start.parent
+        cancel = await self._signals.load({})
+        if cancel is not None:
+            self._feed(ev.CancelRequested(at=now_ms(), reason=cancel))
+        return True
+
+    def started_by(self, start: StartCommand) -> ev.Started:
+        """The first event of the run that a start makes."""
         definition = self.engine.workflows.get(start.workflow_type)
         single = definition.signature.single if definition is not None else False
-        started = ev.Started(
+        return ev.Started(
             at=now_ms(),
             workflow_type=start.workflow_type,
             input=args_from_body(start.body, single=single, told=start.told),
@@ -440,14 +454,6 @@ class Actor:
             data=start.data,
             entity=start.entity,
         )
-        self._info = self._info_of(started)
-        self.machine = self._new_machine(self._info)
-        self._feed(started)
-        self._accepted = start.parent
-        cancel = await self._signals.load({})
-        if cancel is not None:
-            self._feed(ev.CancelRequested(at=now_ms(), reason=cancel))
-        return True
 
     def _is_same_child(self, start: StartCommand) -> bool:
         """Whether a start is the one that made this run, sent again by its parent."""
@@ -844,6 +850,27 @@ class Actor:
 
     # ---- parking
 
+    async def _give_up(self, reason: str, message: str, info: RunInfo | None) -> None:
+        """Its code cannot go on here: it is parked, unless it is to be ended anyway."""
+        try:
+            if not await end_unseen(self):
+                await self._park(reason, message, info)
+                return
+        except BrokerError as error:
+            log.warning("workflow %s could not be terminated yet: %s", self.workflow_id, error)
+            await asyncio.sleep(BROKER_TROUBLE)
+        self._start_over()
+
+    def waiting_terminate(self) -> Command | None:
+        """The first command here, not acked, that is to end this run."""
+        known = (self.unacked[seq] for seq in sorted(self.unacked))
+        return next((command for command in known if isinstance(command.payload, TerminateCommand) and self._is_meant(command.payload)), None)
+
+    def _unpark(self) -> None:
+        self.parked = False
+        self.engine.unacked += len(self.unacked)
+        self._start_over()
+
     async def _park(self, reason: str, message: str, info: RunInfo | None) -> None:
         """It cannot go on here. Its commands stay un-acked for a worker that can; the state says why."""
         self.parked = True
@@ -865,17 +892,6 @@ class Actor:
                 return RunInfo(self.workflow_id, self.engine.task_queue, command.payload.workflow_type, seq, started_at=now_ms())
         return None
 
-
-def _terminated(command: TerminateCommand) -> ev.Terminated:
-    return ev.Terminated(
-        at=now_ms(),
-        reason=command.reason,
-        code=command.code,
-        throw=command.throw,
-        stack=command.stack,
-        expire=to_ms(command.expire),
-        descend=command.descend,
-    )
 
 
 def _last_decision(entries: list[Entry]) -> list[Any]:

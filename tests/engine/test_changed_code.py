@@ -3,7 +3,9 @@
 import asyncio
 from typing import Any
 
-from jetflow import Client, activity, condition, execute_activity, sleep, workflow
+import pytest
+
+from jetflow import Client, WorkflowAlreadyStartedError, activity, condition, execute_activity, sleep, workflow
 from jetflow.broker.server import LocalServer
 
 from .helpers import WAIT, another_worker, commands, parked, until, waits_for
@@ -165,3 +167,39 @@ async def test_a_rolling_upgrade_hands_new_activities_to_new_workers(server: Loc
             await waits_for(handle, "late_addition")
         async with another_worker(server.url, queue, workflows=served, activities=[*ACTIVITIES, late]):
             assert [await handle.result(timeout=WAIT) for handle in handles] == list(range(100, 120))
+
+
+async def test_a_parked_workflow_can_be_ended(server: LocalServer, client: Client, queue: str) -> None:
+    """Terminating needs none of its code, whether it was begun or not, whether the command comes before or after."""
+    stopped = await client.start("order", 1, task_queue=queue)
+    async with another_worker(server.url, queue, workflows=[as_it_was], activities=ACTIVITIES):
+        await waits_for(stopped, "go")
+    asked = await client.start("newer", 2, task_queue=queue)
+    await asked.terminate("before", expire="1h")
+    async with another_worker(server.url, queue, workflows=[with_a_step_less], activities=ACTIVITIES):
+        await stopped.signal("go")
+        assert (await parked(stopped)).reason == "NondeterminismError"
+        unknown = await client.start("newer", 1, workflow_id="newer", task_queue=queue)
+        assert (await parked(unknown)).reason == "UnknownWorkflowType"
+        for handle in (stopped, unknown):
+            with pytest.raises(WorkflowAlreadyStartedError):
+                await client.start("newer", 1, workflow_id=handle.workflow_id, task_queue=queue)
+            await handle.signal("late")
+            await handle.terminate("never mind", expire="1s" if handle is unknown else "1h")
+            assert "never mind" in str(await handle.result(throw_on_error=False, timeout=WAIT))
+        assert "before" in str(await asked.result(throw_on_error=False, timeout=WAIT))
+        await until(lambda: _none_left(client, queue))
+
+        async def expired() -> bool:
+            return await client.states.get(queue, "newer") is None
+
+        await until(expired)
+        again = await client.start("order", 5, workflow_id="newer", task_queue=queue)
+        await again.signal("go")
+        assert await again.result(timeout=WAIT) == 15
+    async with another_worker(server.url, queue, workflows=[as_it_was, newer], activities=ACTIVITIES):
+        assert (await stopped.result(throw_on_error=False)).type == "WorkflowTerminatedError"
+
+
+async def _none_left(client: Client, queue: str) -> bool:
+    return not await commands(client, queue)

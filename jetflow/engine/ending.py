@@ -1,0 +1,51 @@
+"""Terminating: a run can be ended also by a worker that cannot run its code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jetflow.core import events as ev
+from jetflow.core.durations import to_ms
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.commands import StartCommand, TerminateCommand
+
+if TYPE_CHECKING:
+    from jetflow.engine.actor import Actor
+
+
+def terminated(command: TerminateCommand) -> ev.Terminated:
+    """The event that a terminate command makes."""
+    return ev.Terminated(
+        at=now_ms(),
+        reason=command.reason,
+        code=command.code,
+        throw=command.throw,
+        stack=command.stack,
+        expire=to_ms(command.expire),
+        descend=command.descend,
+    )
+
+
+async def end_unseen(actor: Actor) -> bool:
+    """Commits a terminate command that waits for an actor whose code cannot go on; False if there is none.
+
+    Rebuilt from its timeline the actor is then one that has ended, and does what follows from that.
+    """
+    command = actor.waiting_terminate()
+    if command is None:
+        return False
+    engine = actor.engine
+    last = await engine.timeline.last(engine.queue_token, actor.id_token)
+    events: list[Any] = [terminated(command.payload)]  # type: ignore[arg-type]
+    if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
+        run = last.commit.run
+    else:
+        start = next((known for _, known in sorted(actor.unacked.items()) if isinstance(known.payload, StartCommand)), None)
+        if start is None or start.seq > command.seq:
+            return False
+        run = start.seq
+        events.insert(0, actor.started_by(start.payload))  # type: ignore[arg-type]
+    engine.check_ownership(actor)
+    commit = ev.Commit(run=run, cause=command.seq, events=events)
+    await engine.timeline.append(engine.queue_token, actor.id_token, (last.seq if last is not None else 0) + 1, ev.encode_commit(commit))
+    return True
