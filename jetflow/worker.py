@@ -186,11 +186,11 @@ class Worker:
         await asyncio.shield(self._stopped)
 
     async def _stop(self) -> None:
-        for task in self._tasks[:1]:
+        for task in self._tasks[:1] if self._workflows else []:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await asyncio.gather(self._hand_over(), self._remote.stop(self._grace))
-        for task in self._tasks[1:]:
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._engine.compaction.emptied(COMPACTION_GRACE)

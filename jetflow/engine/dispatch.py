@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from jetflow.core.machine import Operation, RunInfo
     from jetflow.engine.engine import Engine
 
+log = logging.getLogger("jetflow.worker")
+
 Event = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
 
 AT_ONCE = 500
@@ -40,6 +43,7 @@ class Dispatch:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._missing: set[str] = set()
 
     async def publish(self, info: RunInfo, wanted: list[tuple[Operation, bool]]) -> None:
         """Publishes the next attempt of each operation; True beside it means that this may have been done before."""
@@ -49,6 +53,9 @@ class Dispatch:
     async def _publish(self, info: RunInfo, operation: Operation, again: bool) -> None:
         engine, scheduled, attempt = self._engine, operation.event, operation.attempt + 1
         id_token = to_token(info.workflow_id)
+        if scheduled.task_queue is None and scheduled.name not in self._missing:
+            self._missing.add(scheduled.name)
+            log.warning("activity %r is not here: it waits for a worker of task queue %r that has it", scheduled.name, info.task_queue)
         if again and await self._outcome_waits(id_token, info.run, operation.index, attempt):
             return
         options = _options(operation)

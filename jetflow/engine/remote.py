@@ -38,6 +38,8 @@ T = TypeVar("T")
 STALE_MS = 10_000
 """A task that has waited longer is run only if its workflow has not ended meanwhile."""
 TRY_AGAIN = 0.5
+OUTCOME_MARGIN = 16 * 1024
+"""Bytes of a message left beside a failure, for what a commit says around it."""
 
 ACK = b""
 NAK = b"-NAK"
@@ -80,6 +82,7 @@ class TaskRunner:
         self._runner = runner
         self._limit = limit
         self._lease = lease
+        self._max_outcome = broker.max_payload - OUTCOME_MARGIN
         self._tasks = Tasks(broker.lane, broker.names)
         self._timeline = Timeline(broker.lane, broker.names)
         self._states = StateStore(broker.lane, broker.names)
@@ -282,7 +285,11 @@ class TaskRunner:
             failure["bases"] = [cls.__name__ for cls in type(error).__mro__[1:-2]]
             if is_final(error):
                 failure["non_retryable"] = True
-            return msgspec.json.encode(head | {"failure": failure, "details": attempt.details})
+            body = msgspec.json.encode(head | {"failure": failure, "details": attempt.details})
+            if len(body) > self._max_outcome:
+                failure |= {"message": failure["message"][:1000], "stack": "", "cause": None}
+                body = msgspec.json.encode(head | {"failure": failure, "details": attempt.details})
+            return body
         return msgspec.json.encode(head | {"result": result})
 
     async def _refuse(self, delivery: TaskDelivery, reason: str) -> None:
