@@ -65,7 +65,7 @@ CANCEL = {
     "closed": "ignored",
     "expired": "cancelled at the start",
 }
-TERMINATE = dict.fromkeys(LIVE, "terminated") | {"early": "terminated later", "parked": "terminated later"}
+TERMINATE = dict.fromkeys(LIVE, "terminated") | {"early": "terminated later"}
 
 TABLE = {
     "start": {

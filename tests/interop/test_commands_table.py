@@ -145,7 +145,7 @@ class Scene:
 
     async def check(self, outcome: str) -> None:
         """Whether it is the outcome."""
-        if self.state in ("early", "parked"):
+        if self.state == "early" or (self.state == "parked" and outcome != "terminated"):
             if "later" in outcome or outcome == "with a worker":
                 assert await commands(self.client, self.queue), "kept in the inbox"
             await self.worker_comes()
