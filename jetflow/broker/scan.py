@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -14,10 +15,10 @@ from jetflow.broker.wire import status_of
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
 SECOND = 1_000_000_000
-TOLD_AGAIN = 10
-"""Seconds after which a durable scan tells again what was told and is not done."""
 WAIT = 5
 """Seconds the server holds a request while there is nothing."""
+REMEMBER_EVERY = 5000
+"""Keys told until a scan remembers how far it is; so many at most are told again to the next reader."""
 CONSUMER_NOT_FOUND = 10014
 
 
@@ -36,57 +37,88 @@ class Scan:
         lane: where to ask.
         stream: the bucket's stream.
         subject_filter: which keys.
-        name: of a durable consumer, which goes on where ``done`` was called last; None for one that begins at the first key.
+        purpose: names a scan that goes on where ``done`` was called last, by whomever; None for one that begins at the first key.
+            There is one reader for a purpose: whoever opens takes over from the others, whose ``batch`` fails from then on.
         kept: seconds without a reader after which the server forgets the consumer.
     """
 
-    def __init__(self, lane: Lane, stream: str, subject_filter: str, name: str | None = None, kept: int = 60) -> None:
+    def __init__(self, lane: Lane, stream: str, subject_filter: str, purpose: str | None = None, kept: int = 60) -> None:
         self._lane = lane
         self._stream = stream
         self._filter = subject_filter
-        self._durable = name is not None
-        self._name = name or f"scan-{secrets.token_hex(6)}"
+        self._purpose = purpose
+        self._name = ""
         self._kept = kept
         self._inbox = f"_INBOX.jetflow.scan.{secrets.token_hex(8)}."
         self._sid: int | None = None
         self._pulls = 0
         self._found: list[Seen] = []
-        self._last_reply = ""
+        self._position = 0
+        self._told = 0
         self._size = 0
         self._full: asyncio.Future[None] | None = None
 
-    async def open(self) -> bool:
-        """Finds or creates the consumer; True if it is a new one."""
+    async def known(self) -> bool:
+        """Whether there is a place to go on from."""
+        return bool(await self._earlier())
+
+    async def open(self) -> None:
+        """Makes the consumer."""
         if self._sid is None:
             self._sid = await self._lane.wire.listen(f"{self._inbox}*", self._on_message)
-        try:
-            if self._durable:
-                await self._lane.api(f"CONSUMER.INFO.{self._stream}.{self._name}")
-                return False
-        except BrokerError as error:
-            if getattr(error, "err_code", 0) != CONSUMER_NOT_FOUND:
-                raise
+        earlier = await self._earlier() if self._purpose is not None else {}
+        await self._begin(min(earlier.values(), default=1), earlier)
+
+    async def done(self) -> None:
+        """What the batches so far told has been seen to. Every so often that is remembered; what came since is told again to the next."""
+        if self._purpose is not None and self._told >= REMEMBER_EVERY:
+            await self._begin(self._position + 1, [self._name])
+
+    async def _begin(self, start: int, instead_of: Iterable[str]) -> None:
+        """A consumer from a position on. Where it began is all that is remembered: acks of all before would go wrong when a key expires."""
+        self._name, self._told = f"{self._purpose or 'scan'}-{secrets.token_hex(6)}", 0
         config: dict[str, object] = {
             "name": self._name,
-            "deliver_policy": "all",
+            "ack_policy": "none",
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": start,
             "filter_subject": self._filter,
             "headers_only": True,
             "inactive_threshold": self._kept * SECOND,
         }
-        if self._durable:
-            config |= {"durable_name": self._name, "ack_policy": "all", "ack_wait": TOLD_AGAIN * SECOND, "max_ack_pending": -1}
-        else:
-            config |= {"ack_policy": "none", "mem_storage": True, "num_replicas": 1}
+        config |= {"durable_name": self._name} if self._purpose is not None else {"mem_storage": True, "num_replicas": 1}
         await self._lane.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", {"stream_name": self._stream, "config": config, "action": "create"})
-        return True
+        for name in instead_of:
+            await self._delete(name)
+
+    async def _earlier(self) -> dict[str, int]:
+        """Consumers of this purpose, and where they began."""
+        found: dict[str, int] = {}
+        offset = 0
+        while True:
+            page = await self._lane.api(f"CONSUMER.LIST.{self._stream}", {"offset": offset})
+            consumers = page.get("consumers") or []
+            for consumer in consumers:
+                if consumer["name"].rpartition("-")[0] == self._purpose:
+                    found[consumer["name"]] = consumer["config"].get("opt_start_seq") or 1
+            offset += len(consumers)
+            if not consumers or offset >= page.get("total", 0):
+                return found
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._lane.api(f"CONSUMER.DELETE.{self._stream}.{name}")
+        except BrokerError as error:
+            if getattr(error, "err_code", 0) != CONSUMER_NOT_FOUND:
+                raise
 
     async def batch(self, size: int) -> list[Seen]:
         """The next keys, as soon as there are any, at most ``size``; [] after some seconds without.
 
         Raises:
-            BrokerError: the consumer is gone, or keys may have got lost on the way: go on with ``open`` after ``TOLD_AGAIN`` seconds.
+            BrokerError: the consumer is gone, or keys may have got lost on the way: go on with ``open``.
         """
-        self._found, self._size, self._pulls, self._last_reply = [], size, self._pulls + 1, ""
+        self._found, self._size, self._pulls = [], size, self._pulls + 1
         self._full = asyncio.get_running_loop().create_future()
         request = {"batch": size, "expires": WAIT * SECOND, "no_wait": True}
         self._lane.wire.send(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", msgspec.json.encode(request), f"{self._inbox}{self._pulls}")
@@ -99,13 +131,8 @@ class Scan:
             self._full = None
         return self._found
 
-    def done(self) -> None:
-        """What the last batch told has been seen to; a durable scan never tells it again."""
-        if self._last_reply:
-            self._lane.wire.send(self._last_reply, b"")
-
     def close(self) -> None:
-        """Stops listening; what a durable scan told last, and is not done, another reader is told."""
+        """Stops listening."""
         if self._sid is not None:
             with contextlib.suppress(BrokerError):
                 self._lane.wire.unlisten(self._sid)
@@ -117,10 +144,11 @@ class Scan:
             return
         status = status_of(headers)
         if not status:
-            self._last_reply = reply.decode()
-            tokens = self._last_reply.split(".")
+            tokens = reply.split(b".")
             # $JS.ACK.stream.consumer.delivered.sseq.cseq.time.pending, or with domain and account after ACK
-            self._found.append(Seen(subject.decode(), int(tokens[5 if len(tokens) == 9 else 7]), headers or b""))
+            self._position = int(tokens[5 if len(tokens) == 9 else 7])
+            self._told += 1
+            self._found.append(Seen(subject.decode(), self._position, headers or b""))
             if len(self._found) == self._size:
                 full.set_result(None)
         elif status != 100 and subject.decode() == f"{self._inbox}{self._pulls}":

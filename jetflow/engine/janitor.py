@@ -12,7 +12,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from jetflow.broker.scan import TOLD_AGAIN, Scan, Seen
+from jetflow.broker.scan import Scan, Seen
 from jetflow.broker.timeline import Entry
 from jetflow.broker.topology import MARKER_TTL
 from jetflow.core import events as ev
@@ -27,6 +27,8 @@ log = logging.getLogger("jetflow.worker")
 
 EVERY = 1.0
 """Seconds between two looks at the records."""
+TROUBLE = 5.0
+"""Seconds before the janitor begins anew after the broker refused something, or is gone."""
 BATCH = 1000
 AT_ONCE = 16
 """Runs removed at once."""
@@ -51,7 +53,7 @@ class Janitor:
                 await self._work()
             except BrokerError as error:
                 log.debug("expired runs are left for later: %s", error)
-                await asyncio.sleep(TOLD_AGAIN + 1)
+                await asyncio.sleep(TROUBLE)
 
     async def _turn_comes(self) -> None:
         while not self._elected:
@@ -66,13 +68,14 @@ class Janitor:
         engine, names = self._engine, self._engine.broker.names
         records = Scan(engine.broker.lane, names.state_stream, f"{names.state_prefix}{engine.queue_token}.*", self._name, MARKER_TTL)
         try:
-            if await records.open():
-                await self._sweep()  # nobody has looked for so long that markers may have gone unseen, or nobody ever has
+            if not await records.known():  # nobody has looked for so long that markers may have gone unseen, or nobody ever has
+                await self._sweep()
+            await records.open()
             while self._elected:
                 found = await records.batch(BATCH)
                 expired = [seen.subject.rpartition(".")[2] for seen in found if _is_marker(seen)]
                 await asyncio.gather(*(self._retire(id_token) for id_token in expired))
-                records.done()
+                await records.done()
                 if len(found) < BATCH:
                     await asyncio.sleep(EVERY)
         finally:
@@ -80,7 +83,7 @@ class Janitor:
 
     @property
     def _name(self) -> str:
-        return f"janitor-{self._engine.queue_token}"
+        return f"janitor-{self._engine.queue_token.replace('-', '=2D')}"
 
     async def _sweep(self) -> None:
         """Looks for timelines without a record."""
