@@ -290,7 +290,8 @@ class Actor:
             if self._doubtful or self._is_doubtful(last):
                 await self._publish(_children_in(unsure), _signals_in(unsure), again=True)
             return
-        self._history.add([event for entry in entries for event in entry.commit.events], len(entries), sum(entry.size for entry in entries))
+        events = [event for entry in entries for event in entry.commit.events]
+        self._history.add(events, len(entries), sum(entry.size for entry in entries), entries[0].position)
         machine = self.machine = self._new_machine(self._info)
         machine.replay(history, unfinished=last.commit.more)
         if isinstance(machine.closing, ev.ContinuedAsNew):
@@ -638,7 +639,7 @@ class Actor:
         if closes and (whole is not None or self._history.keys + len(bodies) == 1):
             self._whole_at = position
         else:
-            self._history.add(decided, len(bodies), sum(len(body) for body in bodies))
+            self._history.add(decided, len(bodies), sum(len(body) for body in bodies), position)
         self._cause = cause
         self._uncommitted.clear()
         if self._updates.active:
@@ -814,7 +815,7 @@ class Actor:
         held, self._held = self._held, []
         self._ack(held)
         if newly and self._seq > 1 and self._history.fits:
-            self.engine.compaction.add(Closed(self.id_token, self._seq, self._whole_at))
+            self.engine.compaction.add(Closed(self.id_token, self._seq, self._whole_at, self._history.first))
         if not self._mailbox:
             if before:
                 self.engine.background(revisit(self.engine, self.id_token))
@@ -891,7 +892,6 @@ class Actor:
             if isinstance(command.payload, StartCommand):
                 return RunInfo(self.workflow_id, self.engine.task_queue, command.payload.workflow_type, seq, started_at=now_ms())
         return None
-
 
 
 def _last_decision(entries: list[Entry]) -> list[Any]:

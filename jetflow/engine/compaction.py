@@ -31,15 +31,17 @@ MANY = 10_000
 class History:
     """Events that a run has committed, as long as they may still become one key."""
 
-    __slots__ = ("events", "keys", "size")
+    __slots__ = ("events", "first", "keys", "size")
 
     def __init__(self) -> None:
         self.events: list[Any] | None = []
+        self.first = 0
         self.keys = 0
         self.size = 0
 
-    def add(self, events: Sequence[Any], keys: int, size: int) -> None:
-        """A commit of ``keys`` keys and so many bytes."""
+    def add(self, events: Sequence[Any], keys: int, size: int, position: int) -> None:
+        """A commit of ``keys`` keys and so many bytes, of which the last is at ``position``."""
+        self.first = self.first or position
         self.keys += keys
         self.size += size
         if not self.fits:
@@ -65,11 +67,17 @@ class History:
 
 
 class Closed(NamedTuple):
-    """A run that has ended with key ``seq``; ``position`` is that key's if it has the whole history already."""
+    """A run that has ended with key ``seq``.
+
+    Attributes:
+        position: that key's, if it has the whole history already.
+        first: position of the run's first key, if known.
+    """
 
     id_token: str
     seq: int
     position: int = 0
+    first: int = 0
 
 
 class Compaction:
@@ -116,7 +124,9 @@ class Compaction:
         faults.reach("before_compaction")
         position = closed.position or await self._make_one(closed)
         faults.reach("after_compaction")
-        if position and closed.seq > 1:
+        if position and closed.seq == 2 and closed.first:
+            await timeline.wipe(queue, id_token, 1, closed.first)
+        elif position and closed.seq > 1:
             await timeline.remove(queue, id_token, position, only=1 if closed.seq == 2 else "*")
 
     async def _make_one(self, closed: Closed) -> int:

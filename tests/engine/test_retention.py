@@ -77,7 +77,8 @@ async def entries(client: Client, queue: str, workflow_id: str) -> list[Entry]:
     names, lane = client.broker.names, client.broker.lane
     timeline = Timeline(lane, names)
     found = await lane.read_many(names.timeline_stream, {"multi_last": [timeline.key(queue, workflow_id, "*")]})
-    return sorted((Entry(int(m.subject.rpartition(".")[2]), ev.decode_commit(m.data), m.seq) for m in found), key=lambda entry: entry.seq)
+    keys = [Entry(int(m.subject.rpartition(".")[2]), ev.decode_commit(m.data), m.seq) for m in found if m.data]
+    return sorted(keys, key=lambda entry: entry.seq)
 
 
 async def one_entry(client: Client, queue: str, workflow_id: str) -> Entry:
