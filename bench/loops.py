@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from jetflow.cli.serving import spare_the_collector
+
 R = TypeVar("R")
 LOOPS = ("uvloop", "asyncio")
 
@@ -21,7 +23,8 @@ def available(loop: str) -> str:
 
 
 def run(work: Coroutine[Any, Any, R], loop: str) -> R:
-    """Runs a coroutine to its end on the named loop."""
+    """Runs a coroutine to its end on the named loop, set up as ``jetflow worker`` sets itself up."""
+    spare_the_collector()
     if loop == "uvloop":
         import uvloop
 

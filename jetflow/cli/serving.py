@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import signal
@@ -50,9 +51,20 @@ def run_until_stopped(main: Coroutine[Any, Any, None], *, at_once: Callable[[], 
         main: what to run; it tidies up when cancelled.
         at_once: called right before the process ends by a second signal.
     """
+    spare_the_collector()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_cancelled_by_signals(main, at_once))
     _leave_threads_behind()
+
+
+def spare_the_collector() -> None:
+    """Makes Python's garbage collector look less often, and not at what was imported: a worker leaves next to no cycles.
+
+    With thousands of workflows in memory its full passes cost about a quarter of a worker's throughput.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _cancelled_by_signals(main: Coroutine[Any, Any, None], at_once: Callable[[], None]) -> None:
