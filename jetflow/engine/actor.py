@@ -174,6 +174,8 @@ class Actor:
 
     def drop(self) -> None:
         """Forgets it, without a trace outside; the next owner, or the next command, rebuilds it."""
+        if not self._alive:
+            return
         self._alive = False
         for step in self.steps.values():
             step.cancel()
@@ -185,6 +187,12 @@ class Actor:
         self.engine.forget(self)
         if self._waiting is not None:
             self.wake()
+        elif not self.running:
+            self._untie()
+
+    def _untie(self) -> None:
+        """Nobody drives it any more: parts that know it are let go, so that none of it waits for the garbage collector."""
+        del self._updates, self._questions
 
     # ---- the drive
 
@@ -207,6 +215,8 @@ class Actor:
         finally:
             self.running = False
             self._waiting = None
+            if not self._alive:
+                self._untie()
 
     async def _turn(self) -> None:
         try:
