@@ -151,16 +151,20 @@ def _known(machine: Any) -> dict[str, Any]:
 def run_many(task: tuple[int, int, int]) -> tuple[int, int, int, list[tuple[int, str]]]:
     """Checks ``count`` seeds from ``first`` in ``stride``; how many were run, events and commits in all, and the bad ones."""
     first, count, stride = task
-    logging.disable(logging.WARNING)
     events = commits = 0
     bad: list[tuple[int, str]] = []
-    for seed in range(first, first + count * stride, stride):
-        try:
-            run = check(seed)
-            events += len(run.events)
-            commits += len(run.commits)
-        except Exception:
-            bad.append((seed, traceback.format_exc()))
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        for seed in range(first, first + count * stride, stride):
+            try:
+                run = check(seed)
+                events += len(run.events)
+                commits += len(run.commits)
+            except Exception:
+                bad.append((seed, traceback.format_exc()))
+    finally:
+        logging.disable(before)
     return count, events, commits, bad
 
 
