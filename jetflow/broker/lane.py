@@ -213,15 +213,19 @@ class Lane:
         Raises:
             BrokerError: the server refused it, such as for asking too much at once.
         """
-        parts = await self.submit(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), many=True)
-        found = []
-        for data, headers in parts:
-            fields = parse_headers(headers)
-            if "Nats-Subject" in fields:
-                found.append(StoredMessage(fields["Nats-Subject"], int(fields["Nats-Sequence"]), data, fields, fields.get("Nats-Time-Stamp", "")))
-            elif status_of(headers) not in (204, 404):
-                raise BrokerError(f"reading {stream}: {fields['']}")
-        return found
+        found: list[StoredMessage] = []
+        while True:
+            parts = await self.submit(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), many=True)
+            fields: dict[str, str] = {}
+            for data, headers in parts:
+                fields = parse_headers(headers)
+                if "Nats-Subject" in fields:
+                    found.append(StoredMessage(fields["Nats-Subject"], int(fields["Nats-Sequence"]), data, fields, fields.get("Nats-Time-Stamp", "")))
+                elif status_of(headers) not in (204, 404):
+                    raise BrokerError(f"reading {stream}: {fields['']}")
+            if "multi_last" not in request or fields.get("Nats-Num-Pending", "0") == "0" or len(parts) == 1:
+                return found
+            request = {**request, "seq": found[-1].seq + 1, "up_to_seq": int(fields["Nats-UpTo-Sequence"])}  # the server cut it at 64 MiB
 
     async def read_data(self, stream: str, subject: str) -> bytes | None:
         """The last payload of one subject by direct get, or None; as ``read_last`` without the rest."""

@@ -88,7 +88,7 @@ class Timeline:
         while True:
             message = await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, "*"))
             if message is None or message.data:
-                return None if message is None else _entry(message)
+                return None if message is None else to_entry(message)
             await self.remove(queue_token, id_token, message.seq + 1, only=message.subject.rpartition(".")[2])  # wiped a moment ago
 
     async def run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
@@ -122,7 +122,7 @@ class Timeline:
     async def _page(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
         keys = [self.key(queue_token, id_token, seq) for seq in range(low, high + 1)]
         messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys})
-        entries = sorted((_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
+        entries = sorted((to_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
         if not entries or entries[-1].seq != high:
             if await self._lane.last_message(self._names.timeline_stream, keys[-1]) is None:
                 raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entry {high} is missing")
@@ -140,7 +140,12 @@ def _begins_run(entry: Entry) -> bool:
     return getattr(first, "generation", 0) == 1
 
 
-def _entry(message: StoredMessage) -> Entry:
+def to_entry(message: StoredMessage) -> Entry:
+    """A timeline key as it was read.
+
+    Raises:
+        BrokerError: it is none.
+    """
     try:
         return Entry(int(message.subject.rpartition(".")[2]), decode_commit(message.data), message.seq, len(message.data))
     except (msgspec.DecodeError, ValueError) as error:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jetflow.broker.lane import StoredMessage
 from jetflow.broker.scan import Scan, Seen
-from jetflow.broker.timeline import Entry
+from jetflow.broker.timeline import Entry, to_entry
 from jetflow.broker.topology import MARKER_TTL
 from jetflow.core import events as ev
 from jetflow.core.ids import partition_of
 from jetflow.engine import faults
-from jetflow.errors import BrokerError
+from jetflow.errors import BrokerError, BrokerUnavailableError
 
 if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
@@ -30,8 +32,8 @@ EVERY = 1.0
 TROUBLE = 5.0
 """Seconds before the janitor begins anew after the broker refused something, or is gone."""
 BATCH = 1000
-AT_ONCE = 16
-"""Runs removed at once."""
+TOGETHER = 100
+"""Runs looked at together; the server gives at most 1,024 keys at once."""
 EMPTY = b"Nats-Msg-Size: 0\r\n"
 """In the headers of a key without a value: a marker. Records are never empty."""
 OWN = b"Jetflow-Removed:"
@@ -43,7 +45,6 @@ class Janitor:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -74,7 +75,7 @@ class Janitor:
             while self._elected:
                 found = await records.batch(BATCH)
                 expired = [seen.subject.rpartition(".")[2] for seen in found if _is_marker(seen)]
-                await asyncio.gather(*(self._retire(id_token) for id_token in expired))
+                await self._retire(list(dict.fromkeys(expired)))
                 await records.done()
                 if len(found) < BATCH:
                     await asyncio.sleep(EVERY)
@@ -94,21 +95,15 @@ class Janitor:
             found, before = await keys.batch(BATCH), ""
             while found:
                 ids = dict.fromkeys(seen.subject.split(".")[-2] for seen in found)
-                await asyncio.gather(*(self._retire_orphan(id_token) for id_token in ids if id_token != before))
+                await self._retire([id_token for id_token in ids if id_token != before])
                 before = next(reversed(ids))
                 found = await keys.batch(BATCH) if len(found) == BATCH else []
         finally:
             keys.close()
 
-    async def _retire_orphan(self, id_token: str) -> None:
-        async with self._places:
-            if await self._engine.states.get(self._engine.queue_token, id_token) is not None:
-                return
-        await self._retire(id_token)
-
-    async def _retire(self, id_token: str) -> None:
-        async with self._places:
-            await retire(self._engine, id_token)
+    async def _retire(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), TOGETHER):
+            await retire(self._engine, ids[start : start + TOGETHER])
 
 
 def _is_marker(seen: Seen) -> bool:
@@ -118,36 +113,83 @@ def _is_marker(seen: Seen) -> bool:
 async def revisit(engine: Engine, id_token: str) -> None:
     """For an owner who found that a run has ended before: if its record is gone, so that the janitor may have come too early."""
     if await engine.states.get(engine.queue_token, id_token, fresh=True) is None:
-        await retire(engine, id_token)
+        await retire(engine, [id_token])
 
 
-async def retire(engine: Engine, id_token: str) -> bool:
-    """Removes what is left of an id whose last run has ended and whose record is gone; False if that is not so.
+async def retire(engine: Engine, ids: Sequence[str]) -> set[str]:
+    """Removes what is left of those ids whose last run has ended and whose record is gone; gives which they were.
 
     The order of the questions matters: a run whose commands are all acked had its record written, so that a record which is
     not there has expired. While a command waits, its owner must still find the timeline, or it would take a repeated
     start for a new one; the owner comes here again after it.
     """
-    queue, names, lane = engine.queue_token, engine.broker.names, engine.broker.lane
-    last = await engine.timeline.last(queue, id_token)
-    if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
-        return False
-    partition = partition_of(queue, id_token, engine.broker.topology.partitions)
-    waiting = f"{names.namespace}.{partition}.{queue}.{id_token}.>"
-    if await lane.last_message(names.inbox_stream, waiting) is not None:
-        return False
-    record = await engine.states.newest(queue, id_token)
-    if record is not None and record.data:
-        return False
-    if last is not None:
+    queue, names = engine.queue_token, engine.broker.names
+    timelines = await _newest(engine, names.timeline_stream, [engine.timeline.key(queue, id_token, "*") for id_token in ids])
+    partitions = engine.broker.topology.partitions
+    inboxes = [f"{names.namespace}.{partition_of(queue, id_token, partitions)}.{queue}.{id_token}.>" for id_token in ids]
+    waiting = await _newest(engine, names.inbox_stream, inboxes)
+    records = await _newest(engine, names.state_stream, [engine.states.subject(queue, id_token) for id_token in ids])
+    removed: set[str] = set()
+    for id_token in ids:
+        keys = [message for message in timelines.get(id_token, ()) if message.data]
+        record = next(iter(records.get(id_token, ())), None)
+        if id_token in waiting or (record is not None and record.data) or (keys and not _has_ended(keys)):
+            continue
+        await _remove(engine, id_token, keys, record)
+        removed.add(id_token)
+    return removed
+
+
+def _owns(engine: Engine, id_token: str) -> bool:
+    """Whether it is known here which of an id's signals wait."""
+    partition = partition_of(engine.queue_token, id_token, engine.broker.topology.partitions)
+    return engine.ownership is not None and partition in engine.ownership.partitions
+
+
+async def _newest(engine: Engine, stream: str, filters: list[str]) -> dict[str, list[StoredMessage]]:
+    """The last message of each key that a filter matches, by id token; with several servers that of each filter, since only the leader is sure."""
+    lane = engine.broker.lane
+    found: list[StoredMessage | None] = []
+    if engine.broker.topology.replicas == 1:
+        try:
+            found += await lane.read_many(stream, {"multi_last": filters})
+        except BrokerUnavailableError:
+            raise
+        except BrokerError:  # too much for one answer
+            found += [message for one in filters if (message := await lane.last_message(stream, one)) is not None]
+    else:
+        found += await asyncio.gather(*(lane.last_message(stream, one) for one in filters))
+    by_id: dict[str, list[StoredMessage]] = {}
+    for message in found:
+        if message is not None:
+            by_id.setdefault(message.subject.split(".")[3], []).append(message)
+    return by_id
+
+
+def _has_ended(keys: list[StoredMessage]) -> bool:
+    return isinstance(_last(keys).commit.events[-1], ev.CLOSING)
+
+
+def _last(keys: list[StoredMessage]) -> Entry:
+    return to_entry(max(keys, key=lambda message: message.seq))
+
+
+async def _remove(engine: Engine, id_token: str, keys: list[StoredMessage], record: StoredMessage | None) -> None:
+    """The marker last, so that after a crash it still tells of what is left."""
+    queue = engine.queue_token
+    if keys:
+        last = _last(keys)
         if _has_timers(last):
             await _remove_timers(engine, id_token, last)
         faults.reach("before_purge")
-        await engine.timeline.remove(queue, id_token, last.position + 1)
+        if len(keys) == 1 and engine.broker.topology.replicas == 1:
+            engine.timeline.wipe(queue, id_token, last.seq, last.position)
+        else:
+            await engine.timeline.remove(queue, id_token, last.position + 1)
     if record is not None:
-        await engine.signals.remove_before(queue, id_token, record.time)
+        if id_token in engine.early or not _owns(engine, id_token):
+            await engine.signals.remove_before(queue, id_token, record.time)
         await engine.states.remove_marker(queue, id_token, record.seq)
-    return True
 
 
 async def _remove_timers(engine: Engine, id_token: str, last: Entry) -> None:

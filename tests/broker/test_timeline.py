@@ -123,3 +123,36 @@ async def test_a_key_that_cannot_be_read_is_named(broker: Broker, timeline: Time
     await broker.lane.publish(timeline.key(queue, "w", seq), body)
     with pytest.raises(BrokerError, match=rf"timeline key .*{queue}\.w\.{seq} cannot be read"):
         await timeline.last(queue, "w")
+
+
+async def test_a_history_that_the_server_gives_in_parts_is_read_whole(timeline: Timeline, queue: str) -> None:
+    """One answer has 64 MiB at most."""
+    large = Raw(b'"%b"' % (b"x" * 900_000))
+    await timeline.append(queue, "w", 1, _first(7))
+    for number in range(1, 80):
+        await timeline.append(queue, "w", number + 1, encode_commit(Commit(7, 7 + number, [SideEffect(number, 1, large)])))
+    entries = await timeline.run(queue, "w", await _last(timeline, queue))
+    assert [entry.seq for entry in entries] == list(range(1, 81))
+
+
+async def test_a_key_wiped_a_moment_ago_is_not_the_last(timeline: Timeline, queue: str) -> None:
+    first = await timeline.append(queue, "w", 1, _first(7))
+    await timeline.append(queue, "w", 2, _next(7, 1))
+    timeline.wipe(queue, "w", 1, first + 1000)
+    assert (await _last(timeline, queue)).seq == 2, "the fence held"
+    timeline.wipe(queue, "w", 1, first)
+    assert (await _last(timeline, queue)).seq == 2
+    with pytest.raises(ConflictError):
+        await timeline.append(queue, "w", 1, _first(9))
+
+
+async def test_a_workflow_may_begin_only_where_no_key_is_left(timeline: Timeline, queue: str) -> None:
+    first = await timeline.append(queue, "w", 1, _first(7))
+    second = await timeline.append(queue, "w", 2, _next(7, 1))
+    await timeline.remove(queue, "w", second)
+    with pytest.raises(ConflictError):
+        await timeline.append(queue, "w", 1, _first(9))
+    with pytest.raises(ConflictError):
+        await timeline.replace(queue, "w", 2, _first(7), first)
+    await timeline.remove(queue, "w", second + 1)
+    assert await timeline.append(queue, "w", 1, _first(9)) > second

@@ -14,8 +14,9 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.timeline import MAX_COMPACTED, Entry, Timeline
 from jetflow.broker.wire import header_block
 from jetflow.core import events as ev
-from jetflow.engine import compaction, janitor
+from jetflow.engine import janitor
 from jetflow.engine.compaction import Closed, Compaction
+from jetflow.errors import BrokerError
 from tests.engine.helpers import WAIT, commands, until, waits_for
 
 MANY = int(os.environ.get("JETFLOW_TEST_EXPIRING", "2000"))
@@ -351,6 +352,11 @@ async def test_a_child_that_was_compacted_tells_its_parent_again(client: Client,
         assert told == ["completed", "completed"]
 
 
+async def _expired(client: Client, queue: str) -> bool:
+    newest = await client.states.newest(queue, "id")
+    return newest is None or not newest.data
+
+
 # ---- the id after that
 
 
@@ -363,18 +369,17 @@ async def test_the_id_is_free_after_the_expiry_and_every_key_of_the_next_run_is_
 
 async def test_an_id_started_between_expiry_and_removal_goes_on_with_its_numbers(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The janitor comes too late for the first run: it takes nothing of the second one with it."""
-    let_in, waiting = asyncio.Event(), asyncio.Event()
+    let_in = asyncio.Event()
     retire = janitor.retire
 
-    async def late(engine: Any, id_token: str) -> bool:
-        waiting.set()
+    async def late(engine: Any, ids: Any) -> set[str]:
         await let_in.wait()
-        return await retire(engine, id_token)
+        return await retire(engine, ids)
 
     monkeypatch.setattr(janitor, "retire", late)
     async with Worker(client, task_queue=queue, **SERVED):
         assert await client.execute(one_step, 1, workflow_id="id", task_queue=queue, expire="1s") == 1
-        await waiting.wait()
+        await until(lambda: _expired(client, queue))
         handle = await client.start(rests, 2, workflow_id="id", task_queue=queue, expire=None)
         await waits_for(handle, "go")
         before = await entries(client, queue, "id")
@@ -389,15 +394,14 @@ async def test_an_id_started_between_expiry_and_removal_goes_on_with_its_numbers
 async def test_a_janitor_that_stood_still_takes_nothing_of_a_newer_run(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It had made up its mind, and comes round to the removal only when another run has the id, timers and all."""
     let_in, waiting = asyncio.Event(), asyncio.Event()
-    remove = Timeline.remove
+    remove = janitor._remove
 
-    async def late(self: Timeline, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:
-        if not waiting.is_set() and only == "*":
-            waiting.set()
-            await let_in.wait()
-        await remove(self, queue_token, id_token, before, only=only)
+    async def late(*decided: Any) -> None:
+        waiting.set()
+        await let_in.wait()
+        await remove(*decided)
 
-    monkeypatch.setattr(Timeline, "remove", late)
+    monkeypatch.setattr(janitor, "_remove", late)
     async with Worker(client, task_queue=queue, **SERVED):
         assert await client.execute(one_step, 1, workflow_id="id", task_queue=queue, expire="1s") == 1
         await waiting.wait()
@@ -462,7 +466,7 @@ async def test_a_sleeping_workflow_is_never_removed(own: Client, queue: str) -> 
         await gone(own, queue, "ended")
         await own.execute(one_step, 1, workflow_id="later", task_queue=queue)
         await gone(own, queue, "later")
-        assert not await janitor.retire(worker._engine, "asleep")
+        assert not await janitor.retire(worker._engine, ["asleep"])
         assert len(await entries(own, queue, "asleep")) == 1
         await handle.cancel()
         await handle.result(throw_on_error=False, timeout=WAIT)
@@ -479,12 +483,8 @@ async def test_a_run_whose_command_waits_is_left_to_its_owner(client: Client, qu
         monkeypatch.setattr(worker._engine, "_send_ack", acks.append)
         assert await client.execute(one_step, 1, workflow_id="id", task_queue=queue, expire="1s") == 1
 
-        async def expired() -> bool:
-            newest = await client.states.newest(queue, "id")
-            return newest is None or not newest.data
-
-        await until(expired)
-        assert not await janitor.retire(worker._engine, "id")
+        await until(lambda: _expired(client, queue))
+        assert not await janitor.retire(worker._engine, ["id"])
         assert len(await entries(client, queue, "id")) == 1
         assert len(await commands(client, queue)) == 1
     async with Worker(client, task_queue=queue, **SERVED):
@@ -539,15 +539,15 @@ async def _consumers(client: Client) -> list[str]:
 async def test_the_janitor_goes_on_after_the_broker_refused_something(own: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(janitor, "TROUBLE", 0)
     refused = []
-    remove = Timeline.remove
+    remove = janitor._remove
 
-    async def once(self: Timeline, *args: Any, only: int | str = "*") -> None:
-        if only == "*" and not refused:
-            refused.append(args)
-            raise compaction.BrokerError("not now")
-        await remove(self, *args, only=only)
+    async def once(*decided: Any) -> None:
+        if not refused:
+            refused.append(decided)
+            raise BrokerError("not now")
+        await remove(*decided)
 
-    monkeypatch.setattr(Timeline, "remove", once)
+    monkeypatch.setattr(janitor, "_remove", once)
     async with Worker(own, task_queue=queue, **SERVED):
         await own.execute(one_step, 1, workflow_id="id", task_queue=queue, expire="1s")
         await until(lambda: refused)
