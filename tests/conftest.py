@@ -1,6 +1,7 @@
 """What every test shares: one real nats-server for each test process, and the real ``nats`` CLI."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
@@ -45,11 +46,14 @@ def nats_cli() -> str:
     if given:
         return given
     cached = ROOT / ".cache" / "bin" / "nats"
-    if not cached.exists():
-        go = shutil.which("go")
-        assert go, f"the nats CLI is missing and Go is not installed to build it: go install {NATS_CLI}, or set JETFLOW_NATS_CLI"
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        staging = cached.parent / f"build-{os.getpid()}"
-        subprocess.run([go, "install", NATS_CLI], check=True, env={**os.environ, "GOBIN": str(staging)}, timeout=600)
-        os.replace(staging / "nats", cached)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with (cached.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one test process builds it, the others wait
+        if not cached.exists():
+            go = shutil.which("go")
+            assert go, f"the nats CLI is missing and Go is not installed to build it: go install {NATS_CLI}, or set JETFLOW_NATS_CLI"
+            staging = cached.parent / f"build-{os.getpid()}"
+            subprocess.run([go, "install", NATS_CLI], check=True, env={**os.environ, "GOBIN": str(staging)}, timeout=900)
+            os.replace(staging / "nats", cached)
+            staging.rmdir()
     return str(cached)
