@@ -187,9 +187,7 @@ class Client:
         if run is None and if_exists == "fail":
             raise WorkflowAlreadyStartedError(chosen, task_queue)
         run_id = None if run is None else str(run)
-        handle = WorkflowHandle(
-            self, chosen, task_queue, run_id=run_id, workflow_type=name, definition=definition, started_here=run is not None
-        )
+        handle = WorkflowHandle(self, chosen, task_queue, run_id=run_id, workflow_type=name, definition=definition, started_here=run is not None)
         return handle, record
 
     async def _publish_start(
