@@ -186,6 +186,9 @@ async def _remove(engine: Engine, id_token: str, keys: list[StoredMessage], reco
             engine.timeline.wipe(queue, id_token, last.seq, last.position)
         else:
             await engine.timeline.remove(queue, id_token, last.position + 1)
+            left = await engine.timeline.last(queue, id_token)
+            if left is not None and left.commit.run == last.commit.run:  # compaction wrote it anew at this very moment
+                await engine.timeline.remove(queue, id_token, left.position + 1)
     if record is not None:
         if id_token in engine.early or not _owns(engine, id_token):
             await engine.signals.remove_before(queue, id_token, record.time)
