@@ -128,4 +128,4 @@ class StateStore:
 
 def summary(record: StateRecord) -> dict[str, Any]:
     """The record as plain JSON types."""
-    return msgspec.to_builtins(msgspec.json.decode(_encoder.encode(record)))  # type: ignore[no-any-return]
+    return msgspec.json.decode(_encoder.encode(record))  # type: ignore[no-any-return]

@@ -28,6 +28,7 @@ from jetflow.core.failures import to_failure
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode
 from jetflow.engine import faults
+from jetflow.engine.alarms import now_ms
 from jetflow.engine.steps import StepRunner, is_final
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
@@ -274,7 +275,7 @@ class TaskRunner:
 
     async def _outcome(self, task: Task, options: ActivityOptions, attempt: Attempt) -> bytes:
         head = {"run": task.run, "attempt": task.attempt}
-        scheduled = ev.ActivityScheduled(index=task.index, at=_now(), name=task.activity, input=task.args)
+        scheduled = ev.ActivityScheduled(index=task.index, at=now_ms(), name=task.activity, input=task.args)
         try:
             result = await self._runner.execute(scheduled, options, attempt)
         except BaseException as error:
@@ -315,7 +316,7 @@ class TaskRunner:
                 running.kept, running.attempt.details = kept, msgspec.Raw(kept)
                 running.attempt.info = msgspec.structs.replace(running.attempt.info, heartbeat_details=decode(kept, "details"))
             return True
-        if _now() - delivery.stored_ms > STALE_MS:
+        if now_ms() - delivery.stored_ms > STALE_MS:
             record = await self._until_answered(lambda: self._states.get(to_token(task.task_queue), to_token(task.workflow_id)))
             return record is None or not (record.closed if record.run_id == str(task.run) else int(record.run_id) > task.run)
         return True
@@ -423,7 +424,3 @@ def _settles(event: Any, task: Task) -> bool:
     if isinstance(event, ev.ActivityRetrying):
         return event.attempt >= task.attempt
     return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.OperationCancelled))
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -21,6 +21,7 @@ from jetflow.core.failures import ACTIVITY_TIMEOUT, is_retryable, to_failure
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
+from jetflow.engine.alarms import now_ms
 from jetflow.errors import FailureError, InvalidInputError, NonRetryableError, PayloadTooLargeError
 
 DURABLE_BACKOFF_MS = 1000
@@ -74,7 +75,7 @@ class StepRunner:
                 details = current.details
                 outcome = self._after_failure(error, scheduled, options, attempt, details)
             else:
-                return ev.ActivityCompleted(index=scheduled.index, at=_now(), result=result, attempt=attempt)
+                return ev.ActivityCompleted(index=scheduled.index, at=now_ms(), result=result, attempt=attempt)
             if not isinstance(outcome, ev.ActivityRetrying) or options.retry.delay_ms(attempt) >= DURABLE_BACKOFF_MS:  # without its jitter
                 return outcome
             await asyncio.sleep((outcome.due - outcome.at) / 1000)
@@ -129,7 +130,7 @@ class StepRunner:
     def _after_failure(
         self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int, details: Raw
     ) -> ev.ActivityFailed | ev.ActivityRetrying:
-        now = _now()
+        now = now_ms()
         retryable = not is_final(error) and is_retryable(error, options.retry.non_retryable)
         timed_out = isinstance(error, AttemptTimeout)
         due, code = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=random.random())
@@ -201,13 +202,9 @@ def _attempt_timeout(options: ActivityOptions, scheduled_at: int) -> float | Non
     if options.start_to_close is not None:
         limits.append(options.start_to_close)
     if options.schedule_to_close is not None:
-        limits.append(max(0, scheduled_at + options.schedule_to_close - _now()))
+        limits.append(max(0, scheduled_at + options.schedule_to_close - now_ms()))
     return min(limits) / 1000 if limits else None
 
 
 def _with_attempt(info: ActivityInfo, attempt: int, details: Raw) -> ActivityInfo:
     return replace(info, attempt=attempt, heartbeat_details=decode(details, "heartbeat details"))
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
