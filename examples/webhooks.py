@@ -15,11 +15,12 @@ import hashlib
 import hmac
 import os
 import sys
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 import nats
 from msgspec import Struct
+from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from rich.console import Console
@@ -133,8 +134,15 @@ def call_service(name: str) -> int:
 class Outcomes:
     """Where outcomes are stored: a NATS bucket, in which a key can be created only once."""
 
-    def __init__(self, bucket: KeyValue) -> None:
+    def __init__(self, jetstream: JetStreamContext, bucket: KeyValue) -> None:
+        self.jetstream = jetstream
         self.bucket = bucket
+
+    @classmethod
+    async def open(cls, connection: nats.NATS) -> Self:
+        """Makes the bucket, unless it is there."""
+        jetstream = connection.jetstream()
+        return cls(jetstream, await jetstream.create_key_value(bucket=BUCKET, history=5))
 
     async def store_outcome(self, outcome: Outcome) -> None:
         """An activity. A crash may have it run again before it is recorded; the same step then finds its own value."""
@@ -155,8 +163,8 @@ class Outcomes:
 
     async def stored_again(self) -> int:
         """Values beyond the first of each key; the bucket keeps history, so they would be seen."""
-        values = (await self.bucket.status()).values
-        return values - len(await self.bucket.keys()) if values else 0
+        values = (await self.jetstream.stream_info(f"KV_{BUCKET}", subjects_filter=">")).state.subjects or {}
+        return sum(values.values()) - len(values)
 
 
 # ---- the workflow: decides, and touches nothing itself
@@ -193,7 +201,7 @@ async def run(options: argparse.Namespace, console: Console) -> Summary:
     deliveries, source = make_deliveries(options.count)
     connecting = Client.connect() if os.environ.get("JETFLOW_URL") else local(options.store_dir)
     async with connecting as client, await nats.connect(client.url) as connection:
-        outcomes = Outcomes(await connection.jetstream().create_key_value(bucket=BUCKET, history=5))
+        outcomes = await Outcomes.open(connection)
         console.print(f"payloads: {source}\nserver:   {client.url}", highlight=False, soft_wrap=True)
         steps = [validate, kind_of_sender, team_of_repository, urgency_of_event, outcomes.store_outcome]
         async with Worker(client, task_queue=QUEUE, workflows=[process_delivery], activities=steps):

@@ -186,9 +186,10 @@ async def stored_in(store_dir: Path) -> set[str]:
     async with LocalServer(store_dir) as server:
         connection = await nats_client.connect(server.url)
         try:
-            bucket = await connection.jetstream().key_value(BUCKET)
-            keys = await bucket.keys()
-            assert (await bucket.status()).values == len(keys)
-            return {json.loads((await bucket.get(key)).value or b"")["stored_by"] for key in keys}
+            jetstream = connection.jetstream()
+            values = (await jetstream.stream_info(f"KV_{BUCKET}", subjects_filter=">")).state.subjects or {}
+            assert set(values.values()) == {1}
+            bucket = await jetstream.key_value(BUCKET)
+            return {json.loads((await bucket.get(subject.rpartition(".")[2])).value or b"")["stored_by"] for subject in values}
         finally:
             await connection.close()
