@@ -26,7 +26,7 @@ from jetflow.core import guard
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
-from jetflow.engine.actor import now_ms
+from jetflow.engine.alarms import now_ms
 from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
 from jetflow.engine.janitor import Janitor
 from jetflow.engine.ownership import Ownership

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from jetflow.core import events as ev
 from jetflow.core.durations import to_ms
 from jetflow.engine.alarms import now_ms
-from jetflow.engine.commands import StartCommand, TerminateCommand
+from jetflow.engine.commands import CancelCommand, Command, StartCommand, TerminateCommand
+from jetflow.engine.starting import started_by
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -26,12 +27,25 @@ def terminated(command: TerminateCommand) -> ev.Terminated:
     )
 
 
+def is_meant(actor: Actor, payload: CancelCommand | TerminateCommand) -> bool:
+    """Whether a command is for this run, and not for another one of the same id."""
+    if payload.parent is not None and (actor.run.info is None or actor.run.info.parent != payload.parent):
+        return False
+    return payload.run is None or payload.run == actor.run.number
+
+
+def waiting_terminate(actor: Actor) -> Command | None:
+    """The first command here, not acked, that is to end this run."""
+    known = (actor.unacked[seq] for seq in sorted(actor.unacked))
+    return next((command for command in known if isinstance(command.payload, TerminateCommand) and is_meant(actor, command.payload)), None)
+
+
 async def end_unseen(actor: Actor) -> bool:
     """Commits a terminate command that waits for an actor whose code cannot go on; False if there is none.
 
     Rebuilt from its timeline the actor is then one that has ended, and does what follows from that.
     """
-    command = actor.waiting_terminate()
+    command = waiting_terminate(actor)
     if command is None:
         return False
     engine = actor.engine
@@ -44,7 +58,7 @@ async def end_unseen(actor: Actor) -> bool:
         if start is None or start.seq > command.seq:
             return False
         run = start.seq
-        events.insert(0, actor.started_by(start.payload))  # type: ignore[arg-type]
+        events.insert(0, started_by(actor, start.payload))  # type: ignore[arg-type]
     engine.check_ownership(actor)
     commit = ev.Commit(run=run, cause=command.seq, events=events)
     await engine.timeline.append(engine.queue_token, actor.id_token, (last.seq if last is not None else 0) + 1, ev.encode_commit(commit))

@@ -25,12 +25,13 @@ from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.failures import Failure
 from jetflow.core.ids import partition_of, to_token
 from jetflow.core.machine import RunInfo
-from jetflow.engine.actor import Actor, OwnershipLostError
+from jetflow.engine.actor import Actor
 from jetflow.engine.commands import ARGS, BODY_MARGIN, EXPIRE, ORIGIN, PARENT, SENDER, ChildNotice, Command, StartCommand, check_body, understand
 from jetflow.engine.compaction import Compaction
 from jetflow.engine.dispatch import Dispatch
 from jetflow.engine.ownership import Ownership
 from jetflow.engine.records import parked_record, termination
+from jetflow.engine.run import OwnershipLostError
 from jetflow.engine.steps import StepRunner
 from jetflow.errors import BrokerError, InvalidInputError
 

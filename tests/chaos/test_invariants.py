@@ -20,6 +20,7 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.signals import EarlySignal, EarlySignals
 from jetflow.broker.state import StateStore
 from jetflow.broker.timeline import Timeline
+from jetflow.engine import applying, resting, starting
 from jetflow.engine.actor import Actor
 from jetflow.engine.commands import ChildNotice
 from jetflow.engine.engine import Engine
@@ -160,18 +161,18 @@ async def test_1_work_in_flight_has_an_unacked_command(
 ) -> None:
     if broken:
 
-        async def ack_all(self: Actor, _machine: Any) -> None:
-            self._ack(self._held)
-            self._held = []
+        async def ack_all(actor: Actor, _machine: Any) -> None:
+            actor.ack(actor.held)
+            actor.held = []
 
-        monkeypatch.setattr(Actor, "_rest_busy", ack_all)
+        monkeypatch.setattr(resting, "_rest_busy", ack_all)
 
     async def property_() -> None:
         async with own_worker(server, queue) as first:
             handle = await client.start(one_gate, name, workflow_id=name, task_queue=queue)
             await until(lambda: name in RAN)
             actor = first.worker._engine._actors[name]
-            await until(lambda: not actor._mailbox and not actor.running and actor.machine is not None)
+            await until(lambda: not actor.mailbox and not actor.running and actor.machine is not None)
             await first.worker.client.broker.lane.api("INFO")  # the server has read what was written before
             await first.crash()
         assert await waiting_commands(client, queue, name) >= 1
@@ -292,7 +293,7 @@ async def test_5_a_repeated_notice_of_a_child_is_recognised(
 ) -> None:
     """A parent that sends its child's start again gets no second child, and no refusal."""
     if broken:
-        monkeypatch.setattr(Actor, "_is_same_child", lambda _self, _start: False)
+        monkeypatch.setattr(starting, "_is_same_child", lambda _actor, _start: False)
     start_child = Engine.start_child
 
     async def twice(self: Engine, parent: Actor, child: Any, *, check_first: bool) -> None:
@@ -364,14 +365,14 @@ async def test_7_commands_apply_in_inbox_order_and_a_poisoned_workflow_stops_nob
             return added
 
         monkeypatch.setattr(SignalBuffer, "add", newest_first)
-    apply = Actor._apply_command
+    apply = applying._apply_command
 
-    async def poison(self: Actor, command: Any) -> bool:
-        if self.workflow_id == "poisoned":
+    async def poison(actor: Actor, command: Any) -> bool:
+        if actor.workflow_id == "poisoned":
             raise RuntimeError("poison")
-        return await apply(self, command)
+        return await apply(actor, command)
 
-    monkeypatch.setattr(Actor, "_apply_command", poison)
+    monkeypatch.setattr(applying, "_apply_command", poison)
 
     async def property_() -> None:
         handle = await client.start(collect, 50, workflow_id=name, task_queue=queue)

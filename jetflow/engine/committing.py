@@ -1,0 +1,73 @@
+"""Step 4: what was decided becomes one new timeline key, which only one owner can write."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from jetflow.core import events as ev
+from jetflow.engine import faults
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.children import all_children
+from jetflow.engine.effects import effects
+
+if TYPE_CHECKING:
+    from jetflow.engine.actor import Actor
+
+
+async def commit(actor: Actor) -> None:
+    """Writes what was decided since the last commit, and sees to what follows from it.
+
+    Raises:
+        ConflictError: somebody else has written that key.
+        BrokerUnavailableError: whether it was written is unknown, or this may not be the owner any more.
+    """
+    run, engine = actor.run, actor.engine
+    machine = actor.machine
+    if machine is None or not machine.decided:
+        actor.uncommitted.clear()
+        if actor.updates.active:
+            actor.updates.committed(())
+        return
+    for operation in machine.begun:
+        if not operation.remote and type(operation.event) is ev.ActivityScheduled and not engine.runner.knows(operation.event.name):
+            actor.feed(ev.ActivityQueued(index=operation.index, at=now_ms()))
+    decided, begun, ended, sent = machine.take()
+    cause = max([run.cause, *(command.seq for command in actor.held)])
+    closes = isinstance(machine.closing, ev.CLOSING)
+    whole = run.history.whole(run.number, cause, decided) if closes else None
+    bodies = _bodies(actor, decided, cause) if whole is None else [whole]
+    position = 0
+    for body in bodies:
+        engine.check_ownership(actor)
+        faults.reach("before_commit")
+        position = await engine.timeline.append(engine.queue_token, actor.id_token, run.seq + 1, body)
+        engine.check_ownership(actor)  # a late owner may have hit a key that compaction removed: nothing of it may follow
+        run.seq += 1
+        faults.reach("after_commit")
+    if closes and (whole is not None or run.history.keys + len(bodies) == 1):
+        run.whole_at = position
+    else:
+        run.history.add(decided, len(bodies), sum(len(body) for body in bodies), position)
+    run.cause = cause
+    actor.uncommitted.clear()
+    if actor.updates.active:
+        actor.updates.committed(decided)
+    if actor.dirty_since is None:
+        actor.dirty_since = time.monotonic()
+        engine.note_dirty(actor)
+    if machine.closing is not None and not isinstance(machine.closing, ev.ContinuedAsNew):
+        run.closing = machine.closing
+        run.closed_children = machine.children
+        if isinstance(machine.closing, ev.Terminated) and machine.closing.descend and machine.info.generation > 1:
+            run.closed_children = await all_children(actor)
+    await effects(actor, machine, begun, ended, sent)
+
+
+def _bodies(actor: Actor, events: list[Any], cause: int, *, more: bool = False) -> list[bytes]:
+    """The commit's bytes, over several keys where it is too large for one message."""
+    body = ev.encode_commit(ev.Commit(run=actor.run.number, cause=cause, events=events, more=more))
+    if len(body) <= actor.engine.max_commit or len(events) == 1:
+        return [body]
+    half = len(events) // 2
+    return _bodies(actor, events[:half], cause, more=True) + _bodies(actor, events[half:], cause, more=more)

@@ -1,0 +1,111 @@
+"""Step 5: what follows from a commit, in this process and beyond it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from jetflow.activity import ActivityInfo
+from jetflow.core import events as ev
+from jetflow.core.definitions import ActivityOptions
+from jetflow.core.machine import Machine, Operation
+from jetflow.engine import faults
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.commands import ChildNotice
+from jetflow.engine.dispatch import closes_at
+
+if TYPE_CHECKING:
+    from jetflow.engine.actor import Actor
+
+
+async def effects(actor: Actor, machine: Machine, begun: list[Operation], ended: list[Operation], sent: list[ev.SignalSent]) -> None:
+    """Publishes what the commit said, ends what nobody waits for any more, and begins what is waited for."""
+    await publish(actor, [operation.event for operation in begun if isinstance(operation.event, ev.ChildStarted)], sent)
+    faults.reach("after_effects")
+    actor.signals.flush_removals()
+    for operation in ended:
+        step = actor.steps.pop(operation.index, None)
+        if step is not None:
+            step.cancel()
+        forget_alarm(actor, operation.index)
+    if any(operation.remote for operation in ended):
+        actor.engine.dispatch.end(machine.info, [operation for operation in ended if operation.remote], closed=actor.run.closing is not None)
+    for operation in begun:
+        if operation.index in machine.pending:
+            follow(actor, operation)
+
+
+async def publish(actor: Actor, children: list[ev.ChildStarted], sent: list[ev.SignalSent], *, again: bool = False) -> None:
+    """Starts of children and signals of a commit; ``again`` for one whose effects a crash may have kept back."""
+    run = actor.run
+    accepted, run.accepted = run.accepted, None
+    await tell_accepted(actor, accepted)
+    if run.closing is not None:  # a child that would only be terminated need not begin
+        children = [child for child in children if child.parent_close_policy != "terminate"]
+    if (children or sent) and run.info is not None:
+        info = run.info
+        starts = [actor.engine.start_child(info, child, check_first=again) for child in children]
+        await asyncio.gather(*starts, actor.engine.send_signals(info, sent))
+
+
+async def publish_tasks(actor: Actor) -> None:
+    """Attempts for other workers, once all that led to them is committed."""
+    due, actor.run.tasks_due = actor.run.tasks_due, {}
+    machine = actor.machine
+    if machine is not None and machine.closing is None:
+        wanted = [(machine.pending[index], again) for index, again in due.items() if index in machine.pending]
+        await actor.engine.dispatch.publish(machine.info, wanted)
+
+
+def forget_alarm(actor: Actor, index: int) -> None:
+    """An operation's timer is not needed any more, neither here nor at the broker."""
+    if actor.alarms.forget(index):
+        actor.engine.background(actor.engine.timers.cancel(actor.engine.queue_token, actor.id_token, index))
+
+
+def follow(actor: Actor, operation: Operation, *, maybe_scheduled: bool = False) -> None:
+    """Sees to a pending operation in this process: runs the activity, watches the clock."""
+    if operation.due is not None:
+        actor.alarms.watch(operation.index, operation.due, maybe_scheduled=maybe_scheduled)
+    elif operation.remote:
+        if not maybe_scheduled:
+            queue(actor, operation, again=False)
+        elif (closes := closes_at(operation)) is not None:
+            actor.alarms.watch(operation.index, closes, maybe_scheduled=True)
+    elif isinstance(operation.event, ev.ActivityScheduled):
+        launch(actor, operation)
+
+
+def queue(actor: Actor, operation: Operation, *, again: bool) -> None:
+    """The next attempt is for whoever takes its task, for as long as it may take."""
+    actor.run.tasks_due[operation.index] = again
+    closes = closes_at(operation)
+    if closes is not None:
+        actor.alarms.watch(operation.index, closes)
+
+
+def launch(actor: Actor, operation: Operation) -> None:
+    """Runs an activity in this process, or sends it out if this worker does not have it."""
+    index, scheduled = operation.index, operation.event
+    if index in actor.steps or actor.draining or any(outcome.index == index for outcome in actor.outcomes):
+        return
+    if not actor.engine.runner.knows(scheduled.name):
+        actor.feed(ev.ActivityQueued(index=index, at=now_ms()))
+        queue(actor, operation, again=False)
+        return
+    info = ActivityInfo(scheduled.name, actor.workflow_id, actor.engine.task_queue, str(actor.run.number), index)
+    options = operation.options if operation.options is not None else ActivityOptions()
+    actor.steps[index] = asyncio.create_task(_step(actor, scheduled, options, info, operation))
+
+
+async def _step(actor: Actor, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
+    outcome = await actor.engine.runner.run(scheduled, options, info, operation.attempt, operation.details)
+    if actor.steps.pop(scheduled.index, None) is not None and actor.alive:
+        actor.outcomes.append(outcome)
+        actor.wake()
+
+
+async def tell_accepted(actor: Actor, parent: ev.Parent | None) -> None:
+    """A parent that does not wait for the result waits for this."""
+    if parent is not None and not parent.awaited:
+        await actor.engine.notify(parent, ChildNotice(run=parent.run, child=actor.workflow_id, outcome="accepted", child_run=actor.run.number))

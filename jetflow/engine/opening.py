@@ -1,0 +1,99 @@
+"""Step 2: an actor that is not in memory is rebuilt from its timeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jetflow.broker.timeline import Entry
+from jetflow.core import events as ev
+from jetflow.core.machine import last_generation
+from jetflow.engine.children import children_in, children_of
+from jetflow.engine.commands import StartCommand
+from jetflow.engine.effects import follow, publish
+
+if TYPE_CHECKING:
+    from jetflow.engine.actor import Actor
+
+
+async def open_actor(actor: Actor) -> None:
+    """Reads what the timeline has, unless a start is the first that is heard of the id."""
+    first = actor.mailbox[0] if actor.mailbox else None
+    fresh = first is not None and isinstance(first.payload, StartCommand) and not actor.doubtful
+    if not fresh:  # a start needs no read: writing the first key tells whether the id is free
+        last = await actor.engine.timeline.last(actor.engine.queue_token, actor.id_token)
+        if last is not None:
+            await _rebuild(actor, last)
+    actor.run.loaded = True
+
+
+async def _rebuild(actor: Actor, last: Entry) -> None:
+    run = actor.run
+    entries = await actor.engine.timeline.run(actor.engine.queue_token, actor.id_token, last)
+    run.seq, run.number, run.cause = last.seq, last.commit.run, last.commit.cause
+    history = last_generation([entry.commit for entry in entries])
+    run.info = actor.info_of(history[0][0])
+    if isinstance(history[-1][-1], ev.CLOSING):
+        await _rebuild_closed(actor, entries, history)
+    else:
+        await _rebuild_live(actor, entries, history)
+
+
+async def _rebuild_closed(actor: Actor, entries: list[Entry], history: list[list[Any]]) -> None:
+    run = actor.run
+    closing, unsure = history[-1][-1], _last_decision(entries)
+    run.closing = closing
+    descends = isinstance(closing, ev.Terminated) and closing.descend
+    run.closed_children = children_of(entries) if descends else [event for events in history for event in children_in(events)]
+    run.told_closing = True
+    if actor.doubtful or _is_doubtful(actor, entries[-1]):
+        await publish(actor, children_in(unsure), _signals_in(unsure), again=True)
+
+
+async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[Any]]) -> None:
+    run = actor.run
+    last, unsure = entries[-1], _last_decision(entries)
+    events = [event for entry in entries for event in entry.commit.events]
+    run.history.add(events, len(entries), sum(entry.size for entry in entries), entries[0].position)
+    machine = actor.machine = actor.machine_for(history[0][0])
+    machine.replay(history, unfinished=last.commit.more)
+    if isinstance(machine.closing, ev.ContinuedAsNew):
+        run.continued = machine.closing
+    actor.updates.restore(machine)
+    for index in [index for index, step in actor.steps.items() if index not in machine.pending]:
+        actor.steps.pop(index).cancel()
+    doubtful = actor.doubtful = actor.doubtful or _is_doubtful(actor, last)
+    begun = {id(operation) for operation in machine.begun}
+    for operation in machine.pending.values():
+        if id(operation) not in begun:
+            follow(actor, operation, maybe_scheduled=True)
+    if not doubtful:
+        actor.alarms.scheduled(set(actor.alarms.unscheduled))
+    else:
+        for event in unsure:
+            operation = machine.pending.get(event.index) if isinstance(event, (ev.ActivityScheduled, ev.ActivityQueued)) else None
+            if operation is not None and operation.remote and operation.due is None:
+                run.tasks_due[operation.index] = True
+        begun = [child for child in children_in(unsure) if child.index in machine.pending]
+        await publish(actor, begun, _signals_in(unsure), again=True)
+
+
+def _is_doubtful(actor: Actor, last: Entry) -> bool:
+    """Whether the effects of the last commit may never have been published."""
+    if any(seq <= last.commit.cause for seq in actor.unacked):
+        return True
+    own = (ev.TimerFired, ev.WaitTimedOut, ev.ActivityRetrying, ev.ActivityQueued, ev.ActivityCompleted, ev.ActivityFailed)
+    return any(isinstance(event, own) for event in last.commit.decision)
+
+
+def _last_decision(entries: list[Entry]) -> list[Any]:
+    """Events of the last commit, which may be spread over several keys: those whose effects a crash may have kept back."""
+    if getattr(entries[-1].commit, "compacted", False):
+        return []  # its effects were seen to before
+    first = len(entries) - 1
+    while first > 0 and entries[first - 1].commit.more:
+        first -= 1
+    return [event for entry in entries[first:] for event in entry.commit.decision]
+
+
+def _signals_in(events: list[Any]) -> list[ev.SignalSent]:
+    return [event for event in events if isinstance(event, ev.SignalSent)]

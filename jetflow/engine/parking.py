@@ -1,0 +1,61 @@
+"""A workflow that cannot go on here: it waits, visibly, for a worker that can carry it on, or for somebody to end it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from jetflow.core.machine import RunInfo
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.commands import StartCommand
+from jetflow.engine.ending import end_unseen
+from jetflow.engine.run import BROKER_TROUBLE
+from jetflow.errors import BrokerError
+
+if TYPE_CHECKING:
+    from jetflow.engine.actor import Actor
+
+log = logging.getLogger("jetflow.worker")
+
+
+async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
+    """Its code cannot go on here: it is parked, unless it is to be ended anyway."""
+    try:
+        if not await end_unseen(actor):
+            await _park(actor, reason, message, info)
+            return
+    except BrokerError as error:
+        log.warning("workflow %s could not be terminated yet: %s", actor.workflow_id, error)
+        await asyncio.sleep(BROKER_TROUBLE)
+    actor.start_over()
+
+
+def unpark(actor: Actor) -> None:
+    """A parked workflow is looked at again."""
+    actor.parked = False
+    actor.engine.unacked += len(actor.unacked)
+    actor.start_over()
+
+
+async def _park(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
+    """It cannot go on here. Its commands stay un-acked for a worker that can; the state says why."""
+    actor.parked = True
+    actor.questions.refuse(f"the workflow is parked: {reason}: {message}")
+    log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message)
+    for step in actor.steps.values():
+        step.cancel()
+    actor.steps.clear()
+    actor.alarms.clear()
+    if actor.machine is not None:
+        actor.machine.dispose()
+        actor.machine = None
+    await actor.engine.on_parked(actor, info or _info_of_pending_start(actor), actor.run.seq, reason, message)
+
+
+def _info_of_pending_start(actor: Actor) -> RunInfo | None:
+    """For a run that failed before it began."""
+    for seq, command in sorted(actor.unacked.items()):
+        if isinstance(command.payload, StartCommand):
+            return RunInfo(actor.workflow_id, actor.engine.task_queue, command.payload.workflow_type, seq, started_at=now_ms())
+    return None

@@ -1,0 +1,145 @@
+"""Steps 6 and 7: the state record, and the ack."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from jetflow.core import events as ev
+from jetflow.core.data import UserData
+from jetflow.core.machine import Machine
+from jetflow.engine import faults
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.compaction import Closed
+from jetflow.engine.janitor import revisit
+from jetflow.engine.queries import replay_end
+from jetflow.engine.records import closed_record, running_record
+from jetflow.engine.run import CannotGoOnError
+from jetflow.errors import NondeterminismError
+
+if TYPE_CHECKING:
+    from jetflow.engine.actor import Actor
+
+log = logging.getLogger("jetflow.worker")
+
+LINGER_MS = 1000
+"""A timer due sooner than this is waited for in memory, its command un-acked, rather than scheduled at the broker."""
+MAX_UNSTORED = 100
+"""Signals nobody waits for that a busy workflow keeps in memory before they go to their bucket."""
+
+
+async def rest(actor: Actor) -> None:
+    """Tells people where the workflow stands, and the broker which commands are done with."""
+    run = actor.run
+    if run.continued is not None:
+        return
+    if run.closing is not None:
+        await _rest_closed(actor)
+    elif actor.machine is None:
+        held, actor.held = actor.held, []
+        actor.ack(held)
+        if not actor.mailbox:
+            actor.drop()
+    else:
+        actor.alarms.arm()
+        if actor.draining or actor.steps or actor.outcomes or _lingers(actor):
+            await _rest_busy(actor, actor.machine)
+        elif not actor.mailbox:
+            await _rest_durably(actor, actor.machine)
+
+
+def _lingers(actor: Actor) -> bool:
+    """True when the next timer is so near that it is better waited for here, with a command un-acked."""
+    due = actor.alarms.next_due()
+    return bool(actor.held) and due is not None and due - now_ms() < LINGER_MS
+
+
+async def _rest_busy(actor: Actor, machine: Machine) -> None:
+    """Work is under way here: one un-acked command stays to wake the next owner, the others can go."""
+    if actor.signals.unstored > MAX_UNSTORED:
+        await actor.signals.store()
+    if actor.state_wanted:
+        await _put_state(actor, machine)
+    others = actor.held[1:]
+    del actor.held[1:]
+    actor.ack(others)
+
+
+async def _rest_durably(actor: Actor, machine: Machine) -> None:
+    """Only timers, signals and children are waited for: the broker alone will wake this workflow."""
+    engine = actor.engine
+    unscheduled = set(actor.alarms.unscheduled)
+    if unscheduled:
+        queue = engine.queue_token
+        dues = [(index, actor.alarms.due_at(index) or 0) for index in unscheduled]
+        await asyncio.gather(*(engine.timers.schedule(queue, actor.id_token, actor.run.number, index, due) for index, due in dues))
+        actor.alarms.scheduled(unscheduled)
+        faults.reach("after_schedule")
+    await actor.signals.store()
+    if actor.updates.active:
+        actor.held += actor.updates.refuse_early(machine)
+    if actor.dirty_since is not None or actor.state_wanted or actor.doubtful:
+        await _put_state(actor, machine)
+    actor.doubtful = False
+    actor.run.history.rest()
+    held, actor.held = actor.held, []
+    actor.ack(held)
+    engine.note_idle(actor)
+
+
+async def _put_state(actor: Actor, machine: Machine) -> None:
+    await actor.engine.states.put(running_record(machine, actor.run.seq, actor.engine.worker_id))
+    actor.dirty_since, actor.state_wanted = None, False
+    faults.reach("after_state")
+
+
+async def _rest_closed(actor: Actor) -> None:
+    """The run has ended: whoever waits is told, then its commands are acked."""
+    run, engine = actor.run, actor.engine
+    newly, before = not run.told_closing, actor.machine is None
+    if not run.told_closing and run.info is not None:
+        await engine.tell_closing(run.info, run.closing, run.closed_children)
+        faults.reach("after_notice")
+        if actor.machine is not None or await _record_is_behind(actor):
+            await engine.states.put(closed_record(run.info, run.closing, run.seq, engine.worker_id, await _data_at_end(actor)))
+        faults.reach("after_state")
+        run.told_closing = True
+        if actor.doubtful or actor.machine is None:
+            engine.background(engine.timers.cancel_all(engine.queue_token, actor.id_token))
+    actor.held += actor.signals.discard()
+    if actor.updates.active:
+        actor.held += actor.updates.end(run.closing)
+    held, actor.held = actor.held, []
+    actor.ack(held)
+    if newly and run.seq > 1 and run.history.fits:
+        engine.compaction.add(Closed(actor.id_token, run.seq, run.whole_at, run.history.first))
+    if not actor.mailbox:
+        if before:
+            engine.background(revisit(engine, actor.id_token))
+        actor.drop()
+
+
+async def _data_at_end(actor: Actor) -> UserData | None:
+    """What the run told about itself last; a run that is not in memory any more is replayed for it, where that is possible."""
+    if actor.machine is not None:
+        return actor.machine.data
+    try:
+        machine = await replay_end(actor)
+    except (NondeterminismError, CannotGoOnError) as error:
+        log.warning("the user data of workflow %s cannot be told any more: %s", actor.workflow_id, error)
+        return None
+    data = None if machine is None else machine.data
+    if machine is not None:
+        machine.release()
+    return data
+
+
+async def _record_is_behind(actor: Actor) -> bool:
+    """For a repeated end: False if the record was written, or was written and has expired since."""
+    run, engine = actor.run, actor.engine
+    record = await engine.states.get(engine.queue_token, actor.id_token, fresh=True)
+    if record is None:
+        expire = run.closing.expire if isinstance(run.closing, ev.Terminated) else run.info.expire if run.info else None
+        return expire is None or now_ms() - run.closing.at < expire
+    return not record.closed

@@ -1,0 +1,63 @@
+"""What an owner knows of the run that a workflow id stands for, and why it may have to stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jetflow.core import events as ev
+from jetflow.core.machine import RunInfo
+from jetflow.engine.compaction import History
+
+BROKER_TROUBLE = 1.0
+"""Seconds before a workflow tries again after the broker refused something."""
+
+
+class OwnershipLostError(Exception):
+    """This worker no longer owns the actor's partition."""
+
+
+class CannotGoOnError(Exception):
+    """The workflow must wait for another worker; ``reason`` is shown in its state."""
+
+    def __init__(self, reason: str, message: str, info: RunInfo) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.info = info
+
+
+class Run:
+    """The timeline as far as it is known in memory; forgotten as a whole when only what is stored counts.
+
+    Attributes:
+        loaded: False until the timeline was looked at.
+        seq: the last timeline key.
+        number: the run id, which is the inbox sequence of its start; 0 for none.
+        cause: the highest inbox sequence that was applied.
+        info: the present generation.
+        closing: the event that ended the run.
+        continued: the event that ended a generation whose follower has not begun.
+        told_closing: whether everybody who waits for the end was told.
+        closed_children: children whose fate the end of the run decides.
+        history: what compaction will make one key of.
+        whole_at: position of the closing commit when it holds the whole run already; 0 if not.
+        accepted: the parent that is to be told that the run has begun.
+        tasks_due: attempts to publish for other workers, by operation; True for one that may have been published before.
+    """
+
+    __slots__ = (
+        "accepted", "cause", "closed_children", "closing", "continued", "history", "info",
+        "loaded", "number", "seq", "tasks_due", "told_closing", "whole_at",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.loaded = False
+        self.seq = self.number = self.cause = 0
+        self.info: RunInfo | None = None
+        self.closing: Any = None
+        self.continued: ev.ContinuedAsNew | None = None
+        self.told_closing = False
+        self.closed_children: list[ev.ChildStarted] = []
+        self.history = History()
+        self.whole_at = 0
+        self.accepted: ev.Parent | None = None
+        self.tasks_due: dict[int, bool] = {}

@@ -1,0 +1,98 @@
+"""A run's beginning: its start command, and the generations that follow by ``continue_as_new``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from jetflow.core import events as ev
+from jetflow.core.values import args_from_body
+from jetflow.engine import faults
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.commands import Command, StartCommand
+from jetflow.engine.compaction import History
+from jetflow.engine.effects import tell_accepted
+
+if TYPE_CHECKING:
+    from jetflow.engine.actor import Actor
+
+
+async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
+    """Begins a run; True if the command is to be acked with what it leads to."""
+    if actor.run.number == command.seq or _is_same_child(actor, start):
+        actor.run.told_closing = False
+        await tell_accepted(actor, start.parent)
+        return True  # a repeat: it goes on from where it is
+    if await is_taken(actor):
+        await actor.engine.refuse_start(actor, start)
+        return True
+    if actor.run.closing is not None:  # an earlier run, whose record has expired
+        actor.run.closing, actor.run.told_closing, actor.run.closed_children = None, False, []
+        actor.signals.reset()
+        actor.run.history, actor.run.whole_at = History(), 0
+    actor.run.number = command.seq
+    started = started_by(actor, start)
+    actor.run.info = actor.info_of(started)
+    actor.machine = actor.new_machine(actor.run.info)
+    actor.feed(started)
+    actor.run.accepted = start.parent
+    cancel = await actor.signals.load({})
+    if cancel is not None:
+        actor.feed(ev.CancelRequested(at=now_ms(), reason=cancel))
+    return True
+
+
+def started_by(actor: Actor, start: StartCommand) -> ev.Started:
+    """The first event of the run that a start makes."""
+    definition = actor.engine.workflows.get(start.workflow_type)
+    single = definition.signature.single if definition is not None else False
+    return ev.Started(
+        at=now_ms(),
+        workflow_type=start.workflow_type,
+        input=args_from_body(start.body, single=single, told=start.told),
+        parent=start.parent,
+        origin=start.origin,
+        expire=actor.engine.default_expire if start.expire is msgspec.UNSET else start.expire,
+        data=start.data,
+        entity=start.entity,
+    )
+
+
+def _is_same_child(actor: Actor, start: StartCommand) -> bool:
+    """Whether a start is the one that made this run, sent again by its parent."""
+    return start.parent is not None and actor.run.info is not None and start.parent == actor.run.info.parent and actor.run.number > 0
+
+
+async def is_taken(actor: Actor) -> bool:
+    """Whether a run has the id: until it has ended and its record has expired."""
+    if actor.machine is not None or actor.run.closing is None:
+        return actor.machine is not None
+    return not actor.run.told_closing or await actor.engine.states.get(actor.engine.queue_token, actor.id_token, fresh=True) is not None
+
+
+async def end_generation(actor: Actor) -> None:
+    """The children of a generation end with it, as their policy says; telling them again after a crash changes nothing."""
+    if actor.machine is not None and actor.machine.children:
+        await actor.engine.end_children(actor.machine.info, actor.machine.children, descend=False)
+        faults.reach("after_notice")
+
+
+def next_generation(actor: Actor, closing: ev.ContinuedAsNew) -> None:
+    """Begins the generation that ``continue_as_new`` asked for."""
+    before = actor.machine
+    assert before is not None
+    started = ev.Started(
+        at=max(now_ms(), before.now),
+        workflow_type=closing.workflow_type,
+        input=closing.input,
+        parent=before.info.parent,
+        origin=before.info.origin,
+        expire=before.info.expire,
+        generation=before.info.generation + 1,
+        **before.carried_over(),
+    )
+    actor.run.info = actor.info_of(started)
+    actor.machine = actor.new_machine(actor.run.info)
+    actor.run.continued = None
+    actor.feed(started)
