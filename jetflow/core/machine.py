@@ -17,16 +17,19 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from jetflow.core import events as ev
 from jetflow.core.data import UserData
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions, WorkflowDefinition
-from jetflow.core.failures import FATAL, Failure, is_cancellation, to_error, to_failure
+from jetflow.core.describing import describe
+from jetflow.core.failures import FATAL, is_cancellation, to_error, to_failure
 from jetflow.core.handlers import Handlers
 from jetflow.core.ids import child_id
+from jetflow.core.inputs import APPLY
 from jetflow.core.location import await_location, end_of, raised_at, user_location
 from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, WorkflowLoop, WorkflowTask
+from jetflow.core.operation import NOWHERE, Operation, OperationFuture, RunInfo, plain
 from jetflow.core.values import TypedDecoder, encode, encode_args
 from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
 
@@ -41,67 +44,6 @@ MAX_AT_ONCE = 100_000
 
 shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
 """True inside ``CancellationScope.non_cancellable()``."""
-
-
-class RunInfo(Struct, frozen=True):
-    """Which run this is. Times are milliseconds since the epoch."""
-
-    workflow_id: str
-    task_queue: str
-    workflow_type: str
-    run: int
-    namespace: str = "jetflow"
-    generation: int = 1
-    parent: ev.Parent | None = None
-    origin: str | None = None
-    started_at: int = 0
-    expire: int | None = None
-
-
-class Operation:
-    """A durable operation that the code waits for.
-
-    Attributes:
-        index: its place among the run's operations, from 1.
-        event: the output that recorded it.
-        attempt: attempts of an activity that are known to have failed, the last of them with ``failure``.
-        details: what the last heartbeat of a failed attempt said.
-        remote: an activity that runs on other workers, or on whichever takes its task.
-        due: when it fires by itself, ms since the epoch; None for never.
-    """
-
-    __slots__ = ("attempt", "cancellable", "decode", "details", "due", "event", "failure", "future", "handle", "index", "options", "remote")
-
-    def __init__(self, event: Any, future: WorkflowFuture | None, cancellable: bool) -> None:
-        self.index: int = event.index
-        self.event = event
-        self.future = future
-        self.cancellable = cancellable
-        self.handle: DurableTimerHandle | None = None
-        self.decode: Callable[[Raw], Any] = _plain
-        self.options: Any = None
-        self.attempt = 0
-        self.failure: Failure | None = None
-        self.details: Raw = ev.NULL
-        self.remote: bool = type(event) is ev.ActivityScheduled and event.task_queue is not None
-        self.due: int | None = getattr(event, "due", None)
-
-
-class OperationFuture(WorkflowFuture):
-    """A future whose cancellation by the code (a timeout, a cancelled task) ends its operation."""
-
-    def __init__(self, loop: WorkflowLoop) -> None:
-        super().__init__(loop)
-        self.index = 0
-
-    def cancel(self, msg: Any = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled and self.index:
-            self.get_loop().machine.cancel_operation(self.index)  # type: ignore[attr-defined]
-        return cancelled
-
-
-_plain = TypedDecoder(Any, "payload")
 
 
 def current_machine() -> Machine | None:
@@ -124,6 +66,8 @@ class Machine:
         consumed_from: number of the last signal taken, by name and sender; one at or below it is a repeat.
         data: what the code tells about itself; None while it tells nothing.
         handlers: the queries and updates that the code has given out; None without any.
+        next_index: index of the next operation; a following generation goes on from here.
+        predicates: what ``condition`` waits for, with the future of each, whether cancellation reaches it, and its context.
         closing: the event that ended the run, once there is one.
         halted: True when no more code may run.
     """
@@ -148,8 +92,8 @@ class Machine:
         self.cancel_requested: ev.CancelRequested | None = None
         self.halted = False
         self._random: random.Random | None = None
-        self._next_index = 1
-        self._predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool, Context]] = []
+        self.next_index = 1
+        self.predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool, Context]] = []
         self._at_once = 0
         self._expected: deque[Any] | None = None
         self._open_end = False
@@ -178,7 +122,7 @@ class Machine:
             while expected:
                 event = expected.popleft()
                 if not isinstance(event, ev.Input):
-                    self._mismatch(describe(event), "nothing", self.standing_at())
+                    self.mismatch(describe(event), "nothing", self.standing_at())
                 else:
                     self._apply(event)
                 if self._broken is not None:
@@ -233,14 +177,9 @@ class Machine:
             self._random = random.Random(f"{self.info.workflow_id}/{self.info.run}/{self.info.generation}")
         return self._random
 
-    @property
-    def next_index(self) -> int:
-        """Index of the next operation; a following generation goes on from here."""
-        return self._next_index
-
     def carried_over(self) -> dict[str, Any]:
         """What the next generation's start says beside its input."""
-        carried: dict[str, Any] = {"first_index": self._next_index, "consumed": self.consumed}
+        carried: dict[str, Any] = {"first_index": self.next_index, "consumed": self.consumed}
         if self.consumed_from:
             carried["consumed_from"] = {signal: dict(list(numbers.items())[-MAX_SENDERS:]) for signal, numbers in self.consumed_from.items()}
         if self.cancel_requested is not None:
@@ -265,7 +204,7 @@ class Machine:
         self.now = max(self.now, event.at)
         self._at_once = 0
         try:
-            _APPLY[type(event)](self, event)
+            APPLY[type(event)](self, event)
         except Stop:  # the input does not fit what the code waits for
             return
         if not self.halted:
@@ -275,116 +214,24 @@ class Machine:
         if self._broken is None and self.closing is None and self._main is not None and self._main.done():
             self._close()
 
-    def _on_started(self, event: ev.Started) -> None:
-        self._next_index = event.first_index
-        self.consumed = dict(event.consumed)
-        self.consumed_from = {signal: dict(numbers) for signal, numbers in event.consumed_from.items()}
-        if event.cancel_reason is not None:
-            self.cancel_requested = ev.CancelRequested(at=event.at, reason=event.cancel_reason)
-        if event.data or event.entity is not None:
-            self.data = UserData(self.max_payload // 2, event.data, event.entity)
-        if event.updates or event.forgotten:
-            self.handlers = Handlers(event.updates, event.forgotten)
-        try:
-            args = self.definition.signature.decode_args(event.input)
-        except InvalidInputError as error:
-            self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
-            return
+    def start_code(self, args: Sequence[Any]) -> None:
+        """Begins the workflow's function; it runs with the input that is being applied."""
         self._main = self.loop.create_task(self.definition.function(*args), name=self.definition.name)
         self._main.add_done_callback(self._on_main_done)
 
     def _on_main_done(self, _: Any) -> None:
         self.loop.clear()
-        self._predicates.clear()
+        self.predicates.clear()
 
-    def _on_retrying(self, event: ev.ActivityRetrying) -> None:
-        operation = self._awaited(event.index)
-        operation.attempt, operation.due, operation.failure = event.attempt, event.due, event.failure
-        operation.details = event.details
-
-    def _on_queued(self, event: ev.ActivityQueued) -> None:
-        self._awaited(event.index).remote = True
-
-    def _on_result(self, event: ev.ActivityCompleted | ev.ChildCompleted | ev.Signaled) -> None:
-        operation = self._resolve(event.index)
-        if isinstance(event, ev.Signaled):
-            self.consumed[event.signal] = event.seq
-            if event.sender is not None:
-                numbers = self.consumed_from.setdefault(event.signal, {})
-                numbers.pop(event.sender, None)  # the latest is last
-                numbers[event.sender] = event.number
-            payload = event.data
-            if operation.due is not None:
-                self.ended.append(operation)  # its timeout is not needed any more
-        else:
-            payload = event.result
-        try:
-            value = operation.decode(payload)
-        except InvalidInputError as error:
-            _fail(operation, error)
-        else:
-            _succeed(operation, value)
-
-    def _on_activity_failed(self, event: ev.ActivityFailed) -> None:
-        operation = self._resolve(event.index)
-        cause, name = event.failure, operation.event.name
-        times = f" after {event.attempt} attempts" if event.attempt > 1 else ""
-        error = to_error(Failure("ActivityError", f"activity {name!r} failed{times}: {cause.type}: {cause.message}", cause.code, cause.stack, cause))
-        if operation.options is not None and not operation.options.retry.throw_on_error:
-            _succeed(operation, error)
-        else:
-            _fail(operation, error)
-
-    def _on_timer_fired(self, event: ev.TimerFired) -> None:
-        operation = self._resolve(event.index)
-        if operation.handle is not None:
-            self.loop.fire(operation.handle)
-
-    def _on_wait_timed_out(self, event: ev.WaitTimedOut) -> None:
-        _succeed(self._resolve(event.index), False)
-
-    def _on_child_accepted(self, event: ev.ChildAccepted) -> None:
-        operation = self._awaited(event.index)
-        if not operation.event.awaited:
-            self._resolve(event.index)
-            _succeed(operation, event.run)
-
-    def _on_child_failed(self, event: ev.ChildFailed) -> None:
-        operation = self._resolve(event.index)
-        cause, child = event.failure, operation.event
-        message = f"child workflow {child.workflow_id!r} ({child.workflow_type}) failed: {cause.type}: {cause.message}"
-        _fail(operation, to_error(Failure("ChildWorkflowError", message, cause.code, cause.stack, cause)))
-
-    def _on_updated(self, event: ev.Updated) -> None:
-        if self.handlers is None or event.name not in self.handlers.updates:
-            self._mismatch(f"update {event.name!r}", "the code has no handler of that name", self.standing_at())
-            raise Stop
-        self.handlers.begin(self, event)
-
-    def _on_cancel_requested(self, event: ev.CancelRequested) -> None:
-        self.cancel_requested = event
-        for operation in [op for op in self.pending.values() if op.cancellable]:
-            self._resolve(operation.index)
-            self.ended.append(operation)
-            _fail(operation, self._cancelled_failure())
-        for _, future, cancellable, _ in self._predicates:
-            if cancellable and not future.done():
-                future.set_exception(self._cancelled_failure())
-
-    def _on_terminated(self, event: ev.Terminated) -> None:
-        self.closing = event
-        self.ended.extend(self.pending.values())
-        self.dispose()
-
-    def _awaited(self, index: int) -> Operation:
+    def awaited(self, index: int) -> Operation:
         operation = self.pending.get(index)
         if operation is None:
-            self._mismatch(f"a result for operation {index}", "no such operation is pending", self.standing_at())
+            self.mismatch(f"a result for operation {index}", "no such operation is pending", self.standing_at())
             raise Stop
         return operation
 
-    def _resolve(self, index: int) -> Operation:
-        operation = self._awaited(index)
+    def resolve(self, index: int) -> Operation:
+        operation = self.awaited(index)
         del self.pending[index]
         event = operation.event
         if isinstance(event, ev.WaitStarted):
@@ -395,10 +242,10 @@ class Machine:
         return operation
 
     def _check_predicates(self) -> bool:
-        if not self._predicates:
+        if not self.predicates:
             return False
         progress, waiting = False, []
-        for item in self._predicates:
+        for item in self.predicates:
             predicate, future, _, context = item
             if future.done():
                 continue
@@ -415,7 +262,7 @@ class Machine:
                 progress = True
             else:
                 waiting.append(item)
-        self._predicates = waiting
+        self.predicates = waiting
         return progress
 
     # ---- closing
@@ -429,15 +276,15 @@ class Machine:
         if error is None:
             try:
                 result = encode(main.result(), f"workflow {self.definition.name!r}, result")
-                self._end(ev.Completed(at=self.now, result=result), self.definition.function)
+                self.end(ev.Completed(at=self.now, result=result), self.definition.function)
             except InvalidInputError as problem:
-                self._end(ev.Failed(at=self.now, failure=to_failure(problem, FATAL)))
+                self.end(ev.Failed(at=self.now, failure=to_failure(problem, FATAL)))
         elif is_cancellation(error) and not isinstance(error, CancelledFailure):
-            self._end(ev.Failed(at=self.now, failure=to_failure(self._cancelled_failure(), FATAL)), error)
+            self.end(ev.Failed(at=self.now, failure=to_failure(self.cancelled_failure(), FATAL)), error)
         else:
-            self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL if is_cancellation(error) else None)), error)
+            self.end(ev.Failed(at=self.now, failure=to_failure(error, FATAL if is_cancellation(error) else None)), error)
 
-    def _end(self, closing: Any, where: Any = None) -> None:
+    def end(self, closing: Any, where: Any = None) -> None:
         """Closes the run. ``where`` tells a mismatch its place: the error that ended the code, or the function that returned."""
         try:
             self.closing = self._decide(closing, where)
@@ -453,7 +300,7 @@ class Machine:
             location or self.standing_at(),
             "wait for a durable operation in the loop, and leave it on CancelledFailure",
         )
-        self._end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
+        self.end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
 
     # ---- what workflow code calls, through jetflow.workflow and asyncio
 
@@ -483,7 +330,7 @@ class Machine:
             self._raise_if_cancelled()
         if handle.when() - self.now / 1000 > FOREVER_MS / 1000:
             if sleeping:  # only the workflow's cancellation ends it
-                self._predicates.append((bool, handle._args[0], not shielded.get(), copy_context()))
+                self.predicates.append((bool, handle._args[0], not shielded.get(), copy_context()))
             return
         due = math.ceil(handle.when() * 1000 - 0.001)  # never early, but for what floats make of whole milliseconds
         operation = self._begin(
@@ -513,7 +360,7 @@ class Machine:
             if predicate():
                 self._count_at_once()
                 return
-            self._predicates.append((predicate, future, not shielded.get(), copy_context()))
+            self.predicates.append((predicate, future, not shielded.get(), copy_context()))
         await future
 
     async def start_child(self, child: ev.ChildStarted, decode: Callable[[Raw], Any]) -> Any:
@@ -573,7 +420,7 @@ class Machine:
         event = self._decide(event)
         if event.failure is not None:
             raise to_error(event.failure)
-        return _plain(event.value)
+        return plain(event.value)
 
     def patched(self, patch_id: str) -> bool:
         """Whether this run takes the code behind a patch; the first answer for an id stays."""
@@ -596,14 +443,14 @@ class Machine:
     def continue_as_new(self, workflow_type: str, args: Raw) -> None:
         """Ends this generation; the next begins in the same commit."""
         self._raise_if_cancelled()
-        self._end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
+        self.end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
         raise Stop
 
     def cancel_operation(self, index: int) -> None:
         """The code no longer waits for one of its operations."""
         if self.halted or index not in self.pending:
             return
-        operation = self._resolve(index)
+        operation = self.resolve(index)
         self._decide(ev.OperationCancelled(index=index, at=self.now))
         self.ended.append(operation)
 
@@ -617,8 +464,8 @@ class Machine:
     def _take_index(self) -> int:
         if self.halted:
             raise Stop
-        index = self._next_index
-        self._next_index += 1
+        index = self.next_index
+        self.next_index += 1
         return index
 
     def _begin(
@@ -627,7 +474,7 @@ class Machine:
         if check:
             future = OperationFuture(self.loop)
             if self.halted:  # nothing resolves it: the code stays here until it is closed
-                return Operation(_NOWHERE, future, False)
+                return Operation(NOWHERE, future, False)
             self._raise_if_cancelled()
         event = self._decide(make(self._take_index()))
         operation = Operation(event, future, not shielded.get() if cancellable is None else cancellable)
@@ -657,7 +504,7 @@ class Machine:
         there = "nothing more at this point" if recorded is None or isinstance(recorded, ev.Input) else describe(recorded)
         why = f" ({event.failure.type}: {event.failure.message})" if isinstance(event, ev.Failed) else ""
         location = user_location() or self.standing_at() if where is None else raised_at(where) if isinstance(where, BaseException) else end_of(where)
-        self._mismatch(there, describe(event) + why, location)
+        self.mismatch(there, describe(event) + why, location)
         raise Stop
 
     def _check_size(self, event: Any) -> None:
@@ -668,7 +515,7 @@ class Machine:
         if payload is not None and len(bytes(payload)) > limit:
             raise PayloadTooLargeError(f"the payload of {describe(event)}", len(bytes(payload)), limit)
 
-    def _mismatch(self, recorded: str, attempted: str, location: str) -> None:
+    def mismatch(self, recorded: str, attempted: str, location: str) -> None:
         if self._broken is None:
             self._broken = NondeterminismError(recorded, attempted, location)
         self.halted = True
@@ -682,7 +529,7 @@ class Machine:
             raise Stop
         if self.cancel_requested is not None and not shielded.get():
             self._count_at_once()
-            raise self._cancelled_failure()
+            raise self.cancelled_failure()
 
     def _count_at_once(self) -> None:
         self._at_once += 1
@@ -690,57 +537,10 @@ class Machine:
             self.give_up_spinning(self._at_once, "operations", user_location())
             raise Stop
 
-    def _cancelled_failure(self) -> CancelledFailure:
+    def cancelled_failure(self) -> CancelledFailure:
         reason = self.cancel_requested.reason if self.cancel_requested else None
         return CancelledFailure(f"Workflow cancelled: {reason}" if reason else "Workflow cancelled")
 
-
-def _succeed(operation: Operation, value: Any) -> None:
-    if operation.future is not None and not operation.future.done():
-        operation.future.set_result(value)
-
-
-def _fail(operation: Operation, error: BaseException) -> None:
-    if operation.future is not None and not operation.future.done():
-        operation.future.set_exception(error)
-
-
-def describe(event: Any) -> str:
-    """An event as a person says it; two outputs with the same description are the same decision."""
-    match event:
-        case ev.ActivityScheduled():
-            where = f" on task queue {event.task_queue!r}" if event.task_queue else ""
-            return f"activity {event.name!r}{where} (operation {event.index})"
-        case ev.TimerStarted():
-            return f"timer (operation {event.index})"
-        case ev.WaitStarted():
-            return f"wait for signal {event.signal!r} (operation {event.index})"
-        case ev.ChildStarted():
-            alone = "" if event.awaited else ", not awaited"
-            return f"child workflow {event.workflow_type!r} {event.workflow_id!r}{alone} (operation {event.index})"
-        case ev.SignalSent():
-            return f"signal {event.signal!r} to {event.workflow_id!r} (operation {event.index})"
-        case ev.SideEffect():
-            return f"side effect (operation {event.index})"
-        case ev.Patched():
-            return f"patch {event.id!r}"
-        case ev.UpdateCompleted():
-            return f"completion of update {event.id!r}"
-        case ev.UpdateFailed():
-            return f"failure of update {event.id!r}"
-        case ev.OperationCancelled():
-            return f"giving up operation {event.index}"
-        case ev.Completed():
-            return "the workflow's completion"
-        case ev.Failed():
-            return "the workflow's failure"
-        case ev.ContinuedAsNew():
-            return f"continuing as new {event.workflow_type!r}"
-        case _:
-            return str(event.__struct_config__.tag)
-
-
-_NOWHERE = ev.TimerStarted(index=0, at=0, due=0)
 
 _PAYLOADS: dict[type, str] = {
     ev.ActivityScheduled: "input",
@@ -750,23 +550,6 @@ _PAYLOADS: dict[type, str] = {
     ev.SideEffect: "value",
     ev.UpdateCompleted: "result",
     ev.Completed: "result",
-}
-
-_APPLY: dict[type, Callable[[Machine, Any], None]] = {
-    ev.Started: Machine._on_started,
-    ev.ActivityRetrying: Machine._on_retrying,
-    ev.ActivityQueued: Machine._on_queued,
-    ev.ActivityCompleted: Machine._on_result,
-    ev.ActivityFailed: Machine._on_activity_failed,
-    ev.TimerFired: Machine._on_timer_fired,
-    ev.Signaled: Machine._on_result,
-    ev.WaitTimedOut: Machine._on_wait_timed_out,
-    ev.ChildAccepted: Machine._on_child_accepted,
-    ev.ChildCompleted: Machine._on_result,
-    ev.ChildFailed: Machine._on_child_failed,
-    ev.Updated: Machine._on_updated,
-    ev.CancelRequested: Machine._on_cancel_requested,
-    ev.Terminated: Machine._on_terminated,
 }
 
 

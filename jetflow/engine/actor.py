@@ -19,7 +19,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from jetflow.core import events as ev
-from jetflow.core.machine import Machine, RunInfo
+from jetflow.core.machine import Machine
+from jetflow.core.operation import RunInfo
 from jetflow.engine import faults
 from jetflow.engine.alarms import Alarms, now_ms
 from jetflow.engine.applying import apply

@@ -23,7 +23,7 @@ from jetflow.engine.remote import is_outcome_of
 from jetflow.errors import BrokerError
 
 if TYPE_CHECKING:
-    from jetflow.core.machine import Operation, RunInfo
+    from jetflow.core.operation import Operation, RunInfo
     from jetflow.engine.engine import Engine
 
 log = logging.getLogger("jetflow.worker")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from jetflow.activity import ActivityInfo
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
-from jetflow.core.machine import Machine, Operation
+from jetflow.core.machine import Machine
+from jetflow.core.operation import Operation
 from jetflow.engine import faults
 from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import ChildNotice

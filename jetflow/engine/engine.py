@@ -24,7 +24,7 @@ from jetflow.core import events as ev
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.failures import Failure
 from jetflow.core.ids import partition_of, to_token
-from jetflow.core.machine import RunInfo
+from jetflow.core.operation import RunInfo
 from jetflow.engine.actor import Actor
 from jetflow.engine.commands import ARGS, BODY_MARGIN, EXPIRE, ORIGIN, PARENT, SENDER, ChildNotice, Command, StartCommand, check_body, understand
 from jetflow.engine.compaction import Compaction

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from jetflow.core.machine import RunInfo
+from jetflow.core.operation import RunInfo
 from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.ending import end_unseen

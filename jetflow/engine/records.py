@@ -8,7 +8,8 @@ from jetflow.broker.state import COMPLETED, FAILED, RUNNING, TERMINATED, Parked,
 from jetflow.core import events as ev
 from jetflow.core.data import UserData
 from jetflow.core.failures import FATAL, INTERRUPTED, Failure
-from jetflow.core.machine import Machine, Operation, RunInfo
+from jetflow.core.machine import Machine
+from jetflow.core.operation import Operation, RunInfo
 from jetflow.engine.alarms import now_ms
 
 MAX_WAITING = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jetflow.core import events as ev
-from jetflow.core.machine import RunInfo
+from jetflow.core.operation import RunInfo
 from jetflow.engine.compaction import History
 
 BROKER_TROUBLE = 1.0
