@@ -97,7 +97,7 @@ async def update(
         async with asyncio.timeout(seconds):
             wait = FIRST_UPDATE_WAIT
             while not answered.done():  # a repeat is answered from the record
-                await broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)
+                await broker.lane.publish_once(subject, body, broker.lane.message_id(), **headers)
                 await asyncio.wait([answered], timeout=wait)
                 wait = min(2 * wait, LONGEST_WAIT)
     except TimeoutError as error:

@@ -152,20 +152,23 @@ class Client:
             BrokerUnavailableError: no answer for long; starting again with the same id is safe.
         """
         headers = {} if search is None and entity is None else data_headers(search, entity)
-        handle, _ = await self._start(workflow, args, workflow_id, task_queue, expire, if_exists, headers)
+        chosen, id_is_new = (_new_id(), True) if workflow_id is None else (workflow_id, False)
+        handle, _ = await self._start(workflow, args, chosen, task_queue, expire, if_exists, headers, id_is_new=id_is_new)
         return handle
 
     async def _start(
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
         args: tuple[Any, ...],
-        workflow_id: str | None,
+        workflow_id: str,
         task_queue: str,
         expire: Duration | Literal["default"] | None,
         if_exists: IfExists,
         more_headers: dict[str, str] | None = None,
+        *,
+        id_is_new: bool,
     ) -> tuple[WorkflowHandle, StateRecord | None]:
-        """The handle, and the run's record if it was read and there already."""
+        """The handle, and the run's record if it was read and there already. ``id_is_new``: it was made here, so nobody can have it."""
         if if_exists not in ("fail", "attach"):
             raise InvalidInputError(f'if_exists must be "fail" or "attach", not {if_exists!r}')
         name, definition = _workflow_name(workflow)
@@ -175,19 +178,18 @@ class Client:
         if definition is not None and args:
             definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
-        chosen = workflow_id if workflow_id is not None else secrets.token_hex(12)
-        queue_token, id_token = to_token(task_queue, "task queue"), to_token(chosen, "workflow id")
+        queue_token, id_token = to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id")
         run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire, more_headers=more_headers)
         record = None
-        if run is not None and workflow_id is not None:  # only the owner's record tells whether an older run has the id
+        if run is not None and not id_is_new:  # only the owner's record tells whether an older run has the id
             record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
             if record is not None and record.run_id != str(run):
                 await self._withdraw(run)
                 run = record = None
         if run is None and if_exists == "fail":
-            raise WorkflowAlreadyStartedError(chosen, task_queue)
+            raise WorkflowAlreadyStartedError(workflow_id, task_queue)
         run_id = None if run is None else str(run)
-        handle = WorkflowHandle(self, chosen, task_queue, run_id=run_id, workflow_type=name, definition=definition, started_here=run is not None)
+        handle = WorkflowHandle(self, workflow_id, task_queue, run_id=run_id, workflow_type=name, definition=definition, started_here=run is not None)
         return handle, record
 
     async def _publish_start(
@@ -216,7 +218,7 @@ class Client:
             headers[EXPIRE] = expire_header(expire)
         subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
         try:
-            return (await self.broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)).seq
+            return (await self.broker.lane.publish_once(subject, body, self.broker.lane.message_id(), **headers)).seq
         except ConflictError:
             return None
 
@@ -236,9 +238,9 @@ class Client:
         timeout: Duration | None = None,
     ) -> Any:
         """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
-        workflow_id = secrets.token_hex(12) if workflow_id is None else workflow_id
-        async with await self.watches.until_closed(to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id")) as until:
-            handle, record = await self._start(workflow, args, workflow_id, task_queue, expire, if_exists)
+        chosen, id_is_new = (_new_id(), True) if workflow_id is None else (workflow_id, False)
+        async with await self.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
+            handle, record = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
             return await handle.result_of(until, record, timeout)
 
     async def signal_with_start(
@@ -318,6 +320,10 @@ class Client:
             if len(page) < PAGE:
                 return
             seq = page[-1].seq + 1
+
+
+def _new_id() -> str:
+    return secrets.token_hex(12)
 
 
 def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | None]:

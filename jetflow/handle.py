@@ -307,7 +307,7 @@ class WorkflowHandle:
         broker = self._client.broker
         check_body(f"the body of {command}", body, broker.max_payload)
         subject = broker.names.command(self._queue_token, self._id_token, command)
-        await broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)
+        await broker.lane.publish_once(subject, body, broker.lane.message_id(), **headers)
 
     def _run_number(self) -> int | None:
         if self.run_id is None:

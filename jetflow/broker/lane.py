@@ -81,7 +81,8 @@ class Lane:
     def __init__(self, wire: Wire, timeout: float = TIMEOUT) -> None:
         self.wire = wire
         self.timeout = timeout
-        self._inbox = f"_INBOX.jetflow.{secrets.token_hex(8)}."
+        self._nonce, self._ids = secrets.token_hex(8), 0
+        self._inbox = f"_INBOX.jetflow.{self._nonce}."
         self._token_at = len(self._inbox)
         self._slots: dict[str, _Slot] = {}
         self._order: deque[tuple[float, str]] = deque()
@@ -163,6 +164,11 @@ class Lane:
             await self._place()
         data, _ = await self.submit(subject, body, headers)
         return check_ack(data, subject)
+
+    def message_id(self) -> str:
+        """An id that no other message has."""
+        self._ids += 1
+        return f"{self._nonce}-{self._ids}"
 
     async def publish_once(self, subject: str, body: bytes, message_id: str, **headers: str) -> PubAck:
         """Stores a message once, trying again while the outcome is unknown; the broker drops repeats of a message id.

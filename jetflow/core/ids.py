@@ -77,10 +77,18 @@ def child_id(parent_id: str, run: int, index: int) -> str:
 
 def partition_of(queue_token: str, id_token: str, partitions: int) -> int:
     """The partition nats-server gives ``{{partition(P,1,2)}}``: 32-bit FNV-1a over the two tokens."""
-    value = 2166136261
-    for byte in (queue_token + id_token).encode():
+    value = _hash_of_queue(queue_token)
+    for byte in id_token.encode():
         value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
     return value % partitions
+
+
+@lru_cache(maxsize=256)
+def _hash_of_queue(queue_token: str) -> int:
+    value = 2166136261
+    for byte in queue_token.encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value
 
 
 class Names:

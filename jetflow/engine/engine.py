@@ -109,7 +109,7 @@ class Engine:
             log.exception("command %s cannot be read", delivery.subject)
             self.spawn(self._refuse(delivery, f"{type(error).__name__}: {error}"))
             return
-        actor = self.actor_of(command.id_token, command.workflow_id)
+        actor = self._actors.get(command.id_token) or self.actor_of(command.id_token, command.workflow_id)
         if actor is None:
             self.unacked -= 1  # its next owner gets it again
             return
