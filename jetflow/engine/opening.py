@@ -45,7 +45,7 @@ async def _rebuild_closed(actor: Actor, entries: list[Entry], history: list[list
     descends = isinstance(closing, ev.Terminated) and closing.descend
     run.closed_children = children_of(entries) if descends else [event for events in history for event in children_in(events)]
     run.told_closing = True
-    if actor.doubtful or _is_doubtful(actor, entries[-1]):
+    if _is_doubtful(actor, entries[-1]):
         await publish(actor, children_in(unsure), _signals_in(unsure), again=True)
 
 
@@ -61,7 +61,7 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
     actor.updates.restore(machine)
     for index in [index for index, step in actor.steps.items() if index not in machine.pending]:
         actor.steps.pop(index).cancel()
-    doubtful = actor.doubtful = actor.doubtful or _is_doubtful(actor, last)
+    doubtful = actor.doubtful = _is_doubtful(actor, last)
     begun = {id(operation) for operation in machine.begun}
     for operation in machine.pending.values():
         if id(operation) not in begun:
@@ -81,14 +81,16 @@ def _is_doubtful(actor: Actor, last: Entry) -> bool:
     """Whether the effects of the last commit may never have been published."""
     if any(seq <= last.commit.cause for seq in actor.unacked):
         return True
+    if last.commit.compacted:  # of a run that never rested, whose start is un-acked until the effects are out; or they were seen to before
+        return False
+    if actor.doubtful:
+        return True
     own = (ev.TimerFired, ev.WaitTimedOut, ev.ActivityRetrying, ev.ActivityQueued, ev.ActivityCompleted, ev.ActivityFailed)
     return any(isinstance(event, own) for event in last.commit.decision)
 
 
 def _last_decision(entries: list[Entry]) -> list[Any]:
     """Events of the last commit, which may be spread over several keys: those whose effects a crash may have kept back."""
-    if getattr(entries[-1].commit, "compacted", False):
-        return []  # its effects were seen to before
     first = len(entries) - 1
     while first > 0 and entries[first - 1].commit.more:
         first -= 1

@@ -132,6 +132,15 @@ async def tells(receiver: str, count: int) -> str:
 
 
 @workflow
+async def tells_at_last(receiver: str, count: int) -> str:
+    """The same after a step, so that the commit that ends it has what came before too."""
+    await add(0, 1)
+    for n in range(count):
+        await send_signal(receiver, "n", n)
+    return "told"
+
+
+@workflow
 async def counts() -> list[int]:
     """Adds what it is told, each through an activity; the data and the result say what came of it."""
     given: list[int] = []
@@ -165,7 +174,7 @@ async def cleans_up() -> str:
     return "went on"
 
 
-WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, tree, tells, counts, cleans_up]
+WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, tree, tells, tells_at_last, counts, cleans_up]
 ACTIVITIES = [add, slow_add, flaky_add]
 
 

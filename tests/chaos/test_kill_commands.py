@@ -8,7 +8,7 @@ import pytest
 
 from jetflow import CancelledFailure, Client
 from jetflow.broker.server import LocalServer
-from tests.chaos.app import cleans_up, collect, tells, tree
+from tests.chaos.app import cleans_up, collect, tells, tells_at_last, tree
 from tests.chaos.harness import Workers, check_histories, executions, workers
 from tests.engine.helpers import dead_letters, until, waits_for
 
@@ -69,14 +69,18 @@ async def test_terminate_of_a_tree(server: LocalServer, client: Client, queue: s
         assert await dead_letters(client, queue) == []
 
 
-@pytest.mark.parametrize("point", ["before_commit:1", "after_commit:1", "after_effects:1", "after_buffer:1", "after_state:1", "before_ack:1"])
-async def test_signals_from_a_workflow(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+@pytest.mark.parametrize(
+    ("sender", "point"),
+    [(tells, point) for point in ("before_commit:1", "after_commit:1", "after_effects:1", "after_buffer:1", "after_state:1", "before_ack:1")]
+    + [(tells_at_last, point) for point in ("before_commit:2", "after_commit:2", "after_effects:2")],
+)
+async def test_signals_from_a_workflow(server: LocalServer, client: Client, queue: str, tmp_path: Path, sender: Any, point: str) -> None:
     """The sender ends with the commit that sends them."""
     log = tmp_path / "executions"
     with workers(server.url, queue, log) as started:
 
         async def send() -> None:
-            await client.start(tells, "ear", 6, workflow_id="mouth", task_queue=queue)
+            await client.start(sender, "ear", 6, workflow_id="mouth", task_queue=queue)
 
         await killed_at(started, point, send)
         assert await client.get_handle("mouth", queue).result(timeout=WAIT) == "told"
