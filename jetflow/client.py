@@ -18,6 +18,7 @@ from typing import Any, Literal
 from msgspec import Raw
 
 from jetflow.broker.connection import Broker, open_wire
+from jetflow.broker.lifecycle import LifecycleStream
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore, decode_state
 from jetflow.broker.wire import Wire
@@ -55,6 +56,7 @@ class Client:
         self._connect_again = connect_again
         self.states = StateStore(broker.lane, broker.names)
         self.watches = Watches(broker, self.states)
+        self._events = LifecycleStream(broker.lane, broker.names)
 
     @staticmethod
     def connect(
@@ -116,6 +118,21 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def enable_events(self, keep: Duration | None = "7d") -> None:
+        """Has workers tell what happens to workflows on the stream of lifecycle events; they notice within seconds. See docs/events.md.
+
+        Args:
+            keep: how long the stream keeps an event; None for ever. Calling it again changes that.
+
+        Raises:
+            BrokerError: the stream cannot be made.
+        """
+        await self._events.create(None if keep is None else to_ms(keep, "keep"), self.broker.topology.replicas)
+
+    async def disable_events(self) -> None:
+        """Ends the stream of lifecycle events, with every event in it."""
+        await self._events.delete()
 
     async def another_wire(self, purpose: str) -> Wire:
         """A further connection to the same server, for the event loop it is called in."""

@@ -171,10 +171,13 @@ class Worker:
         self._queries = Queries(self._engine)
         if self._workflows:
             await self._queries.open()
+            await self._engine.lifecycle.look()
         self._heart.start()
         await self._remote.start(at_once=not self._workflows)
         # without workflows it owns nothing, and no actor ever comes to be
-        works = (self._ownership.run(), self._sweep(), Janitor(self._engine).run()) if self._workflows else (self._sweep(),)
+        works = [self._sweep()]
+        if self._workflows:
+            works = [self._ownership.run(), *works, Janitor(self._engine).run(), self._engine.lifecycle.run()]
         self._tasks = [asyncio.create_task(work) for work in works]
         workflows, activities = ", ".join(sorted(self._workflows)) or "none", ", ".join(sorted(self._activities)) or "none"
         log.info("worker %s serves %s: workflows %s; activities %s", self.worker_id, self.task_queue, workflows, activities)

@@ -13,6 +13,7 @@ from jetflow.cli.ask import query, update
 from jetflow.cli.commands import cancel, signal, terminate
 from jetflow.cli.dead_letters import drop_letter, list_letters, requeue_letter, show_letter
 from jetflow.cli.dev import dev
+from jetflow.cli.events import events_off, events_on
 from jetflow.cli.exits import exit_code_help
 from jetflow.cli.listing import list_workflows
 from jetflow.cli.options import Verbose, set_up_logging
@@ -90,6 +91,10 @@ def build() -> typer.Typer:
     for name, function in (("list", list_letters), ("show", show_letter), ("requeue", requeue_letter), ("drop", drop_letter)):
         letters.command(name, help=_teaching(function))(function)
     app.add_typer(letters, name="dead-letters", rich_help_panel=USE)
+    events = typer.Typer(help="Lifecycle events for other services, as CloudEvents on a stream: switch them on or off.", no_args_is_help=True)
+    for name, function in (("on", events_on), ("off", events_off)):
+        events.command(name, help=_teaching(function))(function)
+    app.add_typer(events, name="events", rich_help_panel=RUN)
     return app
 
 

@@ -106,6 +106,7 @@ class Names:
         self.inbox_stream = upper
         self.task_stream = f"{upper}_TASKS"
         self.dead_stream = f"{upper}_DEAD"
+        self.events_stream = f"{upper}_EVENTS"
         self.state_bucket = f"{namespace}_state"
         self.timeline_bucket = f"{namespace}_timeline"
         self.signal_bucket = f"{namespace}_signals"
@@ -127,6 +128,7 @@ class Names:
         self.task_prefix = f"{namespace}_task."
         self.ended_prefix = f"{namespace}_ended."
         self.dead_prefix = f"{namespace}_dead."
+        self.events_prefix = f"{namespace}_events."
 
     def command(self, queue_token: str, id_token: str, command: str) -> str:
         """Subject of a command; ``command`` is ``start.<type>``, ``signal.<name>``, ``cancel``, …"""

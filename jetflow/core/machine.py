@@ -82,7 +82,6 @@ class Machine:
         self.decided: list[Any] = []
         self.begun: list[Operation] = []
         self.ended: list[Operation] = []
-        self.sent: list[ev.SignalSent] = []
         self.children: list[ev.ChildStarted] = []
         self.consumed: dict[str, int] = {}
         self.consumed_from: dict[str, dict[str, int]] = {}
@@ -131,7 +130,6 @@ class Machine:
         self._expected = None
         self.ended = []
         self.begun = [operation for operation in self.begun if any(operation.event is event for event in self.decided)]
-        self.sent = [signal for signal in self.sent if any(signal is event for event in self.decided)]
 
     def feed(self, event: Any) -> bool:
         """Applies an input; False, and nothing done, if it comes too late to matter."""
@@ -141,10 +139,10 @@ class Machine:
         self._apply(event)
         return True
 
-    def take(self) -> tuple[list[Any], list[Operation], list[Operation], list[ev.SignalSent]]:
-        """What was decided since the last call: events to commit, operations begun and ended, signals to send."""
-        taken = self.decided, self.begun, self.ended, self.sent
-        self.decided, self.begun, self.ended, self.sent = [], [], [], []
+    def take(self) -> tuple[list[Any], list[Operation], list[Operation]]:
+        """What was decided since the last call: events to commit, operations begun and ended."""
+        taken = self.decided, self.begun, self.ended
+        self.decided, self.begun, self.ended = [], [], []
         return taken
 
     def dispose(self) -> None:
@@ -399,12 +397,11 @@ class Machine:
 
     def send_signal(self, workflow_id: str, task_queue: str, signal: str, data: Raw, expire: int | None) -> None:
         """A signal to another workflow, sent once after the commit."""
-        event = self._decide(
+        self._decide(
             ev.SignalSent(
                 index=self._take_index(), at=self.now, workflow_id=workflow_id, task_queue=task_queue, signal=signal, data=data, expire=expire
             )
         )
-        self.sent.append(event)
 
     def side_effect(self, function: Callable[[], Any]) -> Any:
         """The function's value, taken once and recorded."""

@@ -32,7 +32,7 @@ async def commit(actor: Actor) -> None:
     for operation in machine.begun:
         if not operation.remote and type(operation.event) is ev.ActivityScheduled and not engine.runner.knows(operation.event.name):
             actor.feed(ev.ActivityQueued(index=operation.index, at=now_ms()))
-    decided, begun, ended, sent = machine.take()
+    decided, begun, ended = machine.take()
     cause = max([run.cause, *(command.seq for command in actor.held)])
     closes = isinstance(machine.closing, ev.CLOSING)
     whole = run.history.whole(run.number, cause, decided) if closes else None
@@ -61,7 +61,7 @@ async def commit(actor: Actor) -> None:
         run.closed_children = machine.children
         if isinstance(machine.closing, ev.Terminated) and machine.closing.descend and machine.info.generation > 1:
             run.closed_children = await all_children(actor)
-    await effects(actor, machine, begun, ended, sent)
+    await effects(actor, machine, decided, begun, ended)
 
 
 def _bodies(actor: Actor, events: list[Any], cause: int, *, more: bool = False) -> list[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jetflow.activity import ActivityInfo
 from jetflow.core import events as ev
@@ -12,6 +12,7 @@ from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation
 from jetflow.engine import faults
 from jetflow.engine.alarms import now_ms
+from jetflow.engine.children import children_in
 from jetflow.engine.commands import ChildNotice
 from jetflow.engine.dispatch import closes_at
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
 
 
-async def effects(actor: Actor, machine: Machine, begun: list[Operation], ended: list[Operation], sent: list[ev.SignalSent]) -> None:
+async def effects(actor: Actor, machine: Machine, decided: list[Any], begun: list[Operation], ended: list[Operation]) -> None:
     """Publishes what the commit said, ends what nobody waits for any more, and begins what is waited for."""
-    await publish(actor, [operation.event for operation in begun if isinstance(operation.event, ev.ChildStarted)], sent)
+    await publish(actor, decided)
     faults.reach("after_effects")
     actor.signals.flush_removals()
     for operation in ended:
@@ -36,17 +37,23 @@ async def effects(actor: Actor, machine: Machine, begun: list[Operation], ended:
             follow(actor, operation)
 
 
-async def publish(actor: Actor, children: list[ev.ChildStarted], sent: list[ev.SignalSent], *, again: bool = False) -> None:
-    """Starts of children and signals of a commit; ``again`` for one whose effects a crash may have kept back."""
-    run = actor.run
+async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> None:
+    """What a commit sends out: children, signals, lifecycle events. ``again`` for one whose effects a crash may have kept back."""
+    run, engine = actor.run, actor.engine
     accepted, run.accepted = run.accepted, None
     await tell_accepted(actor, accepted)
+    info = run.info
+    if info is None:
+        return
+    if engine.lifecycle.on:
+        run.told += engine.lifecycle.tell(info, decided)
+    children = children_in(decided)
     if run.closing is not None:  # a child that would only be terminated need not begin
         children = [child for child in children if child.parent_close_policy != "terminate"]
-    if (children or sent) and run.info is not None:
-        info = run.info
-        starts = [actor.engine.start_child(info, child, check_first=again) for child in children]
-        await asyncio.gather(*starts, actor.engine.send_signals(info, sent))
+    signals = [event for event in decided if isinstance(event, ev.SignalSent)]
+    if children or signals:
+        starts = [engine.start_child(info, child, check_first=again) for child in children]
+        await asyncio.gather(*starts, engine.send_signals(info, signals))
 
 
 async def publish_tasks(actor: Actor) -> None:

@@ -29,6 +29,7 @@ from jetflow.engine.actor import Actor
 from jetflow.engine.commands import ARGS, BODY_MARGIN, EXPIRE, ORIGIN, PARENT, SENDER, ChildNotice, Command, StartCommand, check_body, understand
 from jetflow.engine.compaction import Compaction
 from jetflow.engine.dispatch import Dispatch
+from jetflow.engine.lifecycle import Lifecycle
 from jetflow.engine.ownership import Ownership
 from jetflow.engine.records import parked_record, termination
 from jetflow.engine.run import OwnershipLostError
@@ -82,6 +83,7 @@ class Engine:
         self.dead_letters = DeadLetters(lane, names, broker.max_payload)
         self.tasks = Tasks(lane, names)
         self.dispatch = Dispatch(self)
+        self.lifecycle = Lifecycle(self)
         self.early: set[str] = set()
         self.ownership: Ownership | None = None
         self.unacked = 0

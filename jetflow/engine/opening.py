@@ -46,7 +46,7 @@ async def _rebuild_closed(actor: Actor, entries: list[Entry], history: list[list
     run.closed_children = children_of(entries) if descends else [event for events in history for event in children_in(events)]
     run.told_closing = True
     if _is_doubtful(actor, entries[-1]):
-        await publish(actor, children_in(unsure), _signals_in(unsure), again=True)
+        await publish(actor, unsure, again=True)
 
 
 async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[Any]]) -> None:
@@ -73,8 +73,7 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
             operation = machine.pending.get(event.index) if isinstance(event, (ev.ActivityScheduled, ev.ActivityQueued)) else None
             if operation is not None and operation.remote and operation.due is None:
                 run.tasks_due[operation.index] = True
-        begun = [child for child in children_in(unsure) if child.index in machine.pending]
-        await publish(actor, begun, _signals_in(unsure), again=True)
+        await publish(actor, [event for event in unsure if not isinstance(event, ev.ChildStarted) or event.index in machine.pending], again=True)
 
 
 def _is_doubtful(actor: Actor, last: Entry) -> bool:
@@ -95,7 +94,3 @@ def _last_decision(entries: list[Entry]) -> list[Any]:
     while first > 0 and entries[first - 1].commit.more:
         first -= 1
     return [event for entry in entries[first:] for event in entry.commit.decision]
-
-
-def _signals_in(events: list[Any]) -> list[ev.SignalSent]:
-    return [event for event in events if isinstance(event, ev.SignalSent)]

@@ -83,6 +83,8 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
         await _put_state(actor, machine)
     actor.doubtful = False
     actor.run.history.rest()
+    if actor.run.told:
+        await engine.lifecycle.settled(actor.run.told)
     held, actor.held = actor.held, []
     actor.ack(held)
     engine.note_idle(actor)
@@ -110,6 +112,8 @@ async def _rest_closed(actor: Actor) -> None:
     actor.held += actor.signals.discard()
     if actor.updates.active:
         actor.held += actor.updates.end(run.closing)
+    if run.told:
+        await engine.lifecycle.settled(run.told)
     held, actor.held = actor.held, []
     actor.ack(held)
     if newly and run.seq > 1 and run.history.fits:

@@ -7,6 +7,7 @@ from typing import Any
 from jetflow.core import events as ev
 from jetflow.core.operation import RunInfo
 from jetflow.engine.compaction import History
+from jetflow.engine.lifecycle import Told
 
 BROKER_TROUBLE = 1.0
 """Seconds before a workflow tries again after the broker refused something."""
@@ -41,12 +42,13 @@ class Run:
         history: what compaction will make one key of.
         whole_at: position of the closing commit when it holds the whole run already; 0 if not.
         accepted: the parent that is to be told that the run has begun.
+        told: lifecycle events that the broker has not answered for yet.
         tasks_due: attempts to publish for other workers, by operation; True for one that may have been published before.
     """
 
     __slots__ = (
         "accepted", "cause", "closed_children", "closing", "continued", "history", "info",
-        "loaded", "number", "seq", "tasks_due", "told_closing", "whole_at",
+        "loaded", "number", "seq", "tasks_due", "told", "told_closing", "whole_at",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -61,3 +63,4 @@ class Run:
         self.whole_at = 0
         self.accepted: ev.Parent | None = None
         self.tasks_due: dict[int, bool] = {}
+        self.told: Told = []

@@ -189,7 +189,7 @@ def test_operations_that_were_given_up_are_ended_for_the_owner() -> None:
 
     run = Run(flow)
     assert run.machine.feed(ev.CancelRequested(at=run.tick(), reason=""))
-    _, _, ended, _ = run.machine.take()
+    _, _, ended = run.machine.take()
     assert sorted(operation.index for operation in ended) == [1, 2, 3]
 
 

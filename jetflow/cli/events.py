@@ -1,0 +1,68 @@
+"""``jetflow events``: whether workers tell other services what happens to workflows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import typer
+
+from jetflow.cli.options import Connection, Creds, Json, Namespace, Server
+from jetflow.cli.output import expiry, say, write_json
+from jetflow.cli.report import reporting
+from jetflow.client import Client
+from jetflow.core.ids import DEFAULT_NAMESPACE
+
+DEFAULT_KEEP = "7d"
+
+
+def events_on(
+    keep: Annotated[str, typer.Option(metavar="DURATION", help="How long an event is kept, or forever.")] = DEFAULT_KEEP,
+    as_json: Json = False,
+    server: Server = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    creds: Creds = None,
+) -> None:
+    """Have workers publish what happens to workflows, from some seconds from now on; given again it changes how long events are kept.
+
+    Examples:
+      jetflow events on --keep 30d
+      nats stream view JETFLOW_EVENTS
+    """
+
+    async def switch(client: Client) -> None:
+        await client.enable_events(expiry(keep, default=DEFAULT_KEEP))
+        _tell(client, "on", f"events are on: stream {client.broker.names.events_stream}, kept for {keep}", as_json=as_json)
+
+    _with_client(switch, Connection(server, namespace, creds), as_json=as_json)
+
+
+def events_off(as_json: Json = False, server: Server = None, namespace: Namespace = DEFAULT_NAMESPACE, creds: Creds = None) -> None:
+    """Publish no more events, and remove the stream with those that it has.
+
+    Examples:
+      jetflow events off
+    """
+
+    async def switch(client: Client) -> None:
+        await client.disable_events()
+        _tell(client, "off", "events are off", as_json=as_json)
+
+    _with_client(switch, Connection(server, namespace, creds), as_json=as_json)
+
+
+def _tell(client: Client, state: str, text: str, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"events": state, "stream": client.broker.names.events_stream})
+    else:
+        say(text)
+
+
+def _with_client(act: Callable[[Client], Awaitable[Any]], connection: Connection, *, as_json: bool) -> None:
+    async def run() -> None:
+        async with connection.open("cli events") as client:
+            await act(client)
+
+    with reporting(as_json):
+        asyncio.run(run())
