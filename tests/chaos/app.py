@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,10 @@ WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, tree, tell
 ACTIVITIES = [add, slow_add, flaky_add]
 
 
-async def serve(url: str, queue: str) -> None:
+async def serve(url: str, queue: str, workflows: Iterable[Any] = WORKFLOWS, activities: Iterable[Any] = ACTIVITIES) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with Client.connect(url, name="chaos") as client, Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=ACTIVITIES) as worker:
+    async with Client.connect(url, name="chaos") as client, Worker(client, task_queue=queue, workflows=workflows, activities=activities) as worker:
         while not worker.partitions and not stop.is_set():
             await asyncio.sleep(0.02)
         print("ready", flush=True)
