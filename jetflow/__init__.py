@@ -25,6 +25,7 @@ from jetflow.errors import (
     WorkflowNotFoundError,
     WorkflowTerminatedError,
 )
+from jetflow.export import ExecutionSummary, HistoryEvent, WorkflowExecution, WorkflowExport
 from jetflow.handle import WorkflowHandle
 from jetflow.worker import Worker
 from jetflow.workflow import (
@@ -62,7 +63,9 @@ __all__ = [
     "CancelledFailure",
     "ChildWorkflowError",
     "Client",
+    "ExecutionSummary",
     "FailureError",
+    "HistoryEvent",
     "InvalidInputError",
     "JetflowError",
     "NonRetryableError",
@@ -75,6 +78,8 @@ __all__ = [
     "Worker",
     "WorkflowAlreadyClosedError",
     "WorkflowAlreadyStartedError",
+    "WorkflowExecution",
+    "WorkflowExport",
     "WorkflowFailedError",
     "WorkflowHandle",
     "WorkflowNotFoundError",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -15,8 +15,11 @@ from jetflow.broker.state import RUNNING, StateRecord, summary
 from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
+from jetflow.core.execution import WorkflowExecution
 from jetflow.core.failures import to_error
+from jetflow.core.history import View
 from jetflow.core.ids import to_token
+from jetflow.core.raw_export import Section, WorkflowExport
 from jetflow.core.values import decode, encode
 from jetflow.engine.commands import EXPIRE, TerminateCommand, check_body, expire_header
 from jetflow.errors import (
@@ -27,6 +30,7 @@ from jetflow.errors import (
     WorkflowAlreadyClosedError,
     WorkflowNotFoundError,
 )
+from jetflow.exporting import ExecutionOptions, Exporter, export_sections
 
 if TYPE_CHECKING:
     from jetflow.client import Client
@@ -196,6 +200,67 @@ class WorkflowHandle:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
         """
         return await self._record_or_none()
+
+    # ---- history
+
+    async def export(self, allow: Sequence[Section] | None = None, block: Sequence[Section] = (), values: bool = True) -> WorkflowExport:
+        """The workflow as it is stored, in five sections: ``data``, ``state``, ``status``, ``timeline`` and ``transitions``.
+
+        Args:
+            allow: only these sections; all when not given.
+            block: sections to leave out, also of those allowed.
+            values: False puts ``{}`` in the place of payloads: user data, inputs, results and errors.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+            InvalidInputError: there is no such section.
+        """
+        return await export_sections(self._client.broker, self, allow, block, values=values)
+
+    async def export_execution(
+        self,
+        *,
+        mode: Literal["sparse", "verbose"] = "sparse",
+        max_depth: int = 5,
+        exclude_system: bool = False,
+        omit_results: bool = False,
+        enrich_inputs: bool = False,
+        allow_direct_query: bool = False,
+        include_lineage: bool = False,
+        include_stream_history: bool = False,
+        extended: bool = False,
+        first_event: int = 1,
+        limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> WorkflowExecution:
+        """The run as a history of typed events, with references between those that belong together, and counts.
+
+        Args:
+            mode: ``"sparse"`` reads this workflow's timeline; ``"verbose"`` its children's too, and nests their executions.
+            max_depth: how many levels a verbose export has, this workflow's included.
+            exclude_system: leaves out activities whose name begins with ``lt``.
+            omit_results: leaves out results, and inputs of the workflow and of signals.
+            enrich_inputs: adds inputs of activities and children; that of the workflow is then there despite ``omit_results``.
+            allow_direct_query: also when the workflow's record has expired, as long as its timeline is kept.
+            include_lineage: adds ``parent_workflow_id`` and ``origin_id``.
+            include_stream_history: adds the workflow's commands that are still in the inbox.
+            extended: adds events beyond the basic set: cancel requests, termination, generations, retries, timeouts, updates, …
+            first_event: the first event wanted, by number; what comes before is read, and not kept.
+            limit: how many at most; ``next_event`` of the execution says where to go on. The summary counts the events given.
+            progress: called with the timeline keys that were read so far, and all there are.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+            InvalidInputError: an option's value cannot be used.
+        """
+        view = View(exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs, extended=extended)
+        options = ExecutionOptions(
+            mode=mode, max_depth=max_depth, view=view, allow_direct_query=allow_direct_query, include_lineage=include_lineage,
+            include_stream_history=include_stream_history, first_event=first_event, limit=limit, progress=progress,
+        )  # fmt: skip
+        return await Exporter(self._client.broker, options).export(self)
+
+    # ---- reading the record
 
     async def _record_or_none(self) -> StateRecord | None:
         """This run's record, or None while its start waits in the inbox.

@@ -109,7 +109,7 @@ class Timeline:
     async def _run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
         found: list[Entry] = [last]
         low = last.seq
-        while low > 1 and not _begins_run(found[0]):
+        while low > 1 and not begins_run(found[0]):
             high, low = low - 1, max(1, low - PAGE)
             page = await self._page(queue_token, id_token, low, high)
             page = [entry for entry in page if entry.commit.run == last.commit.run]
@@ -119,23 +119,32 @@ class Timeline:
         self._check(found, queue_token, id_token)
         return found
 
-    async def _page(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
+    async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
+        """The keys that there are from ``low`` to ``high``, of whatever run, in order; a server that lags may leave some out."""
         keys = [self.key(queue_token, id_token, seq) for seq in range(low, high + 1)]
         messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys})
-        entries = sorted((to_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
+        return sorted((to_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
+
+    async def has(self, queue_token: str, id_token: str, seq: int) -> bool:
+        """Whether there is such a key, asked of the leader."""
+        return await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, seq)) is not None
+
+    async def _page(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
+        entries = await self.between(queue_token, id_token, low, high)
         if not entries or entries[-1].seq != high:
-            if await self._lane.last_message(self._names.timeline_stream, keys[-1]) is None:
+            if not await self.has(queue_token, id_token, high):
                 raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entry {high} is missing")
             raise BrokerUnavailableError(f"timeline of {id_token}: entry {high} is not on the server that answered yet")
         return entries
 
     def _check(self, entries: list[Entry], queue_token: str, id_token: str) -> None:
         missing = entries[-1].seq - entries[0].seq + 1 - len(entries)
-        if missing or not _begins_run(entries[0]):
+        if missing or not begins_run(entries[0]):
             raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entries before or after {entries[0].seq} are missing")
 
 
-def _begins_run(entry: Entry) -> bool:
+def begins_run(entry: Entry) -> bool:
+    """Whether a run's history begins with this key."""
     first = entry.commit.events[0] if entry.commit.events else None
     return getattr(first, "generation", 0) == 1
 

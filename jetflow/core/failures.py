@@ -40,6 +40,11 @@ class Failure(Struct, omit_defaults=True, frozen=True):
     cause: Failure | None = None
 
 
+def termination(workflow_id: str, reason: str, code: int, stack: str | None) -> Failure:
+    """The failure that a terminated run shows to whoever asks for its end."""
+    return Failure("WorkflowTerminatedError", f"workflow {workflow_id!r} was terminated: {reason}", code, stack or "")
+
+
 _KINDS: dict[str, type[FailureError]] = {
     cls.__name__: cls for cls in (ActivityError, ChildWorkflowError, CancelledFailure, WorkflowFailedError, WorkflowTerminatedError)
 }

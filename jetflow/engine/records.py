@@ -6,6 +6,7 @@ from typing import Any
 
 from jetflow.broker.state import COMPLETED, FAILED, RUNNING, TERMINATED, Parked, StateRecord, Waiting
 from jetflow.core import events as ev
+from jetflow.core import failures
 from jetflow.core.data import UserData
 from jetflow.core.failures import FATAL, INTERRUPTED, Failure
 from jetflow.core.machine import Machine
@@ -52,7 +53,7 @@ def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: User
 
 def termination(info: RunInfo, closing: ev.Terminated) -> Failure:
     """The failure that a terminated run shows to whoever waits for it."""
-    return Failure("WorkflowTerminatedError", f"workflow {info.workflow_id!r} was terminated: {closing.reason}", closing.code, closing.stack or "")
+    return failures.termination(info.workflow_id, closing.reason, closing.code, closing.stack)
 
 
 def parked_record(info: RunInfo | None, before: StateRecord | None, seq: int, worker: str, reason: str, message: str) -> StateRecord:
