@@ -1,8 +1,8 @@
 """The client: starts workflows, finds them, commands them. Never consumes anything.
 
-async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
-    handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
-    print(await handle.result())
+    async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
+        handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
+        print(await handle.result())
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from jetflow.errors import (
 )
 from jetflow.handle import WorkflowHandle
 from jetflow.watches import Watches
+from jetflow.watching import SharedReads
 
 DEFAULT_QUEUE = "default"
 PAGE = 256
@@ -57,6 +58,7 @@ class Client:
         self.states = StateStore(broker.lane, broker.names)
         self.watches = Watches(broker, self.states)
         self._events = LifecycleStream(broker.lane, broker.names)
+        self.shared_reads = SharedReads()
 
     @staticmethod
     def connect(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from jetflow import asking
 from jetflow.broker.state import RUNNING, StateRecord, summary
+from jetflow.broker.timeline import Timeline
 from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
-from jetflow.core.execution import WorkflowExecution
+from jetflow.core.execution import HistoryEvent, WorkflowExecution
 from jetflow.core.failures import to_error
 from jetflow.core.history import View
 from jetflow.core.ids import to_token
@@ -31,6 +32,7 @@ from jetflow.errors import (
     WorkflowNotFoundError,
 )
 from jetflow.exporting import ExecutionOptions, Exporter, export_sections
+from jetflow.watching import follow
 
 if TYPE_CHECKING:
     from jetflow.client import Client
@@ -259,6 +261,34 @@ class WorkflowHandle:
             include_stream_history=include_stream_history, first_event=first_event, limit=limit, progress=progress,
         )  # fmt: skip
         return await Exporter(self._client.broker, options).export(self)
+
+    async def watch(
+        self, after: int = 0, *, exclude_system: bool = False, omit_results: bool = False, enrich_inputs: bool = False, extended: bool = False
+    ) -> AsyncIterator[HistoryEvent]:
+        """The events of ``export_execution``, from the first one on and then live; ends with the run.
+
+        An event comes within about 0.3 s of its commit, none is left out or comes twice, whatever becomes of connections and workers, and
+        its number is what it is in an export with the same options. Any number may watch: the broker has one plain subscription for
+        each workflow that a client watches, and no consumer.
+
+            async for event in handle.watch(after=seen):
+                print(event.event_id, event.event_type)
+
+        Args:
+            after: the last event that is known already, by number. Events before it are read, and not given.
+            exclude_system: leaves out activities whose name begins with ``lt``.
+            omit_results: leaves out results, and inputs of the workflow and of signals.
+            enrich_inputs: adds inputs of activities and children.
+            extended: adds events beyond the basic set.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its history went before it was read to the end.
+        """
+        view = View(exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs, extended=extended)
+        timeline = Timeline(self._client.broker.lane, self._client.broker.names)
+        async with await self._client.watches.changes(self._queue_token, self._id_token) as changes:
+            async for event in follow(self, timeline, changes, self._client.shared_reads, after, view):
+                yield event
 
     # ---- reading the record
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
-from jetflow.broker.timeline import PAGE, Entry, Timeline, begins_run
+from jetflow.broker.timeline import PAGE, Entry, begins_run
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
 LAGS = 20
 LAG_PAUSE = 0.05
 """How often a page is asked for again while the server that answers does not have it yet, and the seconds in between."""
+
+
+class ReadableTimeline(Protocol):
+    """What a reader needs of ``Timeline``; see there."""
+
+    async def last(self, queue_token: str, id_token: str) -> Entry | None: ...
+
+    async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]: ...
+
+    async def has(self, queue_token: str, id_token: str, seq: int) -> bool: ...
 
 
 class RunReader:
@@ -30,7 +40,7 @@ class RunReader:
         gone: whether the last read found nothing of this run, or no more of it.
     """
 
-    def __init__(self, timeline: Timeline, queue_token: str, id_token: str, run: int | None = None) -> None:
+    def __init__(self, timeline: ReadableTimeline, queue_token: str, id_token: str, run: int | None = None) -> None:
         self.run = run
         self.last: Entry | None = None
         self.next_seq = 0
