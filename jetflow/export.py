@@ -4,6 +4,11 @@ All of these are msgspec Structs: ``msgspec.json.encode(execution)`` writes them
 reads them back, and ``docs/execution.schema.json`` describes the JSON.
 """
 
+import inspect
+from typing import Any
+
+import msgspec
+
 from jetflow.core.attributes import (
     ActivityTaskCancelled,
     ActivityTaskCompleted,
@@ -95,4 +100,14 @@ __all__ = [
     "WorkflowExecutionUpdateCompleted",
     "WorkflowExecutionUpdateFailed",
     "WorkflowExport",
+    "json_schema",
 ]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a ``WorkflowExecution``; ``#/$defs/HistoryEvent`` is that of a single event."""
+    schema = msgspec.json.schema(WorkflowExecution)
+    for definition in schema["$defs"].values():
+        if "description" in definition:
+            definition["description"] = inspect.cleandoc(definition["description"])  # the same with every Python
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,1 @@
+"""Histories: exports, watching, and what they are made of."""
