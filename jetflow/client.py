@@ -1,8 +1,8 @@
 """The client: starts workflows, finds them, commands them. Never consumes anything.
 
-    async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
-        handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
-        print(await handle.result())
+async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
+    handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
+    print(await handle.result())
 """
 
 from __future__ import annotations

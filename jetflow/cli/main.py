@@ -15,6 +15,8 @@ from jetflow.cli.dead_letters import drop_letter, list_letters, requeue_letter, 
 from jetflow.cli.dev import dev
 from jetflow.cli.events import events_off, events_on
 from jetflow.cli.exits import exit_code_help
+from jetflow.cli.export import export
+from jetflow.cli.history import history
 from jetflow.cli.listing import list_workflows
 from jetflow.cli.options import Verbose, set_up_logging
 from jetflow.cli.output import say
@@ -79,6 +81,8 @@ def build() -> typer.Typer:
         (USE, "start", start),
         (USE, "result", result),
         (USE, "show", show),
+        (USE, "history", history),
+        (USE, "export", export),
         (USE, "list", list_workflows),
         (USE, "signal", signal),
         (USE, "query", query),

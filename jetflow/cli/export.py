@@ -1,0 +1,116 @@
+"""``jetflow export``: a workflow's history as one JSON document."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from jetflow.cli.options import Connection, Creds, Json, Namespace, Server, TaskQueue, WorkflowId
+from jetflow.cli.output import clean, err, tell, write_result
+from jetflow.cli.report import reporting
+from jetflow.client import DEFAULT_QUEUE
+from jetflow.core.ids import DEFAULT_NAMESPACE
+from jetflow.errors import InvalidInputError
+from jetflow.export import WorkflowExecution
+
+SHOW_PROGRESS = 2000
+"""Timeline keys from which an export counts as long."""
+
+
+class Mode(StrEnum):
+    """What is read."""
+
+    SPARSE = "sparse"
+    VERBOSE = "verbose"
+
+
+def export(
+    workflow_id: WorkflowId,
+    task_queue: TaskQueue = DEFAULT_QUEUE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file; to stdout when not given.")] = None,
+    mode: Annotated[Mode, typer.Option(help="verbose nests the executions of its children.")] = Mode.SPARSE,
+    max_depth: Annotated[int, typer.Option(metavar="N", min=1, help="Levels of a verbose export.")] = 5,
+    exclude_system: Annotated[bool, typer.Option("--exclude-system", help="Leave out activities whose name begins with lt.")] = False,
+    omit_results: Annotated[bool, typer.Option("--omit-results", help="Leave out results, and inputs of the workflow and of signals.")] = False,
+    enrich_inputs: Annotated[bool, typer.Option("--enrich-inputs", help="Add inputs of activities and children.")] = False,
+    allow_direct_query: Annotated[
+        bool, typer.Option("--allow-direct-query", help="Also when its record has expired, as long as its timeline is kept.")
+    ] = False,
+    include_lineage: Annotated[bool, typer.Option("--include-lineage", help="Add the ids of its parent and of the root of its tree.")] = False,
+    include_stream_history: Annotated[bool, typer.Option("--include-stream-history", help="Add its commands that are still in the inbox.")] = False,
+    extended: Annotated[
+        bool, typer.Option("--extended", help="Add cancel requests, termination, generations, retries, timeouts, updates, …")
+    ] = False,
+    first_event: Annotated[int, typer.Option(metavar="N", min=1, help="Begin with event N.")] = 1,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N events; next_event says where to go on.")] = None,
+    as_json: Json = False,
+    server: Server = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    creds: Creds = None,
+) -> None:
+    """Write a workflow's history as JSON: typed events, references between them, and counts.
+
+    With --json on one line. docs/execution.schema.json describes it.
+
+    Examples:
+      jetflow export order-456 -q orders -o order-456.json
+      jetflow export order-456 --mode verbose --extended | jq '.children[].status'
+    """
+
+    async def read(progress: Callable[[int, int], None]) -> WorkflowExecution:
+        async with Connection(server, namespace, creds).open("export") as client:
+            return await client.get_handle(workflow_id, task_queue).export_execution(
+                mode=mode.value, max_depth=max_depth, exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs,
+                allow_direct_query=allow_direct_query, include_lineage=include_lineage, include_stream_history=include_stream_history,
+                extended=extended, first_event=first_event, limit=limit, progress=progress,
+            )  # fmt: skip
+
+    with reporting(as_json):
+        with _progress(workflow_id) as progress:
+            execution = asyncio.run(read(progress))
+        if output is None:
+            write_result(execution, one_line=as_json)
+            return
+        body = msgspec.json.encode(execution)
+        _write(output, body if as_json else msgspec.json.format(body, indent=2))
+        tell(f"{execution.summary.total_events} events written to {clean(str(output))}")
+
+
+@contextlib.contextmanager
+def _progress(workflow_id: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, on a terminal, for what takes long."""
+    bar = Progress(
+        TextColumn("reading {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=err, transient=True,
+        disable=not err.is_terminal,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(clean(workflow_id), visible=False)
+
+        def update(read: int, whole: int) -> None:
+            bar.update(task, completed=read, total=whole, visible=whole >= SHOW_PROGRESS)
+
+        yield update
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Writes the file whole, or leaves the one that is there as it was.
+
+    Raises:
+        InvalidInputError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(body + b"\n")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InvalidInputError(f"{path} cannot be written: {error.strerror}") from error
