@@ -9,21 +9,19 @@ from typing import Any
 
 import msgspec
 
-from jetflow.core.attributes import (
+from jetflow.core.attributes import Attributes, Category
+from jetflow.core.attributes_of_operations import (
     ActivityTaskCancelled,
     ActivityTaskCompleted,
     ActivityTaskFailed,
     ActivityTaskQueued,
     ActivityTaskRetrying,
     ActivityTaskScheduled,
-    Attributes,
-    Category,
     ChildWorkflowExecutionAbandoned,
     ChildWorkflowExecutionAccepted,
     ChildWorkflowExecutionCompleted,
     ChildWorkflowExecutionFailed,
     ChildWorkflowExecutionStarted,
-    EventAttributes,
     SideEffectRecorded,
     SignalSent,
     SignalWaitCancelled,
@@ -32,12 +30,14 @@ from jetflow.core.attributes import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    WorkflowExecutionSignaled,
+)
+from jetflow.core.attributes_of_workflow import (
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
     WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
     WorkflowExecutionPatched,
-    WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionUpdateAccepted,
@@ -47,6 +47,7 @@ from jetflow.core.attributes import (
 from jetflow.core.execution import (
     ActivityCounts,
     ChildCounts,
+    EventAttributes,
     ExecutionSummary,
     HistoryEvent,
     StreamMessage,

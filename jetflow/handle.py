@@ -31,7 +31,8 @@ from jetflow.errors import (
     WorkflowAlreadyClosedError,
     WorkflowNotFoundError,
 )
-from jetflow.exporting import ExecutionOptions, Exporter, export_sections
+from jetflow.exporting import ExecutionOptions, Exporter
+from jetflow.sections import export_sections
 from jetflow.watching import follow
 
 if TYPE_CHECKING:

@@ -10,10 +10,77 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from jetflow.core.attributes import Category, EventAttributes
+from jetflow.core.attributes import Category
+from jetflow.core.attributes_of_operations import (
+    ActivityTaskCancelled,
+    ActivityTaskCompleted,
+    ActivityTaskFailed,
+    ActivityTaskQueued,
+    ActivityTaskRetrying,
+    ActivityTaskScheduled,
+    ChildWorkflowExecutionAbandoned,
+    ChildWorkflowExecutionAccepted,
+    ChildWorkflowExecutionCompleted,
+    ChildWorkflowExecutionFailed,
+    ChildWorkflowExecutionStarted,
+    SideEffectRecorded,
+    SignalSent,
+    SignalWaitCancelled,
+    SignalWaitStarted,
+    SignalWaitTimedOut,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    WorkflowExecutionSignaled,
+)
+from jetflow.core.attributes_of_workflow import (
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionFailed,
+    WorkflowExecutionPatched,
+    WorkflowExecutionStarted,
+    WorkflowExecutionTerminated,
+    WorkflowExecutionUpdateAccepted,
+    WorkflowExecutionUpdateCompleted,
+    WorkflowExecutionUpdateFailed,
+)
 from jetflow.core.failures import Failure
 
 Status = Literal["running", "completed", "failed"]
+
+EventAttributes = (
+    WorkflowExecutionStarted
+    | WorkflowExecutionCompleted
+    | WorkflowExecutionFailed
+    | WorkflowExecutionCancelRequested
+    | WorkflowExecutionTerminated
+    | WorkflowExecutionContinuedAsNew
+    | WorkflowExecutionPatched
+    | WorkflowExecutionUpdateAccepted
+    | WorkflowExecutionUpdateCompleted
+    | WorkflowExecutionUpdateFailed
+    | SideEffectRecorded
+    | ActivityTaskScheduled
+    | ActivityTaskCompleted
+    | ActivityTaskFailed
+    | ActivityTaskQueued
+    | ActivityTaskRetrying
+    | ActivityTaskCancelled
+    | ChildWorkflowExecutionStarted
+    | ChildWorkflowExecutionCompleted
+    | ChildWorkflowExecutionFailed
+    | ChildWorkflowExecutionAccepted
+    | ChildWorkflowExecutionAbandoned
+    | TimerStarted
+    | TimerFired
+    | TimerCancelled
+    | SignalWaitStarted
+    | WorkflowExecutionSignaled
+    | SignalWaitTimedOut
+    | SignalWaitCancelled
+    | SignalSent
+)
 
 
 class HistoryEvent(Struct):
