@@ -162,6 +162,10 @@ async def test_a_client_commands_and_cannot_do_what_the_engine_does(secured: Sec
 async def test_an_operator_looks_and_commands_nothing(secured: Secured, worker: Worker) -> None:
     async with Client.connect(secured.url("client")) as client:
         await client.execute(hello, "Ada", workflow_id="hello-1", task_queue="q")
+    async with Client.connect(secured.url("operator")) as looking:
+        handle = looking.get_handle("hello-1", "q")
+        execution = await handle.export_execution(mode="verbose", include_stream_history=True)
+        assert [event async for event in handle.watch()] == execution.events != []
     broker = await Broker.connect(secured.url("operator"))
     names, lane = broker.names, broker.lane
     assert await lane.read_last(names.state_stream, f"{names.state_prefix}q.hello-1") is not None

@@ -48,6 +48,11 @@ async def add(a: int, b: int) -> int:
 
 
 @activity
+async def weigh(text: str, n: int) -> int:
+    return len(text) + n
+
+
+@activity
 async def ltlog(text: str) -> None:
     """A system activity, by its name."""
 
@@ -162,6 +167,20 @@ async def leaves_a_child(child_id: str) -> str:
 
 
 @workflow
+async def keeps_going(n: int) -> Any:
+    for i in range(n):
+        await add(i, i)
+    return await condition("go")
+
+
+@workflow
+async def heavy(count: int) -> int:
+    """Decides more at once than one message holds."""
+    text = "x" * 400_000
+    return sum(await asyncio.gather(*(weigh(text, n) for n in range(count))))
+
+
+@workflow
 async def extras() -> int:
     given: list[int] = []
 
@@ -182,8 +201,23 @@ async def extras() -> int:
     return given[0]
 
 
-WORKFLOWS = [steps, retries, parallel, fails, has_a_failing_child, race, cleans_up, waits, three_times, nested, leaves_a_child, extras]
-ACTIVITIES = [add, ltlog, gated, at_third, later, never]
+WORKFLOWS = [
+    steps,
+    retries,
+    parallel,
+    fails,
+    has_a_failing_child,
+    race,
+    cleans_up,
+    waits,
+    three_times,
+    nested,
+    leaves_a_child,
+    keeps_going,
+    heavy,
+    extras,
+]
+ACTIVITIES = [add, weigh, ltlog, gated, at_third, later, never]
 
 
 @pytest.fixture
@@ -550,6 +584,38 @@ async def test_pages(client: Client, queue: str, worker: Worker) -> None:
     assert gathered == whole.events
     assert (await handle.export_execution(first_event=1000)).events == []
     assert (await handle.export_execution(limit=len(whole.events))).next_event is msgspec.UNSET
+
+
+async def test_a_page_reads_no_further_than_it_has_to(client: Client, queue: str, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jetflow.broker.history.PAGE", 4)
+    handle = await client.start(keeps_going, 20, task_queue=queue)
+    await until(lambda: _has_events(handle, 42))
+    whole = await execution_of(handle)
+    told: list[tuple[int, int]] = []
+    page = await handle.export_execution(first_event=5, limit=6, progress=lambda read, keys: told.append((read, keys)))
+    assert page.events == whole.events[4:10]
+    assert (page.next_event, page.status) == (11, "running")
+    assert told[-1][0] <= 8
+    assert told[-1][1] == 21
+    told.clear()
+    await handle.export_execution(progress=lambda read, keys: told.append((read, keys)))
+    assert told[-1] == (21, 21)
+    assert [read for read, _ in told] == sorted({read for read, _ in told})
+
+
+async def test_a_commit_over_several_keys(client: Client, queue: str, worker: Worker) -> None:
+    """Also a history too long to become one key."""
+    handle = await client.start(heavy, 6, workflow_id="h", task_queue=queue)
+    assert await handle.result(timeout=WAIT) == 6 * 400_000 + 15
+    last = await Timeline(client.broker.lane, client.broker.names).last(to_token(queue), "h")
+    assert last is not None
+    assert last.seq > 3
+    assert not last.commit.compacted
+    execution = await execution_of(handle)
+    assert [event.event_type for event in execution.events[1:7]] == ["activity_task_scheduled"] * 6
+    assert sorted(event.attributes.scheduled_event_id for event in execution.events[7:13]) == [2, 3, 4, 5, 6, 7]  # type: ignore[union-attr]
+    enriched = await execution_of(handle, enrich_inputs=True)
+    assert [event.attributes.input[1] for event in enriched.events[1:7]] == [0, 1, 2, 3, 4, 5]  # type: ignore[union-attr]
 
 
 async def test_one_key_or_many_make_no_difference(client: Client, queue: str, worker: Worker) -> None:
