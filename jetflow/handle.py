@@ -268,7 +268,7 @@ class WorkflowHandle:
     ) -> AsyncIterator[HistoryEvent]:
         """The events of ``export_execution``, from the first one on and then live; ends with the run.
 
-        An event comes within about 0.3 s of its commit, none is left out or comes twice, whatever becomes of connections and workers, and
+        An event comes within about 0.2 s of its commit, none is left out or comes twice, whatever becomes of connections and workers, and
         its number is what it is in an export with the same options. Any number may watch: the broker has one plain subscription for
         each workflow that a client watches, and no consumer.
 

@@ -58,5 +58,17 @@ def test_every_field_is_in_the_schema(name: str) -> None:
         check(msgspec.to_builtins(event), {"$ref": "HistoryEvent"})
 
 
+def test_the_page_names_every_event_and_attribute() -> None:
+    page = (FILE.parent / "history.md").read_text()
+    definitions = json_schema()["$defs"]
+    mapping = definitions["HistoryEvent"]["properties"]["attributes"]["discriminator"]["mapping"]
+    for kind, reference in mapping.items():
+        assert f"`{kind}`" in page
+        for field in definitions[reference.rpartition("/")[2]]["properties"]:
+            assert f"`{field}`" in page, (kind, field)
+    for field in definitions["WorkflowExecution"]["properties"]:
+        assert f"`{field}`" in page, field
+
+
 if __name__ == "__main__":
     FILE.write_bytes(written())
