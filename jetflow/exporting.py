@@ -85,12 +85,9 @@ class Exporter:
             WorkflowNotFoundError: see ``WorkflowHandle.export_execution``.
         """
         options = self._options
-        run = None if handle.run_id is None else int(handle.run_id)
-        reading = self._read(handle.workflow_id, handle.task_queue, run, options.first_event, options.limit, options.progress)
-        if options.allow_direct_query:
-            found, record = await reading, None
-        else:
-            found, record = await asyncio.gather(reading, handle.describe())
+        record = None if options.allow_direct_query else await handle.describe()
+        run = handle.run_number()
+        found = await self._read(handle.workflow_id, handle.task_queue, run, options.first_event, options.limit, options.progress)
         if record is None and not (found.found and options.allow_direct_query):
             execution = await self._unrecorded(handle, found)
         elif not found.found:

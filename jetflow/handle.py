@@ -361,7 +361,7 @@ class WorkflowHandle:
         Args:
             reason: shown in the failure.
         """
-        await self._command("cancel", msgspec.json.encode({"reason": reason or "", "run": self._run_number()}))
+        await self._command("cancel", msgspec.json.encode({"reason": reason or "", "run": self.run_number()}))
 
     async def terminate(
         self,
@@ -395,7 +395,7 @@ class WorkflowHandle:
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
         command = TerminateCommand(
             reason=reason, code=code, throw=throw, descend=descend, suppress=suppress,
-            expire=f"{to_ms(expire, 'expire')}ms", stack=stack, run=self._run_number(),
+            expire=f"{to_ms(expire, 'expire')}ms", stack=stack, run=self.run_number(),
         )  # fmt: skip
         await self._command("terminate", msgspec.json.encode(command))
 
@@ -405,7 +405,12 @@ class WorkflowHandle:
         subject = broker.names.command(self._queue_token, self._id_token, command)
         await broker.lane.publish_once(subject, body, broker.lane.message_id(), **headers)
 
-    def _run_number(self) -> int | None:
+    def run_number(self) -> int | None:
+        """The run id as the number it is; None for the latest run.
+
+        Raises:
+            InvalidInputError: it is none.
+        """
         if self.run_id is None:
             return None
         if not self.run_id.isdigit():

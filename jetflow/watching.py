@@ -66,9 +66,8 @@ async def follow(
     handle: WorkflowHandle, timeline: Timeline, changes: Changes, shared: SharedReads, after: int, view: View
 ) -> AsyncIterator[HistoryEvent]:
     """See ``WorkflowHandle.watch``."""
-    run = None if handle.run_id is None else int(handle.run_id)
     queue_token, id_token = to_token(handle.task_queue), to_token(handle.workflow_id)
-    reader = RunReader(FollowedTimeline(timeline, shared, changes), queue_token, id_token, run)
+    reader = RunReader(FollowedTimeline(timeline, shared, changes), queue_token, id_token, handle.run_number())
     history = History(handle.workflow_id, handle.task_queue, view)
     while True:
         try:
