@@ -19,7 +19,7 @@ from jetflow.core.execution import HistoryEvent, StreamMessage, WorkflowExecutio
 from jetflow.core.history import History, View
 from jetflow.core.ids import from_token, to_token
 from jetflow.core.times import to_iso
-from jetflow.core.values import decode
+from jetflow.core.values import shown
 from jetflow.errors import InvalidInputError, WorkflowNotFoundError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Exporter:
             history.now = max(history.now, found.last.at)
         result = None
         if isinstance(history.closing, ev.Completed) and not options.view.omit_results:
-            result = decode(history.closing.result)
+            result = shown(history.closing.result)
         closed = history.closing is not None
         execution = WorkflowExecution(
             workflow_id=history.workflow_id,
@@ -171,8 +171,8 @@ class Exporter:
     async def _children(self, parent: Run, depth: int) -> list[WorkflowExecution]:
         if depth >= self._options.max_depth:
             return []
-        shown = {event.attributes.execution_index for event in parent.events if event.event_type == "child_workflow_execution_started"}  # type: ignore[union-attr]
-        wanted = [child for child in parent.history.children if child.index in shown]
+        begun = {event.attributes.execution_index for event in parent.events if event.event_type == "child_workflow_execution_started"}  # type: ignore[union-attr]
+        wanted = [child for child in parent.history.children if child.index in begun]
         found = await asyncio.gather(*(self._child(parent, child, depth + 1) for child in wanted))
         return [execution for execution in found if execution is not None]
 
@@ -212,11 +212,7 @@ class Exporter:
 
 def _stream_message(message: StoredMessage) -> StreamMessage:
     headers = {name: value for name, value in message.headers.items() if (name and not name.startswith("Nats-")) or name in _TELLING}
-    try:
-        data = decode(message.data)
-    except InvalidInputError:
-        data = message.data.decode(errors="backslashreplace")
-    return StreamMessage(message.seq, message.subject, message.time, headers, data)
+    return StreamMessage(message.seq, message.subject, message.time, headers, shown(message.data))
 
 
 _TELLING = ("Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Nats-TTL")

@@ -10,7 +10,7 @@ from jetflow.broker.history import RunReader
 from jetflow.broker.timeline import Timeline
 from jetflow.core.ids import to_token
 from jetflow.core.raw_export import SECTIONS, RawTimeline, Section, WorkflowExport
-from jetflow.core.values import decode
+from jetflow.core.values import shown
 from jetflow.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def export_sections(
     export = WorkflowExport()
     if "data" in wanted:
         fields = record.data if record is not None else {}
-        export.data = {name: decode(value) if values else {} for name, value in fields.items()}
+        export.data = {name: shown(value) if values else {} for name, value in fields.items()}
     if "state" in wanted:
         state = await handle.state(metadata=True)
         export.state = state if values else _stripped(state)

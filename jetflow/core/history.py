@@ -17,7 +17,7 @@ from jetflow.core.execution import HistoryEvent, Status
 from jetflow.core.failures import Failure, termination
 from jetflow.core.history_steps import STEPS
 from jetflow.core.times import to_iso
-from jetflow.core.values import decode
+from jetflow.core.values import shown
 
 SYSTEM = "lt"
 """What the names of system activities begin with."""
@@ -120,11 +120,11 @@ class History:
 
     def payload(self, body: Raw, *, wanted: bool = True) -> Any:
         """What was returned or sent, unless it is to be left out."""
-        return decode(body) if wanted and not self.view.omit_results else UNSET
+        return shown(body) if wanted and not self.view.omit_results else UNSET
 
     def enriched(self, body: Raw) -> Any:
         """An operation's input, if it is to be added."""
-        return decode(body) if self.view.enrich_inputs else UNSET
+        return shown(body) if self.view.enrich_inputs else UNSET
 
     def begin(self, recorded: Any, kind: str, attributes: type[OfOperation], same: dict[str, Any], **more: Any) -> HistoryEvent | None:
         """The first event of an operation; ``same`` is what the others repeat. None for one that is left out."""

@@ -14,7 +14,7 @@ from jetflow.core.attributes import Attributes, OfOperation
 from jetflow.core.execution import HistoryEvent
 from jetflow.core.failures import termination
 from jetflow.core.times import to_iso
-from jetflow.core.values import decode
+from jetflow.core.values import shown
 
 if TYPE_CHECKING:
     from jetflow.core.history import History
@@ -27,7 +27,7 @@ def _started(history: History, event: ev.Started) -> HistoryEvent | None:
     if history.first is not None:
         return None  # a later generation: told by the event that ended the one before
     history.first, history.started_at = event, history.now
-    given = decode(event.input) if history.view.enrich_inputs or not history.view.omit_results else UNSET
+    given = shown(event.input) if history.view.enrich_inputs or not history.view.omit_results else UNSET
     return history.make(wf.WorkflowExecutionStarted(workflow_type=event.workflow_type, task_queue=history.task_queue, input=given))
 
 

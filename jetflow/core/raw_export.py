@@ -9,7 +9,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, to_builtins
 
 from jetflow.core import events as ev
 from jetflow.core.times import to_iso
-from jetflow.core.values import decode
+from jetflow.core.values import shown
 
 Section = Literal["data", "state", "status", "timeline", "transitions"]
 SECTIONS: tuple[Section, ...] = ("data", "state", "status", "timeline", "transitions")
@@ -144,7 +144,7 @@ class RawTimeline:
                 pass  # says nothing that a reader of this form would miss
 
     def _payload(self, body: Raw) -> Any:
-        return decode(body) if self._values else {}
+        return shown(body) if self._values else {}
 
     def _payload_of(self, value: Any) -> Any:
         return value if self._values else {}

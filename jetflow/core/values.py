@@ -53,6 +53,14 @@ def decode(body: bytes | Raw, what: str = "value") -> Any:
         raise InvalidInputError(f"{what} is not JSON: {error}") from error
 
 
+def shown(body: bytes | Raw) -> Any:
+    """A stored payload for somebody who only looks: plain JSON types, or its text if that is no JSON that Python can hold."""
+    try:
+        return decode(body)
+    except InvalidInputError:
+        return bytes(body).decode(errors="backslashreplace")
+
+
 def as_json(body: bytes, what: str) -> Raw:
     """The body itself once it is known to be JSON; ``null`` for an empty one.
 

@@ -169,3 +169,16 @@ def test_without_system_activities_the_rest_is_the_same(recorded: list[Any]) -> 
         return [(event.event_type, event.event_time, getattr(event.attributes, "timeline_key", None)) for event in events if not event.is_system]
 
     assert names(history(recorded, View(exclude_system=True))) == names(history(recorded, View()))
+
+
+def test_what_python_cannot_hold_is_shown_as_text() -> None:
+    nested = b"[" * 5000 + b"]" * 5000
+    recorded = [
+        ev.Started(at=START, workflow_type="w", input=Raw(b"[1e400]")),
+        ev.ActivityScheduled(index=1, at=START, name="a", input=Raw(nested)),
+        ev.Completed(at=START, result=Raw(b"123456789012345678901234567890")),
+    ]
+    events = history(recorded, View(enrich_inputs=True))
+    assert events[0].attributes.input == "[1e400]"  # type: ignore[union-attr]
+    assert events[1].attributes.input == nested.decode()  # type: ignore[union-attr]
+    assert events[2].attributes.result == 123456789012345678901234567890  # type: ignore[union-attr]
