@@ -61,6 +61,7 @@ class PullConsumer:
         credit: commands asked for ahead; ``room`` is asked each time how many may come.
         on_delivery: gets every command, in order.
         on_lost: called once, when the consumer can no longer be trusted.
+        stream: another one than the inbox.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class PullConsumer:
         room: Callable[[], int],
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[str], None],
+        stream: str | None = None,
     ) -> None:
         self.name = f"{owner}-{secrets.token_hex(4)}"
+        self._stream = stream or names.inbox_stream
         self.partitions: frozenset[int] = frozenset()
         self._lane = lane
         self._names = names
@@ -81,7 +84,7 @@ class PullConsumer:
         self._on_delivery = on_delivery
         self._on_lost = on_lost
         self._inbox = f"_INBOX.jetflow.pull.{secrets.token_hex(8)}"
-        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.inbox_stream}.{self.name}"
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
         self._sid: int | None = None
         self._asked = 0
         self._expected = 1
@@ -93,7 +96,11 @@ class PullConsumer:
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
         """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""
         self.partitions = frozenset(partitions)
-        stream = self._names.inbox_stream
+        return await self.create_over([self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)])
+
+    async def create_over(self, filters: list[str]) -> bool:
+        """Creates the consumer, which claims these subjects; False if another consumer has one of them."""
+        stream = self._stream
         config = {
             "name": self.name,
             "deliver_policy": "all",
@@ -105,7 +112,7 @@ class PullConsumer:
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": INACTIVE_THRESHOLD,
-            "filter_subjects": [self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)],
+            "filter_subjects": filters,
         }
         self._sid = await self._lane.wire.listen(self._inbox, self._on_message)
         try:
@@ -156,7 +163,7 @@ class PullConsumer:
     async def delete(self) -> None:
         """Stops listening and deletes the consumer, which frees its partitions."""
         self.close()
-        await delete_consumer(self._lane, self._names, self.name)
+        await delete_consumer(self._lane, self._stream, self.name)
 
     # ---- messages
 
@@ -208,10 +215,10 @@ class PullConsumer:
             self._on_lost(why)
 
 
-async def delete_consumer(lane: Lane, names: Names, name: str) -> None:
+async def delete_consumer(lane: Lane, stream: str, name: str) -> None:
     """Deletes a consumer; one that is gone already is fine."""
     try:
-        await lane.api(f"CONSUMER.DELETE.{names.inbox_stream}.{name}")
+        await lane.api(f"CONSUMER.DELETE.{stream}.{name}")
     except BrokerError as error:
         if getattr(error, "err_code", 0) != 10014:
             raise

@@ -206,7 +206,7 @@ class Ownership:
                 taken |= partitions
             else:
                 log.info("taking over %d partitions of worker %s, which is gone", len(partitions), owner)
-                await delete_consumer(self._broker.lane, self._broker.names, name)
+                await delete_consumer(self._broker.lane, self._broker.names.inbox_stream, name)
         return frozenset(taken)
 
     async def _replace_consumer(self, target: frozenset[int]) -> None:

@@ -172,7 +172,7 @@ async def test_a_consumer_deleted_under_it_is_lost_once(broker: Broker, queue: s
     taker = Taker(broker, queue)
     await taker.open()
     await taker.until_info(lambda info: info["num_waiting"] == 1, "it pulls")
-    await delete_consumer(broker.lane, broker.names, taker.consumer.name)
+    await delete_consumer(broker.lane, broker.names.inbox_stream, taker.consumer.name)
     await until(lambda: taker.lost, "the deletion is noticed")
     assert len(taker.lost) == 1
     assert "deleted" in taker.lost[0].lower()
@@ -183,7 +183,7 @@ async def test_a_consumer_deleted_under_it_is_lost_once(broker: Broker, queue: s
 async def test_a_consumer_deleted_before_it_pulls_is_lost(broker: Broker, queue: str) -> None:
     taker = Taker(broker, queue)
     assert await taker.consumer.create(range(64), queue)
-    await delete_consumer(broker.lane, broker.names, taker.consumer.name)
+    await delete_consumer(broker.lane, broker.names.inbox_stream, taker.consumer.name)
     taker.consumer.begin()
     await until(lambda: taker.lost, "nobody answers the pull")
     await _clean(taker)
