@@ -262,6 +262,26 @@ class Client:
             handle, record = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
             return await handle.result_of(until, record, timeout)
 
+    async def signal(self, signal_id: str, data: Any = None, expire: Duration | None = "10m") -> None:
+        """Delivers a signal by its id alone, to a workflow that waits for it with ``condition(signal_id)``; returns once it is stored.
+
+        For webhooks and others that know no workflow. Exactly one workflow of the namespace gets it, whatever its task queue: the one
+        that waits longest. While nobody waits it is kept, and goes to whoever waits first.
+
+        Args:
+            signal_id: what the workflow waits for; something that no other workflow waits for by chance.
+            data: anything that JSON can hold.
+            expire: how long it is kept; None for ever.
+
+        Raises:
+            InvalidInputError: the data cannot be JSON.
+        """
+        body = b"" if data is None else bytes(encode(data, "signal data"))
+        check_body("the signal's body", body, self.broker.max_payload)
+        headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
+        subject = f"{self.broker.names.by_id_prefix}{to_token(signal_id, 'signal id')}"
+        await self.broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)
+
     async def signal_with_start(
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,

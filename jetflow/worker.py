@@ -32,6 +32,7 @@ from jetflow.engine.janitor import Janitor
 from jetflow.engine.ownership import Ownership
 from jetflow.engine.queries import Queries
 from jetflow.engine.remote import TaskRunner
+from jetflow.engine.router import Router
 from jetflow.engine.steps import StepRunner
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
 
@@ -177,7 +178,7 @@ class Worker:
         # without workflows it owns nothing, and no actor ever comes to be
         works = [self._sweep()]
         if self._workflows:
-            works = [self._ownership.run(), *works, Janitor(self._engine).run(), self._engine.lifecycle.run()]
+            works = [self._ownership.run(), *works, Janitor(self._engine).run(), Router(self._engine).run(), self._engine.lifecycle.run()]
         self._tasks = [asyncio.create_task(work) for work in works]
         workflows, activities = ", ".join(sorted(self._workflows)) or "none", ", ".join(sorted(self._activities)) or "none"
         log.info("worker %s serves %s: workflows %s; activities %s", self.worker_id, self.task_queue, workflows, activities)

@@ -56,8 +56,8 @@ class DeadLetters:
         self._names = names
         self._max_payload = max_payload
 
-    async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int) -> None:
-        """Keeps a command; ``origin`` is its sequence in the inbox, so that a repeat within minutes is dropped."""
+    async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str) -> None:
+        """Keeps a command; ``origin`` is its sequence in the inbox, or what else names it, so that a repeat within minutes is dropped."""
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
         kept = {name: value for name, value in parse_headers(headers).items() if name.startswith("Jetflow-") and name not in OWN}
         block = header_block(**kept, **{SUBJECT: subject, REASON: text[:900]}, Nats_Msg_Id=f"{self._names.namespace}-{origin}")
@@ -107,13 +107,20 @@ class DeadLetters:
         if body is None and letter.size is not None:
             raise InvalidInputError(f"dead letter {number} keeps only {len(letter.body):,} of {letter.size:,} bytes: give the body anew")
         chosen = letter.subject if subject is None else subject
-        if not chosen.startswith(f"{self._names.namespace}.") or len(chosen.split(".")) < 4 or any(char in chosen for char in "*> \r\n\t"):
-            raise InvalidInputError(f"subject {chosen!r} must be {self._names.namespace}.<task_queue>.<workflow_id>.<command>[.<name>]")
+        self._check_subject(chosen)
         sent = letter.body if body is None else body
         headers = {name.replace("-", "_"): value for name, value in letter.headers.items()}
         await self._lane.publish_once(chosen, sent, f"requeue-{number}-{secrets.token_hex(8)}", **headers)
         await self.drop(number)
         return DeadLetter(number, chosen, letter.reason, sent, letter.headers, letter.at)
+
+    def _check_subject(self, subject: str) -> None:
+        names, tokens = self._names, len(subject.split("."))
+        is_command = subject.startswith(f"{names.namespace}.") and tokens >= 4
+        by_id = subject.startswith(names.by_id_prefix) and tokens == 2
+        if not (is_command or by_id) or any(char in subject for char in "*> \r\n\t"):
+            wanted = f"{names.namespace}.<task_queue>.<workflow_id>.<command>[.<name>], or {names.by_id_prefix}<signal id>"
+            raise InvalidInputError(f"subject {subject!r} must be {wanted}")
 
     async def drop(self, number: int) -> None:
         """Removes a letter.

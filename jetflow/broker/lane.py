@@ -202,8 +202,15 @@ class Lane:
 
     async def last_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
         """The newest message of a subject filter, asked of the stream's leader, so never stale; None if there is none."""
+        return await self._stored(stream, {"last_by_subj": subject_filter})
+
+    async def message(self, stream: str, seq: int) -> StoredMessage | None:
+        """The message of a sequence, asked of the stream's leader; None if it is not there any more."""
+        return await self._stored(stream, {"seq": seq})
+
+    async def _stored(self, stream: str, request: dict[str, Any]) -> StoredMessage | None:
         try:
-            answer = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject_filter})
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", request)
         except BrokerError as error:
             if getattr(error, "err_code", 0) == 10037:
                 return None

@@ -59,6 +59,12 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
         "max_age": 30 * 86_400 * SECOND,
         "description": "jetflow dead letters: commands that could not be understood",
     }
+    by_id = {
+        "subjects": [f"{ns}_signal.>"],
+        "retention": "workqueue",
+        "duplicate_window": DUPLICATE_WINDOW * SECOND,
+        "description": "jetflow signals by id: those that no workflow has got yet",
+    }
     buckets = {
         names.state_bucket: {
             "republish": {"src": f"{names.state_prefix}>", "dest": f"{names.changed_prefix}>"},
@@ -67,11 +73,20 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
         },
         names.timeline_bucket: {"description": "jetflow timeline: one key is one commit"},
         names.signal_bucket: {"description": "jetflow signals that nobody waits for yet"},
+        names.wait_bucket: {
+            "republish": {"src": f"{names.wait_prefix}>", "dest": f"{names.waiting_prefix}>"},
+            "description": "jetflow waits: which resting workflow waits for which signal",
+        },
         names.worker_bucket: {"max_age": HEARTBEAT_TTL * SECOND, "description": "jetflow workers: heartbeats"},
         names.heartbeat_bucket: {"max_age": DETAILS_TTL * SECOND, "description": "jetflow heartbeats: what running tasks said last"},
     }
     common: dict[str, Any] = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
-    configs = {names.inbox_stream: common | inbox, names.task_stream: common | tasks, names.dead_stream: common | dead}
+    configs = {
+        names.inbox_stream: common | inbox,
+        names.task_stream: common | tasks,
+        names.dead_stream: common | dead,
+        names.by_id_stream: common | by_id,
+    }
     for bucket, extra in buckets.items():
         configs[f"KV_{bucket}"] = common | {
             "subjects": [f"$KV.{bucket}.>"],

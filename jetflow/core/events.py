@@ -109,7 +109,8 @@ class TimerFired(Input, tag="timer_fired"):
 
 
 class Signaled(Input, tag="signaled"):
-    """A signal met its wait. ``seq`` is the signal's place in the inbox; ``sender`` and its ``number`` tell repeats apart."""
+    """A signal met its wait. ``seq`` is the signal's place in the inbox, 0 for a signal by id, whose ``number`` is its place in the stream
+    of those; ``sender`` and ``number`` tell repeats apart."""
 
     index: int
     at: int

@@ -47,7 +47,8 @@ def _on_queued(machine: Machine, event: ev.ActivityQueued) -> None:
 def _on_result(machine: Machine, event: ev.ActivityCompleted | ev.ChildCompleted | ev.Signaled) -> None:
     operation = machine.resolve(event.index)
     if isinstance(event, ev.Signaled):
-        machine.consumed[event.signal] = event.seq
+        if event.seq:  # a signal by id has no place of its own in the inbox
+            machine.consumed[event.signal] = event.seq
         if event.sender is not None:
             numbers = machine.consumed_from.setdefault(event.signal, {})
             numbers.pop(event.sender, None)  # the latest is last

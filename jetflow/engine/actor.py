@@ -24,6 +24,7 @@ from jetflow.core.operation import RunInfo
 from jetflow.engine import faults
 from jetflow.engine.alarms import Alarms, now_ms
 from jetflow.engine.applying import apply
+from jetflow.engine.by_id import SignalsById
 from jetflow.engine.commands import Command
 from jetflow.engine.committing import commit
 from jetflow.engine.effects import publish_tasks
@@ -68,6 +69,7 @@ class Actor:
         self.outcomes: deque[Any] = deque()
         self.uncommitted: list[Any] = []
         self.signals = SignalBuffer(engine, id_token)
+        self.by_id = SignalsById(engine, id_token)
         self.updates = Updates(self, self.feed)
         self.questions = Questions(self)
         self.alarms = Alarms(self.wake)
@@ -169,6 +171,8 @@ class Actor:
                 await open_actor(self)
             await apply(self)
             await commit(self)
+            if self.by_id.is_due(self.machine):
+                await self.by_id.settle(self.machine)
             if self.run.tasks_due:
                 await publish_tasks(self)
             if self.questions and self.run.continued is None:
@@ -213,6 +217,7 @@ class Actor:
         self.doubtful = True
         self.alarms.clear()
         self.signals.reset()
+        self.by_id.reset()
         self.updates.reset()
         self.held.clear()
         self.mailbox = deque(self.unacked[seq] for seq in sorted(self.unacked))

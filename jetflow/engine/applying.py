@@ -16,6 +16,7 @@ from jetflow.engine.commands import (
     CancelCommand,
     ChildNotice,
     Command,
+    RoutedSignal,
     SignalCommand,
     StartCommand,
     TaskOutcome,
@@ -71,6 +72,8 @@ async def _apply_command(actor: Actor, command: Command) -> bool:
         return await _on_signal(actor, command, payload)
     if isinstance(payload, UpdateCommand):
         return await _on_update(actor, command, payload)
+    if isinstance(payload, RoutedSignal):
+        return await _on_routed(actor, command, payload)
     by_hand = isinstance(payload, (CancelCommand, TerminateCommand))
     if actor.machine is None and (actor.run.closing is None or (by_hand and not await is_taken(actor))):
         await _on_stranger(actor, command)
@@ -110,6 +113,17 @@ async def _on_signal(actor: Actor, command: Command, signal: SignalCommand) -> b
         return True  # a repeat
     await actor.signals.load(actor.machine.consumed)
     return not actor.signals.add(command, signal)
+
+
+async def _on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> bool:
+    if command.seq < actor.run.number:
+        await actor.by_id.give_back(command, routed)
+        actor.engine.ack(command)
+        return False
+    event = await actor.by_id.on_command(command, routed, actor.machine, actor.run.number)
+    if event is not None:
+        actor.feed(event)
+    return True
 
 
 async def _on_update(actor: Actor, command: Command, update: UpdateCommand) -> bool:

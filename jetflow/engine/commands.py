@@ -10,6 +10,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from jetflow.broker.pull import Delivery
+from jetflow.broker.signals import DEFAULT_EXPIRE_MS
+from jetflow.broker.waits import Routed
 from jetflow.broker.wire import parse_headers
 from jetflow.core.durations import to_ms
 from jetflow.core.events import NULL, Parent
@@ -28,6 +30,7 @@ ENTITY = "Jetflow-Entity"
 REPLY = "Jetflow-Reply"
 UPDATE = "Jetflow-Update"
 FOREVER = "forever"
+FOREVER_MS = 100 * 365 * 86_400_000
 MAX_UPDATE_ID = 128
 _SUBJECT = re.compile(r"[^$\s*>.][^\s*>.]*(\.[^\s*>.]+)*")
 MAX_HEADER = 56 * 1024
@@ -134,7 +137,11 @@ class TaskOutcome(Struct):
     details: Raw = NULL
 
 
-Payload = StartCommand | SignalCommand | UpdateCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice | TaskOutcome
+class RoutedSignal(Routed):
+    """Body of a ``routed.<index>`` command: a signal by id, given to one wait of one run."""
+
+
+Payload = StartCommand | SignalCommand | RoutedSignal | UpdateCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice | TaskOutcome
 
 
 class Command:
@@ -184,7 +191,7 @@ def understand(delivery: Delivery) -> Command:
         payload = read(name, delivery.data, headers)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInputError(f"body of {kind}: {error}") from error
-    index = _index(name) if kind in ("timer", "child", "activity") else 0
+    index = _index(name) if kind in ("timer", "child", "activity", "routed") else 0
     return Command(delivery, id_token, workflow_id, payload, index)
 
 
@@ -271,6 +278,23 @@ def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
     return SignalCommand(name, data, expire if isinstance(expire, int) else None, sender or None, int(number))
 
 
+def signal_expires(delivery: Delivery) -> int:
+    """When a signal by id is not kept any more, ms since the epoch.
+
+    Raises:
+        InvalidInputError: its header cannot be understood.
+    """
+    expire = _expire(parse_headers(delivery.headers)) if delivery.headers else msgspec.UNSET
+    return delivery.stored_ms + (DEFAULT_EXPIRE_MS if expire is msgspec.UNSET else FOREVER_MS if expire is None else expire)
+
+
+def _routed(_name: str, body: bytes, _headers: dict[str, str]) -> RoutedSignal:
+    decode(body, "the body of a routed signal")
+    routed = msgspec.json.decode(body, type=RoutedSignal)
+    to_token(routed.signal, "signal id")
+    return routed
+
+
 def _cancel(_name: str, body: bytes, _headers: dict[str, str]) -> CancelCommand:
     value = decode(body.strip(), "the body of cancel")
     if isinstance(value, str):
@@ -318,4 +342,5 @@ _READERS: dict[str, tuple[int, Any]] = {
     "timer": (1, _timer),
     "child": (1, _child),
     "activity": (1, _activity),
+    "routed": (1, _routed),
 }

@@ -19,6 +19,7 @@ from jetflow.broker.state import StateStore
 from jetflow.broker.tasks import Tasks
 from jetflow.broker.timeline import Timeline
 from jetflow.broker.timers import Timers
+from jetflow.broker.waits import Waits
 from jetflow.broker.wire import header_block
 from jetflow.core import events as ev
 from jetflow.core.definitions import WorkflowDefinition
@@ -80,6 +81,7 @@ class Engine:
         self.states = StateStore(lane, names)
         self.timers = Timers(lane, names)
         self.signals = EarlySignals(lane, names)
+        self.waits = Waits(lane, names, broker.topology.partitions)
         self.dead_letters = DeadLetters(lane, names, broker.max_payload)
         self.tasks = Tasks(lane, names)
         self.dispatch = Dispatch(self)

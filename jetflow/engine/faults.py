@@ -23,12 +23,16 @@ POINTS = (
 """In the order a command meets them."""
 TASK_POINTS = ("before_outcome", "after_outcome")
 """Those that a task of a remote activity meets."""
+ROUTING = ("after_claim", "after_forward", "after_taken")
+"""Those that a signal by id meets: two in its router, and where its receiver's owner has removed it."""
 TIDYING = ("before_compaction", "after_compaction", "before_purge")
 """What comes after a run has ended, and after its record has expired."""
 
+EVERY = POINTS + TASK_POINTS + ROUTING + TIDYING
+
 _point, _, _count = os.environ.get("JETFLOW_FAULT", "").partition(":")
-if _point and _point not in POINTS + TASK_POINTS + TIDYING:
-    raise ValueError(f"JETFLOW_FAULT names {_point!r}; the places are {', '.join(POINTS + TASK_POINTS + TIDYING)}")
+if _point and _point not in EVERY:
+    raise ValueError(f"JETFLOW_FAULT names {_point!r}; the places are {', '.join(EVERY)}")
 _left = int(_count or 1)
 
 

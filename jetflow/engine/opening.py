@@ -46,6 +46,7 @@ async def _rebuild_closed(actor: Actor, entries: list[Entry], history: list[list
     run.closed_children = children_of(entries) if descends else [event for events in history for event in children_in(events)]
     run.told_closing = True
     if _is_doubtful(actor, entries[-1]):
+        actor.by_id.restore_doubtful(run.number, None, [event for events in history for event in events], unsure)
         await publish(actor, unsure, again=True)
 
 
@@ -68,7 +69,9 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
             follow(actor, operation, maybe_scheduled=True)
     if not doubtful:
         actor.alarms.scheduled(set(actor.alarms.unscheduled))
+        actor.by_id.restore(machine)
     else:
+        actor.by_id.restore_doubtful(run.number, machine, [event for events in history for event in events], unsure)
         for event in unsure:
             operation = machine.pending.get(event.index) if isinstance(event, (ev.ActivityScheduled, ev.ActivityQueued)) else None
             if operation is not None and operation.remote and operation.due is None:

@@ -91,7 +91,12 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
 
 
 async def _put_state(actor: Actor, machine: Machine) -> None:
-    await actor.engine.states.put(running_record(machine, actor.run.seq, actor.engine.worker_id))
+    waits = actor.by_id.register(machine)
+    try:
+        await actor.engine.states.put(running_record(machine, actor.run.seq, actor.engine.worker_id))
+    finally:
+        if waits:
+            await actor.engine.waits.registered(waits)
     actor.dirty_since, actor.state_wanted = None, False
     faults.reach("after_state")
 

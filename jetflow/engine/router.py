@@ -1,0 +1,189 @@
+"""Signals by id: one worker of the namespace gives each to the workflow that waits longest for it.
+
+A signal stays in its stream, un-acked, until a wait has got it or it has expired, so a router that dies leaves nothing undone: the
+next one gets everything again, in order. The broker refuses a second consumer of the stream, which is the election; that
+there may be two routers for a moment does no harm, since a claim is a compare-and-set (see ``broker.waits``).
+
+    1  a signal comes: who waits for its name is looked up; nobody does: it is kept, and notices of that name's waits are listened to
+    2  it is claimed for the wait, looked at once more, and forwarded to the workflow as a command
+    3  the workflow's owner commits it and removes it; or gives it back, if the wait was over, and it goes on at 1
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from jetflow.broker.membership import presence_subject
+from jetflow.broker.pull import Delivery, PullConsumer, delete_consumer
+from jetflow.broker.wire import status_of
+from jetflow.core.ids import from_token
+from jetflow.core.values import as_json
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.commands import BODY_MARGIN, check_body, signal_expires
+from jetflow.engine.lots import Kept, Lot
+from jetflow.errors import BrokerError, InvalidInputError
+
+if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
+
+log = logging.getLogger("jetflow.worker")
+
+EVERY = 1.0
+"""Seconds between two tries to become the router."""
+SILENT_LOOKS = 4
+"""Tries in which a router does not answer until its consumer is taken from it."""
+CLOCKS_APART = 5000
+"""Milliseconds by which the broker's clock may be ahead of ours."""
+CREDIT = 1000
+MAX_LOOKS = 64
+"""Names looked at at once."""
+
+
+class Router:
+    """Routes signals by id while this worker is the one that does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._broker = engine.broker
+        self._stream = engine.broker.names.by_id_stream
+        self._consumer: PullConsumer | None = None
+        self._lost = asyncio.Event()
+        self._lots: dict[str, Lot] = {}
+        self._silent: dict[str, int] = {}
+        self._since = 0
+        self.slots = asyncio.Semaphore(MAX_LOOKS)
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        while True:
+            try:
+                if self._elected and await self._claim():
+                    await self._lost.wait()
+            except BrokerError as error:
+                log.debug("signals by id are left to another worker for now: %s", error)
+            except asyncio.CancelledError:
+                await self._leave()
+                raise
+            self._forget()
+            await asyncio.sleep(EVERY)
+
+    async def _leave(self) -> None:
+        """Lets another worker route at once."""
+        consumer = self._consumer
+        self._forget()
+        if consumer is not None and self._broker.wire.is_connected:
+            with contextlib.suppress(BrokerError):
+                await consumer.delete()
+
+    @property
+    def _elected(self) -> bool:
+        """One worker of each task queue tries."""
+        ownership = self._engine.ownership
+        return ownership is not None and 0 in ownership.partitions
+
+    async def _claim(self) -> bool:
+        self._lost.clear()
+        consumer = PullConsumer(
+            self._broker.lane, self._broker.names, f"router-{self._engine.worker_id}",
+            room=lambda: CREDIT, on_delivery=self._on_delivery, on_lost=self._on_lost, stream=self._stream,
+        )  # fmt: skip
+        if not await consumer.create_over([f"{self._broker.names.by_id_prefix}>"]):
+            await self._look_at_holder()
+            return False
+        self._consumer = consumer
+        self._since = now_ms() + CLOCKS_APART  # what came before may have been claimed by another router
+        self._silent.clear()
+        self._broker.wire.on_disconnect.append(self._on_disconnect)
+        consumer.begin()
+        log.info("worker %s routes signals by id", self._engine.worker_id)
+        return True
+
+    async def _look_at_holder(self) -> None:
+        """Takes the consumer from a router that is gone, or that stands still."""
+        for consumer in (await self._broker.lane.api(f"CONSUMER.LIST.{self._stream}")).get("consumers") or []:
+            name = consumer["name"]
+            worker_id = name.split("-")[1] if name.startswith("router-") else ""
+            if not worker_id:
+                continue
+            silent = self._silent[name] = self._silent.get(name, 0) + 1
+            if worker_id != self._engine.worker_id and silent < SILENT_LOOKS and not await self._is_gone(worker_id, name):
+                continue
+            log.info("taking signals by id over from worker %s, which is gone", worker_id)
+            await delete_consumer(self._broker.lane, self._stream, name)
+
+    async def _is_gone(self, worker_id: str, name: str) -> bool:
+        """Whether nobody answers for a worker; one that does is not silent."""
+        try:
+            _, headers = await asyncio.wait_for(self._broker.lane.submit(presence_subject(self._broker.names, worker_id), b"", retry=False), 1)
+        except TimeoutError:
+            return False
+        if status_of(headers) == 503:
+            return True
+        self._silent[name] = 0
+        return False
+
+    def _on_disconnect(self) -> None:
+        self._on_lost("disconnected")
+
+    def _on_lost(self, why: str) -> None:
+        log.debug("signals by id: %s", why)
+        self._lost.set()
+
+    def _forget(self) -> None:
+        """The stream has it all."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        consumer.close()
+        self._broker.wire.on_disconnect.remove(self._on_disconnect)
+        for lot in list(self._lots.values()):
+            lot.close()
+        self._lots.clear()
+
+    # ---- what comes
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        try:
+            tokens = delivery.subject.split(".")
+            if len(tokens) != 2:
+                raise InvalidInputError(f"the subject must be {self._broker.names.by_id_prefix}<signal id>, with one id")
+            name = from_token(tokens[1])
+            headers_size = max(0, len(delivery.headers or b"") - BODY_MARGIN // 4)
+            check_body("the signal's body", delivery.data, self._broker.max_payload - headers_size)
+            as_json(delivery.data, "the body of a signal")
+            expires = signal_expires(delivery)
+        except (InvalidInputError, RecursionError) as error:
+            self._engine.spawn(self._refuse(delivery, str(error)))
+            return
+        lot = self._lots.get(tokens[1])
+        if lot is None:
+            lot = self._lots[tokens[1]] = Lot(self, self._engine, tokens[1], name)
+        lot.add(Kept(delivery.seq, expires, delivery.reply, unsure=delivery.stored_ms <= self._since))
+
+    async def _refuse(self, delivery: Delivery, reason: str) -> None:
+        """A dead letter; should it fail, the signal comes again."""
+        log.warning("dead letter %s: %s", delivery.subject, reason)
+        try:
+            await self._engine.dead_letters.write(delivery.subject, delivery.data, delivery.headers, reason, origin=f"by-id-{delivery.seq}")
+        except BrokerError as error:
+            self._on_lost(f"a dead letter could not be written yet: {error}")
+            return
+        self.ack(delivery.reply)
+
+    def ack(self, reply: str) -> None:
+        """A signal is done with."""
+        with contextlib.suppress(BrokerError):
+            self._broker.wire.send(reply, b"")
+
+    def done(self, lot: Lot) -> None:
+        """Nothing of a name is left."""
+        if self._lots.get(lot.token) is lot:
+            del self._lots[lot.token]
+        lot.close()
+
+    def expired(self, kept: Kept) -> bool:
+        """Whether nobody whose wait begins from now on can get it."""
+        return kept.expires <= now_ms()
