@@ -33,6 +33,7 @@ log = logging.getLogger("jetflow.worker")
 
 EVERY = 1.0
 """Seconds between two tries to become the router."""
+LOOK = 0.1
 SILENT_LOOKS = 4
 """Tries in which a router does not answer until its consumer is taken from it."""
 CLOCKS_APART = 5000
@@ -59,8 +60,10 @@ class Router:
     async def run(self) -> None:
         """Works until cancelled."""
         while True:
+            while not self._elected:
+                await asyncio.sleep(LOOK)
             try:
-                if self._elected and await self._claim():
+                if await self._claim():
                     await self._lost.wait()
             except BrokerError as error:
                 log.debug("signals by id are left to another worker for now: %s", error)
