@@ -22,8 +22,6 @@ from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 
 CLAIM = "=claim"
 """Reserved first token, which no signal's name escapes to."""
-NO_MESSAGE = 10037
-SEQUENCE_NOT_FOUND = 10043
 PAGE = 1000
 _NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
 _GONE = b"NATS/1.0\r\nKV-Operation:PURGE\r\nNats-TTL:1s\r\n\r\n"
@@ -191,8 +189,10 @@ class Waits:
         """Removes a signal; one that is gone already is fine."""
         try:
             await self._lane.api(f"STREAM.MSG.DELETE.{self._names.by_id_stream}", {"seq": number, "no_erase": True})
-        except BrokerError as error:
-            if getattr(error, "err_code", 0) not in (NO_MESSAGE, SEQUENCE_NOT_FOUND):
+        except BrokerUnavailableError:
+            raise
+        except BrokerError:
+            if await self.signal(number) is not None:
                 raise
 
     async def forward(self, wait: Wait, routed: Routed) -> None:

@@ -34,7 +34,7 @@ log = logging.getLogger("jetflow.worker")
 EVERY = 1.0
 """Seconds between two tries to become the router."""
 LOOK = 0.1
-SILENT_LOOKS = 4
+SILENT_LOOKS = 2
 """Tries in which a router does not answer until its consumer is taken from it."""
 CLOCKS_APART = 5000
 """Milliseconds by which the broker's clock may be ahead of ours."""
@@ -89,12 +89,10 @@ class Router:
 
     async def _claim(self) -> bool:
         self._lost.clear()
-        consumer = PullConsumer(
-            self._broker.lane, self._broker.names, f"router-{self._engine.worker_id}",
-            room=lambda: CREDIT, on_delivery=self._on_delivery, on_lost=self._on_lost, stream=self._stream,
-        )  # fmt: skip
-        if not await consumer.create_over([f"{self._broker.names.by_id_prefix}>"]):
-            await self._look_at_holder()
+        consumer = await self._open()
+        if consumer is None and await self._holder_is_gone():
+            consumer = await self._open()
+        if consumer is None:
             return False
         self._consumer = consumer
         self._since = now_ms() + CLOCKS_APART  # what came before may have been claimed by another router
@@ -104,8 +102,16 @@ class Router:
         log.info("worker %s routes signals by id", self._engine.worker_id)
         return True
 
-    async def _look_at_holder(self) -> None:
-        """Takes the consumer from a router that is gone, or that stands still."""
+    async def _open(self) -> PullConsumer | None:
+        consumer = PullConsumer(
+            self._broker.lane, self._broker.names, f"router-{self._engine.worker_id}",
+            room=lambda: CREDIT, on_delivery=self._on_delivery, on_lost=self._on_lost, stream=self._stream,
+        )  # fmt: skip
+        return consumer if await consumer.create_over([f"{self._broker.names.by_id_prefix}>"]) else None
+
+    async def _holder_is_gone(self) -> bool:
+        """Takes the consumer from a router that is gone, or that stands still; whether there was one."""
+        taken = False
         for consumer in (await self._broker.lane.api(f"CONSUMER.LIST.{self._stream}")).get("consumers") or []:
             name = consumer["name"]
             worker_id = name.split("-")[1] if name.startswith("router-") else ""
@@ -116,6 +122,8 @@ class Router:
                 continue
             log.info("taking signals by id over from worker %s, which is gone", worker_id)
             await delete_consumer(self._broker.lane, self._stream, name)
+            taken = True
+        return taken
 
     async def _is_gone(self, worker_id: str, name: str) -> bool:
         """Whether nobody answers for a worker; one that does is not silent."""

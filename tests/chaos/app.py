@@ -115,6 +115,16 @@ async def collect(count: int) -> list[Any]:
 
 
 @workflow
+async def collect_from(name: str, count: int) -> list[Any]:
+    """As ``collect``, of signals by another name, with a step after each."""
+    got: list[Any] = []
+    for _ in range(count):
+        got.append(await condition(name))
+        await add(0, 1)
+    return got
+
+
+@workflow
 async def tree(depth: int, path: str, queues: list[str]) -> Any:
     """A child started and a child waited for on every level, on task queues in turn; none of them ends by itself."""
     if depth:
@@ -175,7 +185,7 @@ async def cleans_up() -> str:
     return "went on"
 
 
-WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, tree, tells, tells_at_last, counts, cleans_up]
+WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, collect_from, tree, tells, tells_at_last, counts, cleans_up]
 ACTIVITIES = [add, slow_add, flaky_add]
 
 
