@@ -12,6 +12,7 @@ from jetflow.core.machine import Machine
 from jetflow.engine.alarms import now_ms
 from jetflow.engine.answers import CLOSED, NOT_FOUND, REFUSED, Answer, failed, send
 from jetflow.engine.commands import Command, UpdateCommand
+from jetflow.engine.starting import is_taken
 from jetflow.errors import BrokerUnavailableError, UpdateError, WorkflowAlreadyClosedError, WorkflowNotFoundError
 
 if TYPE_CHECKING:
@@ -132,17 +133,23 @@ class Updates:
     async def on_ended(self, command: Command, update: UpdateCommand, closing: Any) -> None:
         """Answers an update for a run that has ended, from its timeline if it took it; or for a workflow that there is not."""
         if closing is None:
-            error = WorkflowNotFoundError(self._actor.workflow_id, self._actor.engine.task_queue)
-            self._send(update.reply, failed(error, NOT_FOUND))
-            if not update.reply:
-                await self._actor.engine.dead_letter(command.delivery, str(error))
+            await self._not_found(command, update)
             return
         timeline, queue_token = self._actor.engine.timeline, self._actor.engine.queue_token
         last = await timeline.last(queue_token, self._actor.id_token)
         entries = await timeline.run(queue_token, self._actor.id_token, last) if last is not None else []
         wanted = _id_of(command, update)
         outcomes = [event for entry in entries for event in entry.commit.events if isinstance(event, Outcome) and event.id == wanted]
+        if not outcomes and self._actor.machine is None and not await is_taken(self._actor):
+            await self._not_found(command, update)  # its record has expired
+            return
         self._send(update.reply, _answer(outcomes[0]) if outcomes else self._closed(closing))
+
+    async def _not_found(self, command: Command, update: UpdateCommand) -> None:
+        error = WorkflowNotFoundError(self._actor.workflow_id, self._actor.engine.task_queue)
+        self._send(update.reply, failed(error, NOT_FOUND))
+        if not update.reply:
+            await self._actor.engine.dead_letter(command.delivery, str(error))
 
     def _closed(self, closing: Any) -> Answer:
         return failed(WorkflowAlreadyClosedError(self._actor.workflow_id, _ENDS.get(type(closing), "completed")), CLOSED)

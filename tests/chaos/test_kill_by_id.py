@@ -83,7 +83,7 @@ async def test_by_id_while_workers_die(server: LocalServer, client: Client, queu
             running[number % 2] = await (ones, others)[number % 2].start()
         await sending
         got = [await handle.result(timeout=WAIT) for handle in handles]
-        assert sorted(sum(got, [])) == list(range(total))
+        assert sorted(n for one in got for n in one) == list(range(total))
         await nothing_is_left(client, queue)
 
 

@@ -9,12 +9,13 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
 
 from deploy.app.hello import greet, hello
-from jetflow import Client, Worker
+from jetflow import Client, Worker, condition, workflow
 from jetflow.broker.connection import Broker
 from jetflow.broker.pull import PullConsumer
 from jetflow.broker.server import LocalServer, free_port, server_binary
@@ -101,6 +102,23 @@ async def test_activities_run_on_other_workers_through_it(secured: Secured) -> N
     assert "JETFLOW_TASKS" not in secured.server.log(500)
 
 
+@workflow
+async def waits(name: str) -> Any:
+    return await condition(name)
+
+
+async def test_signals_by_id_go_through_it(secured: Secured) -> None:
+    async with Client.connect(secured.url("worker")) as client, Client.connect(secured.url("client")) as starter:
+        await starter.signal("paid", {"early": True})
+        async with Worker(client, task_queue="q", workflows=[waits]):
+            for data in ({"early": True}, {"later": True}):
+                handle = await starter.start(waits, "paid", task_queue="q")
+                if "later" in data:
+                    await starter.signal("paid", data)
+                assert await handle.result(timeout=30) == data
+    assert "Violation" not in secured.server.log(500)
+
+
 async def test_two_workers_share_a_queue_and_one_takes_over(secured: Secured, worker: Worker) -> None:
     async with Client.connect(secured.url("worker")) as client, Client.connect(secured.url("client")) as starter:
         async with Worker(client, task_queue="q", workflows=[hello], activities=[greet]) as other:
@@ -144,6 +162,8 @@ async def test_a_client_commands_and_cannot_do_what_the_engine_does(secured: Sec
     for subject in (
         names.command("q", "w", "timer.1"),
         names.command("q", "w", "child.1"),
+        names.command("q", "w", "routed.1"),
+        f"{names.wait_prefix}go.q.w.1.1",
         f"{names.timeline_prefix}q.w.1",
         f"{names.state_prefix}q.w",
         f"{names.worker_prefix}q.fake",
@@ -170,7 +190,7 @@ async def test_an_operator_looks_and_commands_nothing(secured: Secured, worker: 
     names, lane = broker.names, broker.lane
     assert await lane.read_last(names.state_stream, f"{names.state_prefix}q.hello-1") is not None
     assert await lane.last_message(names.timeline_stream, f"{names.timeline_prefix}q.hello-1.*") is not None
-    assert (await lane.api("STREAM.NAMES"))["total"] == 8
+    assert (await lane.api("STREAM.NAMES"))["total"] == 10
     for command in ("start.hello", "signal.go", "cancel", "terminate"):
         with pytest.raises(BrokerError, match="this user may not use"):
             await lane.publish(names.command("q", "hello-1", command), b"")

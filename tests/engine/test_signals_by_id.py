@@ -326,7 +326,7 @@ async def test_what_cannot_be_sent(client: Client, queue: str) -> None:
         await client.signal(queue, object())
     with pytest.raises(InvalidInputError):
         await client.signal("", 1)
-    with pytest.raises(InvalidInputError, match="too large|bytes"):
+    with pytest.raises(InvalidInputError, match="bytes"):
         await client.signal(queue, "x" * client.broker.max_payload)
 
 

@@ -24,6 +24,9 @@ OUTCOMES = {
     "with a worker": "kept in the inbox, and delivered once a worker takes the workflow up",
     "buffered": "kept for its `expire`, for the next wait for it, or the next start of the id",
     "dropped": "consumed: nobody will ever wait for it",
+    "kept": "kept for its `expire`, for whoever waits for it first",
+    "updated": "done, and answered after its commit",
+    "updated later": "kept in the inbox, and done once a worker takes the workflow up",
     "cancelled": "`CancelledFailure` at the pending or next operation",
     "cancelled later": "kept in the inbox; `CancelledFailure` once a worker takes the workflow up",
     "cancelled at the start": "kept for 10 minutes; a start of the id within them begins cancelled",
@@ -67,6 +70,9 @@ CANCEL = {
 }
 TERMINATE = dict.fromkeys(LIVE, "terminated") | {"early": "terminated later"}
 
+BY_ID = dict.fromkeys(STATES, "kept") | {"running": "delivered", "waiting": "delivered"}
+UPDATE = dict.fromkeys(LIVE, "updated") | {"early": "updated later", "parked": "updated later"}
+
 TABLE = {
     "start": {
         "subject": "start.<type>",
@@ -75,6 +81,19 @@ TABLE = {
         "raw": START,
     },
     "signal": {"subject": "signal.<name>", "body": "the data; empty for null", "handle": SIGNAL, "raw": SIGNAL},
+    "signal by id": {
+        "subject": "jetflow_signal.<signal id>",
+        "note": "It names no workflow, and `client.signal` sends it; this is what a workflow has of it that waits for the id when it waits.",
+        "body": "the data; empty for null",
+        "handle": BY_ID,
+        "raw": BY_ID,
+    },
+    "update": {
+        "subject": "update.<name>",
+        "body": "the argument, or the list of arguments; the header `Jetflow-Reply` says where to answer",
+        "handle": UPDATE | {"unknown": "not found", "closed": "already closed", "expired": "not found"},
+        "raw": UPDATE | {"unknown": "dead letter", "closed": "ignored", "expired": "dead letter"},
+    },
     "cancel": {"subject": "cancel", "body": 'empty, a reason, or `{"reason": …}`', "handle": CANCEL, "raw": CANCEL},
     "terminate": {
         "subject": "terminate",
@@ -86,6 +105,8 @@ TABLE = {
     "malformed body": {"subject": "signal.<name>", "body": "`{oops`", "raw": _every("dead letter")},
     "forged timer": {"subject": "timer.<index>", "body": "the run's id and a later due time", "raw": _every("ignored")},
     "forged child reply": {"subject": "child.<index>", "body": "the run's id and a result", "raw": _every("ignored")},
+    "forged outcome of an activity": {"subject": "activity.<index>", "body": "the run's id, an attempt and a result", "raw": _every("ignored")},
+    "forged signal by id": {"subject": "routed.<index>", "body": "the run's id, the signal's name and number, and data", "raw": _every("ignored")},
 }
 """For each command, what comes of it by state: sent through a handle, and by ``nats pub``."""
 
@@ -98,8 +119,8 @@ def render() -> str:
         "What each command does to a workflow, depending on where the workflow stands. Every cell is a test.",
         "",
         "A command is a message to `<namespace>.<task_queue>.<workflow_id>.<command>`; the broker's ack means that it is stored.",
-        "The handle sends the same messages, and asks first where an error can tell more. The engine's own replies (`timer`, `child`)",
-        "are understood only where they answer an operation that is pending: a forged one changes nothing.",
+        "The handle sends the same messages, and asks first where an error can tell more. The engine's own replies (`timer`, `child`,",
+        "`activity`, `routed`) are understood only where they answer an operation that is pending: a forged one changes nothing.",
         "",
         "| state | meaning |",
         "|---|---|",
@@ -108,6 +129,8 @@ def render() -> str:
     ]
     for command, entry in TABLE.items():
         lines += [f"## {command.capitalize()}", "", f"Subject: `{entry['subject']}`. Body: {entry['body']}.", ""]
+        if "note" in entry:
+            lines += [str(entry["note"]), ""]
         raw, handle = entry["raw"], entry.get("handle")
         if handle is None or handle == raw:
             title = "outcome" if handle else "outcome (by `nats pub`; no handle sends it)"

@@ -16,12 +16,15 @@ from jetflow import (
     WorkflowNotFoundError,
     activity,
     condition,
+    search,
+    set_update_handler,
     sleep,
     workflow,
 )
 from jetflow.errors import WorkflowTerminatedError
 from tests.conftest import ROOT
 from tests.engine.helpers import WAIT, another_worker, cli, commands, dead_letters, parked, until, waits_for
+from tests.engine.test_signals_by_id import stored as by_id
 
 from .commands_table import OUTCOMES, STATES, TABLE, render
 
@@ -40,13 +43,14 @@ async def gated(name: str) -> None:
 
 
 @workflow
-async def subject(state: str, gate: str) -> Any:
+async def subject(state: str, gate: str, name: str = "go") -> Any:
     """A workflow that stands where the test wants it; it returns the signal."""
+    set_update_handler("put", put)
     if state == "running":
         seen: list[Any] = []
 
         async def read() -> None:
-            seen.append(await condition("go"))
+            seen.append(await condition(name))
 
         async with asyncio.TaskGroup() as group:
             group.create_task(read())
@@ -57,7 +61,12 @@ async def subject(state: str, gate: str) -> Any:
         await sleep("1h")
     elif state == "in an activity":
         await gated(gate)
-    return await condition("go")
+    return await condition(name)
+
+
+def put(value: Any) -> Any:
+    search().set({"put": value})
+    return value
 
 
 @workflow
@@ -78,13 +87,16 @@ class Scene:
     Args:
         client, queue: whose.
         state: where it is to stand.
+        name: of the signal that it waits for.
     """
 
-    def __init__(self, client: Client, queue: str, state: str, nats_cli: str, stack: AsyncExitStack) -> None:
+    def __init__(self, client: Client, queue: str, state: str, nats_cli: str, stack: AsyncExitStack, name: str) -> None:
         self.client, self.queue, self.state = client, queue, state
         self.nats_cli, self.stack = nats_cli, stack
         self.handle: WorkflowHandle = client.get_handle("x", queue)
         self.run_id = "0"
+        self.name = name
+        self.asked: asyncio.Task[Any] | None = None
 
     async def set_up(self) -> None:
         if self.state == "parked":
@@ -95,7 +107,7 @@ class Scene:
             return
         over = self.state in ("closed", "expired")
         started = await self.client.start(
-            at_once if over else subject, *([] if over else [self.state, self.queue]),
+            at_once if over else subject, *([] if over else [self.state, self.queue, self.name]),
             workflow_id="x", task_queue=self.queue, expire="1s" if self.state == "expired" else "1h",
         )  # fmt: skip
         self.run_id = str(started.run_id)
@@ -106,7 +118,7 @@ class Scene:
         elif self.state == "parked":
             await parked(started)
         elif self.state not in ("early", "closed"):
-            await waits_for(started, {"sleeping": "", "running": "go", "waiting": "go", "in an activity": "gated"}[self.state])
+            await waits_for(started, {"sleeping": "", "in an activity": "gated"}.get(self.state, self.name))
 
     async def worker_comes(self) -> None:
         """One that knows the workflow."""
@@ -121,6 +133,12 @@ class Scene:
             self.run_id = str((await self.client.start(subject, "waiting", "", workflow_id="x", task_queue=self.queue)).run_id)
         elif command == "signal":
             await self.handle.signal("go", DATA)
+        elif command == "signal by id":
+            await self.client.signal(self.name, DATA)
+        elif command == "update":
+            self.asked = asyncio.create_task(self.handle.update("put", DATA))
+            if self.state not in ("early", "parked"):
+                await self.asked
         elif command == "cancel":
             await self.handle.cancel("enough")
         else:
@@ -128,18 +146,24 @@ class Scene:
 
     async def publish(self, command: str) -> None:
         """By ``nats pub``."""
-        forged = {"run": int(self.run_id), "due": 1 << 45, "child": "x", "outcome": "completed", "result": 1}
+        forged = {"run": int(self.run_id), "due": 1 << 45, "child": "x", "outcome": "completed", "result": 1, "attempt": 1}
+        routed = {"run": int(self.run_id), "signal": "go", "number": 1 << 40, "data": 1}
         tail, body = {
             "start": ("start.subject", json.dumps(["waiting", ""])),
             "signal": ("signal.go", json.dumps(DATA)),
+            "signal by id": ("", json.dumps(DATA)),
+            "update": ("update.put", json.dumps(DATA)),
             "cancel": ("cancel", '{"reason": "enough"}'),
             "terminate": ("terminate", '"enough"'),
             "unknown command": ("pause", "{}"),
             "malformed body": ("signal.go", "{oops"),
             "forged timer": ("timer.1", json.dumps(forged)),
             "forged child reply": ("child.1", json.dumps(forged)),
+            "forged outcome of an activity": ("activity.1", json.dumps(forged)),
+            "forged signal by id": ("routed.1", json.dumps(routed)),
         }[command]
-        await cli(self.nats_cli, self.client.url, "pub", "--jetstream", f"jetflow.{self.queue}.x.{tail}", body)
+        whole = f"jetflow.{self.queue}.x.{tail}" if tail else f"jetflow_signal.{self.name}"
+        await cli(self.nats_cli, self.client.url, "pub", "--jetstream", whole, body)
 
     # ---- what came of it
 
@@ -171,6 +195,29 @@ class Scene:
     async def _at(self) -> None:
         await self._release()
         await self._delivered()
+
+    async def _kept(self) -> None:
+        if self.state in ("early", "parked", "in an activity"):
+            await self._release()
+            await self._delivered()
+            return
+
+        async def stored() -> bool:
+            return await by_id(self.client, self.name) == 1
+
+        await until(stored)
+        other = await self.client.start(subject, "waiting", "", self.name, workflow_id="y", task_queue=self.queue)
+        assert await other.result(timeout=WAIT) == DATA
+        await self._untouched()
+
+    async def _updated(self) -> None:
+        async def shown() -> bool:
+            return await self.handle.query_state(["put"]) == {"put": DATA}
+
+        if self.asked is not None:
+            assert await self.asked == DATA
+        await until(shown)
+        await self._goes_on()
 
     async def _buffered(self) -> None:
         await until(self._in_bucket)
@@ -243,7 +290,7 @@ class Scene:
             assert [waiting.kind for waiting in record.waiting] == ["timer"]
             return
         await self._release()
-        await self.handle.signal("go", "on")
+        await self.handle.signal(self.name, "on")
         assert await self.handle.result(timeout=WAIT) == "on"
 
     async def _release(self) -> None:
@@ -258,7 +305,7 @@ CELLS = [(command, state, way) for command, entry in TABLE.items() for state in 
 async def test_cell(client: Client, queue: str, nats_cli: str, command: str, state: str, way: str) -> None:
     outcome = TABLE[command][way][state]  # type: ignore[index]
     async with AsyncExitStack() as stack:
-        scene = Scene(client, queue, state, nats_cli, stack)
+        scene = Scene(client, queue, state, nats_cli, stack, queue if command == "signal by id" else "go")
         await scene.set_up()
         if way == "raw":
             await scene.publish(command)

@@ -58,7 +58,8 @@ async def test_the_examples_work_as_they_stand(nats_cli: str) -> None:
 
 def test_the_page_names_what_the_code_names() -> None:
     names = Names()
-    for name in (names.state_bucket, names.timeline_bucket, names.signal_bucket, names.inbox_stream, names.dead_stream, names.changed_prefix):
+    for name in (names.state_bucket, names.timeline_bucket, names.signal_bucket, names.inbox_stream, names.dead_stream, names.changed_prefix,
+                 names.by_id_prefix, names.by_id_stream, names.wait_bucket):  # fmt: skip
         assert name in PAGE
     for header in (headers.EXPIRE, headers.ARGS, headers.PARENT, headers.ORIGIN, headers.SENDER):
         assert f"`{header}`" in PAGE
