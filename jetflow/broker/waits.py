@@ -34,7 +34,7 @@ class Wait(NamedTuple):
     queue: str
     workflow: str
     run: int
-    index: int
+    operation: int
 
     @property
     def key(self) -> str:
@@ -197,7 +197,7 @@ class Waits:
 
     async def forward(self, wait: Wait, routed: Routed) -> None:
         """Sends a signal to its wait as a command, unless one is under way there."""
-        command = f"routed.{wait.index}"
+        command = f"routed.{wait.operation}"
         partition = partition_of(wait.queue, wait.workflow, self._partitions)
         stored = f"{self._names.namespace}.{partition}.{wait.queue}.{wait.workflow}.{command}"
         headers = header_block(Nats_Expected_Last_Subject_Sequence="0", Nats_Expected_Last_Subject_Sequence_Subject=stored)

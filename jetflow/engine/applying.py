@@ -144,6 +144,7 @@ async def _on_stranger(actor: Actor, command: Command) -> None:
         reason = msgspec.Raw(msgspec.json.encode(payload.reason))
         expires = command.delivery.stored_ms + DEFAULT_EXPIRE_MS
         await store_early(actor.engine, actor.id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
+        faults.reach("after_buffer")
     elif isinstance(payload, TerminateCommand):
         await actor.engine.dead_letter(command.delivery, f"there is no workflow {actor.workflow_id!r} to terminate")
 

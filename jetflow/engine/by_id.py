@@ -102,14 +102,14 @@ class SignalsById:
     async def _was_taken(self, wait: Wait, routed: RoutedSignal, machine: Machine | None) -> bool:
         """Whether this wait took this signal in a commit: a crash may have come before that was told."""
         if machine is not None:
-            return machine.info.run == wait.run and _has_taken(machine.consumed_from, wait.index, routed)
+            return machine.info.run == wait.run and _has_taken(machine.consumed_from, wait.operation, routed)
         engine = self._engine
         last = await engine.timeline.last(engine.queue_token, self._id_token)
         if last is None or last.commit.run != wait.run:
             return False
         events = [event for entry in await engine.timeline.run(engine.queue_token, self._id_token, last) for event in entry.commit.events]
         signals = [event for event in events if isinstance(event, ev.Signaled)]
-        return any((one.index, one.number, one.sender) == (wait.index, routed.number, sender_of(wait.index)) for one in signals)
+        return any((one.index, one.number, one.sender) == (wait.operation, routed.number, sender_of(wait.operation)) for one in signals)
 
     # ---- what follows a commit
 

@@ -10,7 +10,7 @@ from jetflow import CancelledFailure, Client
 from jetflow.broker.server import LocalServer
 from tests.chaos.app import cleans_up, collect, tells, tells_at_last, tree
 from tests.chaos.harness import Workers, check_histories, executions, workers
-from tests.engine.helpers import dead_letters, until, waits_for
+from tests.engine.helpers import commands, dead_letters, until, waits_for
 
 WAIT = "60s"
 
@@ -31,7 +31,7 @@ async def at_rest(started: Workers, ready: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["before_commit", "after_commit", "after_effects", "before_activity", "after_activity", "after_state", "before_ack"]
+    "point", ["before_commit", "after_commit", "after_effects", "before_activity", "after_activity", "after_schedule", "after_state", "before_ack"]
 )
 async def test_cancel(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
     log = tmp_path / "executions"
@@ -67,6 +67,56 @@ async def test_terminate_of_a_tree(server: LocalServer, client: Client, queue: s
         await killed_at(started, point, lambda: root.terminate(descend=True))
         await until(all_gone, 60)
         assert await dead_letters(client, queue) == []
+
+
+@pytest.mark.parametrize(
+    ("point", "of"),
+    [("before_commit:1", 0), ("after_commit:1", 0), ("after_notice:1", 0), ("after_state:1", 0), ("before_ack:1", 0),
+     ("before_commit:2", 1), ("after_commit:1", 1), ("after_notice:2", 1), ("after_state:1", 1), ("before_ack:2", 1)],
+)  # fmt: skip
+async def test_terminate_of_a_tree_on_two_task_queues(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str, of: int) -> None:
+    """Levels on queues in turn; the worker of one of them dies on the way down. What goes down waits in the inbox for the next."""
+    queues = [queue, f"{queue}-b"]
+    where = {"t": queue, "ts": queues[0], "te": queues[0]} | {f"t{a}{b}": queues[1] for a in "se" for b in "se"}
+
+    async def all_wait() -> None:
+        for workflow_id in ("tss", "tse", "tes", "tee"):
+            await until(lambda workflow_id=workflow_id: client.states.get(where[workflow_id], workflow_id))
+            await waits_for(client.get_handle(workflow_id, where[workflow_id]), "go")
+
+    async def all_gone() -> bool:
+        records = [await client.states.get(queue_of, workflow_id) for workflow_id, queue_of in where.items()]
+        return all(record is None or record.status == "terminated" for record in records)
+
+    with workers(server.url, queues[0], tmp_path / "a") as ones, workers(server.url, queues[1], tmp_path / "b") as others:
+        both = (ones, others)
+        first = [await one.start() for one in both]
+        root = await client.start(tree, 2, "t", queues, workflow_id="t", task_queue=queue)
+        await all_wait()
+        await asyncio.to_thread(first[of].terminate)
+        await killed_at(both[of], point, lambda: root.terminate(descend=True))
+        await until(all_gone, 60)
+        for queue_of in queues:
+            await until(lambda queue_of=queue_of: _consumed(client, queue_of), 60)
+            assert await dead_letters(client, queue_of) == []
+
+
+async def _consumed(client: Client, queue: str) -> bool:
+    return not await commands(client, queue)
+
+
+@pytest.mark.parametrize("point", ["before_commit:1", "after_commit:1", "after_buffer:1", "after_notice:1", "after_state:1", "before_ack:1"])
+async def test_a_cancel_that_comes_before_the_start(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    """It is kept, and the run begins cancelled, whichever of the two commands a worker died of."""
+    with workers(server.url, queue, tmp_path / "executions") as started:
+
+        async def send() -> None:
+            await client.get_handle("c", queue).cancel("enough")
+            await client.start(collect, 1, workflow_id="c", task_queue=queue)
+
+        await killed_at(started, point, send)
+        with pytest.raises(CancelledFailure, match="enough"):
+            await client.get_handle("c", queue).result(timeout=WAIT)
 
 
 @pytest.mark.parametrize(
