@@ -21,12 +21,14 @@ from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.lifecycle import LifecycleStream
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore, decode_state
+from jetflow.broker.timers import Timers
 from jetflow.broker.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
 from jetflow.core.values import body_of, encode, json_list
-from jetflow.engine.commands import ARGS, EXPIRE, check_body, data_headers, expire_header
+from jetflow.engine.alarms import now_ms
+from jetflow.engine.commands import ARGS, EXPIRE, REPLACE, check_body, data_headers, expire_header
 from jetflow.errors import (
     BrokerError,
     ConflictError,
@@ -42,7 +44,7 @@ from jetflow.watching import SharedReads
 DEFAULT_QUEUE = "default"
 PAGE = 256
 
-IfExists = Literal["fail", "attach"]
+IfExists = Literal["fail", "attach", "replace"]
 
 
 class Client:
@@ -56,6 +58,7 @@ class Client:
         self.broker = broker
         self._connect_again = connect_again
         self.states = StateStore(broker.lane, broker.names)
+        self.timers = Timers(broker.lane, broker.names)
         self.watches = Watches(broker, self.states)
         self._events = LifecycleStream(broker.lane, broker.names)
         self.shared_reads = SharedReads()
@@ -150,6 +153,7 @@ class Client:
         task_queue: str = DEFAULT_QUEUE,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
+        start_delay: Duration | None = None,
         search: dict[str, Any] | None = None,
         entity: dict[str, Any] | None = None,
     ) -> WorkflowHandle:
@@ -161,7 +165,10 @@ class Client:
             workflow_id: anything unique on the task queue; a random one when not given.
             task_queue: whose workers run it.
             expire: how long the record is kept after the end; None for ever; the worker's default when not given.
-            if_exists: ``"fail"`` raises, ``"attach"`` gives a handle of the workflow that is there.
+            if_exists: ``"fail"`` raises, ``"attach"`` gives a handle of the workflow that is there, ``"replace"`` terminates it if it still
+                runs, and starts this one in its place.
+            start_delay: how long until it begins. The broker holds the start; a cancel or terminate takes it back. Whether the id is free is looked
+                at now and again when the time has come. The handle has no run id yet.
             search: fields of user data to begin with, as ``search()`` has them in workflow code.
             entity: the JSON document to begin with.
 
@@ -172,7 +179,8 @@ class Client:
         """
         headers = {} if search is None and entity is None else data_headers(search, entity)
         chosen, id_is_new = (_new_id(), True) if workflow_id is None else (workflow_id, False)
-        handle, _ = await self._start(workflow, args, chosen, task_queue, expire, if_exists, headers, id_is_new=id_is_new)
+        delay = None if start_delay is None else to_ms(start_delay, "start_delay")
+        handle, _ = await self._start(workflow, args, chosen, task_queue, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
         return handle
 
     async def _start(
@@ -186,10 +194,13 @@ class Client:
         more_headers: dict[str, str] | None = None,
         *,
         id_is_new: bool,
+        delay: int | None = None,
     ) -> tuple[WorkflowHandle, StateRecord | None]:
         """The handle, and the run's record if it was read and there already. ``id_is_new``: it was made here, so nobody can have it."""
-        if if_exists not in ("fail", "attach"):
-            raise InvalidInputError(f'if_exists must be "fail" or "attach", not {if_exists!r}')
+        if if_exists not in ("fail", "attach", "replace"):
+            raise InvalidInputError(f'if_exists must be "fail", "attach" or "replace", not {if_exists!r}')
+        if if_exists == "replace":
+            more_headers = (more_headers or {}) | {REPLACE: "1"}
         name, definition = _workflow_name(workflow)
         if definition is not None:
             args = definition.signature.bind(args, {})
@@ -198,9 +209,15 @@ class Client:
             definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
         queue_token, id_token = to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id")
+        if delay is not None:
+            handle = WorkflowHandle(self, workflow_id, task_queue, workflow_type=name, definition=definition)
+            headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
+            if not await self._schedule_start(handle, to_token(name, "workflow type"), delay, body, headers) and if_exists == "fail":
+                raise WorkflowAlreadyStartedError(workflow_id, task_queue)
+            return handle, None
         run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire, more_headers=more_headers)
         record = None
-        if run is not None and not id_is_new:  # only the owner's record tells whether an older run has the id
+        if run is not None and not id_is_new and if_exists != "replace":  # only the owner's record tells whether an older run has the id
             record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
             if record is not None and record.run_id != str(run):
                 await self._withdraw(run)
@@ -225,21 +242,29 @@ class Client:
         """The run id, or None when a start of this id is waiting already."""
         names = self.broker.names
         partition = partition_of(queue_token, id_token, self.broker.topology.partitions)
-        headers = {
-            "Nats_Expected_Last_Subject_Sequence": "0",
-            "Nats_Expected_Last_Subject_Sequence_Subject": f"{names.namespace}.{partition}.{queue_token}.{id_token}.start.>",
-        }
-        if more_headers:
-            headers |= more_headers
-        if tell:
-            headers[ARGS] = "1"
-        if expire != "default":
-            headers[EXPIRE] = expire_header(expire)
+        headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
+        if REPLACE not in headers:
+            headers |= {
+                "Nats_Expected_Last_Subject_Sequence": "0",
+                "Nats_Expected_Last_Subject_Sequence_Subject": f"{names.namespace}.{partition}.{queue_token}.{id_token}.start.>",
+            }
         subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
         try:
             return (await self.broker.lane.publish_once(subject, body, self.broker.lane.message_id(), **headers)).seq
         except ConflictError:
             return None
+
+    async def _schedule_start(self, handle: WorkflowHandle, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
+        """False, and nothing scheduled, if the id is taken."""
+        replace = REPLACE in headers
+        if not replace and await handle.exists():
+            return False
+        queue_token, id_token = to_token(handle.task_queue), to_token(handle.workflow_id)
+        try:
+            await self.timers.schedule_start(queue_token, id_token, type_token, now_ms() + delay, body, headers, instead=replace)
+        except ConflictError:
+            return False
+        return True
 
     async def _withdraw(self, seq: int) -> None:
         """Takes back a start that came too late, so that it does not run should the older run's record expire first."""
@@ -363,6 +388,15 @@ class Client:
 
 def _new_id() -> str:
     return secrets.token_hex(12)
+
+
+def _start_headers(*, tell: bool, expire: Duration | Literal["default"] | None, more_headers: dict[str, str] | None) -> dict[str, str]:
+    headers = dict(more_headers or {})
+    if tell:
+        headers[ARGS] = "1"
+    if expire != "default":
+        headers[EXPIRE] = expire_header(expire)
+    return headers
 
 
 def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | None]:

@@ -309,23 +309,33 @@ class WorkflowHandle:
                 return None
         raise WorkflowNotFoundError(self.workflow_id, self.task_queue, self.run_id)
 
+    async def exists(self) -> bool:
+        """Whether there is such a workflow: one that runs, has its record kept, or is yet to start."""
+        try:
+            await self._record_or_none()
+        except WorkflowNotFoundError:
+            return False
+        return True
+
     async def _start_waits(self) -> bool:
         names = self._client.broker.names
         message = await self._client.broker.lane.last_message(names.inbox_stream, names.pending_start(self._queue_token, self._id_token))
-        return message is not None and (self.run_id is None or message.seq >= int(self.run_id))
+        if message is not None:
+            return self.run_id is None or message.seq >= int(self.run_id)
+        return self.run_id is None and await self._client.timers.start_is_scheduled(self._queue_token, self._id_token)
 
     def _is_mine(self, record: StateRecord) -> bool:
         return self.run_id is None or record.run_id == self.run_id
 
     # ---- commanding
 
-    async def signal(self, name: str, data: Any = None, expire: Duration = "10m") -> None:
+    async def signal(self, name: str, data: Any = None, expire: Duration | None = "10m") -> None:
         """Delivers a signal; returns once it is stored.
 
         Args:
             name: what the workflow waits for with ``condition(name)``.
             data: anything that JSON can hold.
-            expire: how long the signal is kept if nobody waits for it yet, also before the workflow starts.
+            expire: how long the signal is kept if nobody waits for it yet, also before the workflow starts; None for ever.
 
         Raises:
             InvalidInputError: the data cannot be JSON.

@@ -23,9 +23,30 @@ class Timers:
 
     async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> None:
         """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it."""
-        at = datetime.fromtimestamp(min(due / 1000, LATEST), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        headers = header_block(Nats_Schedule=f"@at {at}", Nats_Schedule_Target=self._names.command(queue_token, id_token, f"timer.{index}"))
+        headers = header_block(Nats_Schedule=_at(due), Nats_Schedule_Target=self._names.command(queue_token, id_token, f"timer.{index}"))
         await self._lane.publish(self._subject(queue_token, id_token, index), msgspec.json.encode({"run": run, "due": due}), headers)
+
+    async def schedule_start(
+        self, queue_token: str, id_token: str, type_token: str, due: int, body: bytes, headers: dict[str, str], *, instead: bool
+    ) -> None:
+        """A start command at ``due`` (ms since the epoch) with the body and headers it is to have.
+
+        Raises:
+            ConflictError: a start of this workflow is scheduled already; with ``instead`` it is replaced.
+        """
+        subject = self._start(queue_token, id_token)
+        schedule = {"Nats_Schedule": _at(due), "Nats_Schedule_Target": self._names.command(queue_token, id_token, f"start.{type_token}")}
+        fence = {} if instead else {"Nats_Expected_Last_Subject_Sequence": "0"}
+        await self._lane.publish_once(subject, body, self._lane.message_id(), **headers, **schedule, **fence)
+
+    async def start_is_scheduled(self, queue_token: str, id_token: str) -> bool:
+        """Whether a start of a workflow is yet to come, asked of the leader."""
+        return await self._lane.last_message(self._names.inbox_stream, self._start(queue_token, id_token)) is not None
+
+    async def take_start_back(self, queue_token: str, id_token: str) -> bool:
+        """Removes a scheduled start; False if there is none."""
+        answer = await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", {"filter": self._start(queue_token, id_token)})
+        return bool(answer.get("purged"))
 
     async def cancel(self, queue_token: str, id_token: str, index: int) -> None:
         """Removes a schedule; one that has fired already is fine."""
@@ -43,5 +64,14 @@ class Timers:
         message = await self._lane.last_message(self._names.inbox_stream, self._subject(queue_token, id_token, "*"))
         return 0 if message is None else message.seq
 
+    def _start(self, queue_token: str, id_token: str) -> str:
+        """Not among those of ``_subject``: it is no timer of a run."""
+        return f"{self._names.timer_prefix}{queue_token}.{id_token}.start.at"
+
     def _subject(self, queue_token: str, id_token: str, index: int | str) -> str:
         return f"{self._names.timer_prefix}{queue_token}.{id_token}.{index}"
+
+
+def _at(due: int) -> str:
+    at = datetime.fromtimestamp(min(due / 1000, LATEST), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"@at {at}"

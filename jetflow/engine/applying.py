@@ -28,7 +28,7 @@ from jetflow.engine.dispatch import closes_at, event_of, out_of_time
 from jetflow.engine.effects import forget_alarm, launch, queue
 from jetflow.engine.ending import is_meant, terminated
 from jetflow.engine.signal_buffer import early_signal, store_early
-from jetflow.engine.starting import end_generation, is_taken, next_generation, on_start
+from jetflow.engine.starting import end_generation, is_taken, makes_way, next_generation, on_start
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -44,6 +44,8 @@ async def apply(actor: Actor) -> None:
         next_generation(actor, actor.run.continued)
     applied = 0
     while actor.mailbox and applied < BATCH and actor.run.continued is None:
+        if makes_way(actor, actor.mailbox[0]):
+            break
         command = actor.mailbox.popleft()
         applied += 1
         if await _apply_command(actor, command):
@@ -140,6 +142,8 @@ async def _on_stranger(actor: Actor, command: Command) -> None:
     payload = command.payload
     if isinstance(payload, (CancelCommand, TerminateCommand)) and payload.parent is not None:
         return  # a parent's child that never began, or is long gone
+    if isinstance(payload, (CancelCommand, TerminateCommand)) and await actor.engine.timers.take_start_back(actor.engine.queue_token, actor.id_token):
+        return
     if isinstance(payload, CancelCommand):
         reason = msgspec.Raw(msgspec.json.encode(payload.reason))
         expires = command.delivery.stored_ms + DEFAULT_EXPIRE_MS

@@ -22,6 +22,7 @@ from jetflow.errors import InvalidInputError, PayloadTooLargeError
 
 EXPIRE = "Jetflow-Expire"
 ARGS = "Jetflow-Args"
+REPLACE = "Jetflow-Replace"
 PARENT = "Jetflow-Parent"
 ORIGIN = "Jetflow-Origin"
 SENDER = "Jetflow-Sender"
@@ -43,6 +44,8 @@ BODY_MARGIN = 8 * 1024
 
 
 class StartCommand(Struct):
+    """``replace``: a run that has the id is terminated, or its record given up, instead of refusing this start."""
+
     workflow_type: str
     body: bytes
     told: int | None = None
@@ -51,6 +54,7 @@ class StartCommand(Struct):
     expire: int | msgspec.UnsetType | None = msgspec.UNSET
     data: dict[str, Raw] = {}
     entity: dict[str, Any] | None = None
+    replace: bool = False
 
 
 class UpdateCommand(Struct):
@@ -236,6 +240,7 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
         expire=_expire(headers),
         data=msgspec.json.decode(headers[DATA], type=dict[str, Raw]) if DATA in headers else {},
         entity=msgspec.json.decode(headers[ENTITY], type=dict[str, Any] | None) if ENTITY in headers else None,
+        replace=headers.get(REPLACE) == "1",
     )
 
 
@@ -275,7 +280,8 @@ def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
     if not slash or not (number.isdigit() and number.isascii() and len(number) <= 18) or len(sender) > MAX_SENDER:
         raise InvalidInputError(f"{SENDER} must be <who>/<number>, at most {MAX_SENDER} characters, not {headers[SENDER][:80]!r}")
     data = as_json(body, "the body of a signal")
-    return SignalCommand(name, data, expire if isinstance(expire, int) else None, sender or None, int(number))
+    kept = None if expire is msgspec.UNSET else FOREVER_MS if expire is None else expire
+    return SignalCommand(name, data, kept, sender or None, int(number))
 
 
 def signal_expires(delivery: Delivery) -> int:

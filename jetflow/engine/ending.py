@@ -8,7 +8,7 @@ from jetflow.core import events as ev
 from jetflow.core.durations import to_ms
 from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import CancelCommand, Command, StartCommand, TerminateCommand
-from jetflow.engine.starting import started_by
+from jetflow.engine.starting import REPLACED, started_by
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -36,8 +36,14 @@ def is_meant(actor: Actor, payload: CancelCommand | TerminateCommand) -> bool:
 
 def waiting_terminate(actor: Actor) -> Command | None:
     """The first command here, not acked, that is to end this run."""
-    known = (actor.unacked[seq] for seq in sorted(actor.unacked))
-    return next((command for command in known if isinstance(command.payload, TerminateCommand) and is_meant(actor, command.payload)), None)
+    return next((command for _, command in sorted(actor.unacked.items()) if _ends(actor, command)), None)
+
+
+def _ends(actor: Actor, command: Command) -> bool:
+    payload = command.payload
+    if isinstance(payload, TerminateCommand):
+        return is_meant(actor, payload)
+    return isinstance(payload, StartCommand) and payload.replace and command.seq > actor.run.number
 
 
 async def end_unseen(actor: Actor) -> bool:
@@ -50,16 +56,21 @@ async def end_unseen(actor: Actor) -> bool:
         return False
     engine = actor.engine
     last = await engine.timeline.last(engine.queue_token, actor.id_token)
-    events: list[Any] = [terminated(command.payload)]  # type: ignore[arg-type]
+    ends = command.payload
+    events: list[Any] = [terminated(ends) if isinstance(ends, TerminateCommand) else ev.Terminated(at=now_ms(), reason=REPLACED)]
     if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
-        run = last.commit.run
+        run, cause = last.commit.run, last.commit.cause
+        if isinstance(ends, StartCommand) and command.seq <= run:
+            return False
     else:
         start = next((known for _, known in sorted(actor.unacked.items()) if isinstance(known.payload, StartCommand)), None)
-        if start is None or start.seq > command.seq:
+        if start is None or start.seq > command.seq or start is command:
             return False
-        run = start.seq
+        run = cause = start.seq
         events.insert(0, started_by(actor, start.payload))  # type: ignore[arg-type]
     engine.check_ownership(actor)
-    commit = ev.Commit(run=run, cause=command.seq, events=events)
+    if isinstance(ends, TerminateCommand):
+        cause = command.seq
+    commit = ev.Commit(run=run, cause=cause, events=events)
     await engine.timeline.append(engine.queue_token, actor.id_token, (last.seq if last is not None else 0) + 1, ev.encode_commit(commit))
     return True

@@ -113,7 +113,11 @@ async def _rest_closed(actor: Actor) -> None:
         faults.reach("after_state")
         run.told_closing = True
         if actor.doubtful or actor.machine is None:
-            engine.background(engine.timers.cancel_all(engine.queue_token, actor.id_token))
+            timers = engine.timers.cancel_all(engine.queue_token, actor.id_token)
+            if actor.mailbox:  # perhaps the start of a run that will have timers of its own
+                await timers
+            else:
+                engine.background(timers)
     actor.held += actor.signals.discard()
     if actor.updates.active:
         actor.held += actor.updates.end(run.closing)

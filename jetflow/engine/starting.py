@@ -18,21 +18,30 @@ if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
 
 
+REPLACED = "replaced by a new start"
+
+
 async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     """Begins a run; True if the command is to be acked with what it leads to."""
     if actor.run.number == command.seq or _is_same_child(actor, start):
         actor.run.told_closing = False
         await tell_accepted(actor, start.parent)
         return True  # a repeat: it goes on from where it is
-    if await is_taken(actor):
+    replaces = start.replace and command.seq > actor.run.number
+    if not replaces and await is_taken(actor):
         await actor.engine.refuse_start(actor, start)
         return True
-    if actor.run.closing is not None:  # an earlier run, whose record has expired
+    first_index = 1
+    if actor.run.closing is not None:  # an earlier run, whose record has expired, or that is replaced
+        if actor.machine is not None:
+            first_index = actor.machine.next_index  # so that nothing of the old run's timers is taken for one of the new
+            actor.machine.release()
+            await actor.engine.timers.cancel_all(actor.engine.queue_token, actor.id_token)
         actor.run.closing, actor.run.told_closing, actor.run.closed_children = None, False, []
         actor.signals.reset()
         actor.run.history, actor.run.whole_at = History(), 0
     actor.run.number = command.seq
-    started = started_by(actor, start)
+    started = started_by(actor, start, first_index)
     actor.run.info = actor.info_of(started)
     actor.machine = actor.new_machine(actor.run.info)
     actor.feed(started)
@@ -43,7 +52,17 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     return True
 
 
-def started_by(actor: Actor, start: StartCommand) -> ev.Started:
+def makes_way(actor: Actor, command: Command) -> bool:
+    """Whether a start must wait because it replaces a run that goes on, or whose end is not told yet; that run is terminated."""
+    start, run = command.payload, actor.run
+    if type(start) is not StartCommand or not start.replace or command.seq <= run.number:
+        return False
+    if actor.machine is not None and actor.machine.closing is None:
+        actor.feed(ev.Terminated(at=now_ms(), reason=REPLACED))
+    return (actor.machine is not None or run.closing is not None) and not (run.closing is not None and run.told_closing)
+
+
+def started_by(actor: Actor, start: StartCommand, first_index: int = 1) -> ev.Started:
     """The first event of the run that a start makes."""
     definition = actor.engine.workflows.get(start.workflow_type)
     single = definition.signature.single if definition is not None else False
@@ -56,6 +75,7 @@ def started_by(actor: Actor, start: StartCommand) -> ev.Started:
         expire=actor.engine.default_expire if start.expire is msgspec.UNSET else start.expire,
         data=start.data,
         entity=start.entity,
+        first_index=first_index,
     )
 
 

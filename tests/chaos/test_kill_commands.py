@@ -155,6 +155,28 @@ async def test_signal_with_start(server: LocalServer, client: Client, queue: str
         await check_histories(client, queue, ["one"], log)
 
 
+@pytest.mark.parametrize("point", ["before_commit:1", "after_commit:1", "after_commit:2", "after_notice:1", "after_state:1", "before_ack:1"])
+async def test_a_start_that_replaces(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    with workers(server.url, queue, tmp_path / "executions") as started:
+        old = await client.start(collect, 1, workflow_id="x", task_queue=queue)
+        await at_rest(started, lambda: waits_for(old, "n"))
+
+        async def send() -> None:
+            new = await client.start(collect, 2, workflow_id="x", task_queue=queue, if_exists="replace")
+            await new.signal("n", 1)
+
+        await killed_at(started, point, send)
+        new = client.get_handle("x", queue)
+        await new.signal("n", 2)
+
+        async def ended() -> bool:
+            record = await client.states.get(queue, "x")
+            return record is not None and record.run_id != old.run_id and record.closed
+
+        await until(ended, 60)
+        assert await new.result(timeout=WAIT) == [1, 2]
+
+
 async def test_an_uncaught_cancel_is_the_end(server: LocalServer, client: Client, queue: str, tmp_path: Path) -> None:
     with workers(server.url, queue, tmp_path / "executions") as started:
         handle = await client.start(collect, 1, task_queue=queue)

@@ -61,5 +61,5 @@ def test_the_page_names_what_the_code_names() -> None:
     for name in (names.state_bucket, names.timeline_bucket, names.signal_bucket, names.inbox_stream, names.dead_stream, names.changed_prefix,
                  names.by_id_prefix, names.by_id_stream, names.wait_bucket):  # fmt: skip
         assert name in PAGE
-    for header in (headers.EXPIRE, headers.ARGS, headers.PARENT, headers.ORIGIN, headers.SENDER):
+    for header in (headers.EXPIRE, headers.ARGS, headers.REPLACE, headers.PARENT, headers.ORIGIN, headers.SENDER):
         assert f"`{header}`" in PAGE
