@@ -8,6 +8,7 @@ import pytest
 
 from jetflow import Client, InvalidInputError, Worker, activity, condition, now, sleep, workflow
 from jetflow.broker.server import LocalServer
+from jetflow.broker.signals import EarlySignals
 
 from .helpers import WAIT, another_worker, cli, commands, plain_nats, until, waits_for
 
@@ -140,6 +141,17 @@ async def test_a_sleep_goes_on_with_another_worker(server: LocalServer, client: 
         await until(lambda: client.states.get(queue, handle.workflow_id))
     async with another_worker(server.url, queue, **SERVED):
         assert (await handle.result(timeout=WAIT))[0] >= 0
+
+
+async def test_a_signal_may_be_kept_for_ever(client: Client, queue: str, nats_cli: str) -> None:
+    async with Worker(client, task_queue=queue, **SERVED):
+        await client.get_handle("early", queue).signal("late", 1, expire=None)
+        await cli(nats_cli, client.url, "pub", "--jetstream", f"jetflow.{queue}.early.signal.late", "2", "-H", "Jetflow-Expire:forever")
+        await until(lambda: none_left(client, queue))
+        kept = [signal for _, signal in await EarlySignals(client.broker.lane, client.broker.names).load(queue, "early")]
+        assert [signal.expires > 4_000_000_000_000 for signal in kept] == [True, True]
+        await client.start(collect, "late", 2, workflow_id="early", task_queue=queue)
+        assert await client.get_handle("early", queue).result(timeout=WAIT) == [1, 2]
 
 
 @pytest.mark.parametrize("duration", ["101w", "36500d", "40000d", "9000w", "1000000d"])

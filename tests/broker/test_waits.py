@@ -1,0 +1,89 @@
+"""Waits, claims and the stream of signals by id: what the broker keeps of them."""
+
+import asyncio
+
+import pytest
+
+from jetflow.broker.connection import Broker
+from jetflow.broker.waits import Claim, Routed, Wait, Waits
+from jetflow.core.values import json_list
+from jetflow.errors import ConflictError
+
+
+@pytest.fixture
+def waits(broker: Broker) -> Waits:
+    return Waits(broker.lane, broker.names, broker.topology.partitions)
+
+
+async def _register(waits: Waits, *wanted: Wait) -> None:
+    await waits.registered(waits.register((wait, number) for number, wait in enumerate(wanted)))
+
+
+async def _stored(broker: Broker, name: str) -> int:
+    return (await broker.lane.publish(f"{broker.names.by_id_prefix}{name}", b"1")).seq
+
+
+async def test_who_waits_longest_is_first(waits: Waits, queue: str) -> None:
+    one, two, three = (Wait(queue, queue, workflow, 5, 1) for workflow in "cab")
+    for wait in (one, two, three, one):  # once more changes nothing
+        await _register(waits, wait)
+    assert [registered.wait for registered in await waits.waiting_for(queue)] == [one, two, three]
+    waits.remove(two)
+    async with asyncio.timeout(10):
+        while (found := [registered.wait for registered in await waits.waiting_for(queue)]) == [one, two, three]:
+            await asyncio.sleep(0.01)
+    assert found == [one, three]
+    assert await waits.waiting_for(f"{queue}-other") == []
+
+
+async def test_more_than_fit_into_one_answer(waits: Waits, queue: str) -> None:
+    many = [Wait(queue, queue, "w", 5, index) for index in range(2500)]
+    await _register(waits, *many)
+    assert [registered.wait for registered in await waits.waiting_for(queue)] == many
+
+
+async def test_a_signal_has_one_claim(waits: Waits, broker: Broker, queue: str) -> None:
+    number = await _stored(broker, queue)
+    wait, other = Wait(queue, queue, "a", 5, 1), Wait(queue, queue, "b", 6, 2)
+    claims = await asyncio.gather(waits.claim(number, wait), waits.claim(number, wait), waits.claim(number, wait), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in claims) == ["ConflictError", "ConflictError", "NoneType"]
+    assert (await waits.claim_of(number)).wait == wait.key
+    with pytest.raises(ConflictError):
+        await waits.claim(number, other)
+    await waits.discard(number)
+
+
+async def test_one_that_was_given_back_is_claimed_again(waits: Waits, broker: Broker, queue: str) -> None:
+    number = await _stored(broker, queue)
+    wait, other = Wait(queue, queue, "a", 5, 1), Wait(queue, queue, "b", 6, 2)
+    await waits.claim(number, wait)
+    await waits.give_back(other, number)
+    assert (await waits.claim_of(number)).wait == wait.key, "only the wait it is for can give it back"
+    await waits.give_back(wait, number)
+    free = await waits.claim_of(number)
+    assert free.wait is None
+    await waits.claim(number, other, free.revision)
+    assert (await waits.claim_of(number)).wait == other.key
+    await waits.taken(number)
+
+
+async def test_a_taken_one_is_gone_before_its_claim(waits: Waits, broker: Broker, queue: str) -> None:
+    number = await _stored(broker, queue)
+    await waits.claim(number, Wait(queue, queue, "a", 5, 1))
+    for _ in range(2):
+        await waits.taken(number)
+        assert await waits.signal(number) is None
+        async with asyncio.timeout(10):
+            while (await waits.claim_of(number)).wait is not None:
+                await asyncio.sleep(0.01)
+    assert await waits.claim_of(1 << 40) == Claim(0, None)
+
+
+async def test_it_is_forwarded_once_while_it_is_under_way(waits: Waits, broker: Broker, queue: str) -> None:
+    wait = Wait(queue, queue, "a", 5, 1)
+    for _ in range(3):
+        await waits.forward(wait, Routed(5, queue, 7, json_list([])))
+    asked = {"seq": 1, "next_by_subj": f"{broker.names.namespace}.*.{queue}.a.>", "batch": 10}
+    found = await broker.lane.read_many(broker.names.inbox_stream, asked)
+    assert [message.data for message in found] == [b'{"run":5,"signal":"%b","number":7,"data":[]}' % queue.encode()]
+    await broker.lane.api(f"STREAM.MSG.DELETE.{broker.names.inbox_stream}", {"seq": found[0].seq})
