@@ -148,7 +148,11 @@ class Waits:
         except BrokerError:  # more than fit into one answer
             found = await self._all(subject)
         at = len(self._names.wait_prefix)
-        waits = [Registered(Wait.of(one.subject[at:]), one.seq, _since.decode(one.data).since) for one in found if one.data]
+        waits: list[Registered] = []
+        for one in found:
+            if one.data:
+                with contextlib.suppress(ValueError):  # somebody else's key
+                    waits.append(Registered(Wait.of(one.subject[at:]), one.seq, _since.decode(one.data).since))
         return sorted(waits, key=lambda one: one.position)
 
     async def _all(self, subject: str) -> list[StoredMessage]:

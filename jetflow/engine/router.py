@@ -70,6 +70,8 @@ class Router:
             except asyncio.CancelledError:
                 await self._leave()
                 raise
+            except Exception:
+                log.exception("signals by id are left to another worker for now")
             self._forget()
             await asyncio.sleep(EVERY)
 
@@ -116,6 +118,7 @@ class Router:
             name = consumer["name"]
             worker_id = name.split("-")[1] if name.startswith("router-") else ""
             if not worker_id:
+                log.warning("nobody can route signals by id: consumer %r of stream %s is not one of jetflow's", name, self._stream)
                 continue
             silent = self._silent[name] = self._silent.get(name, 0) + 1
             if worker_id != self._engine.worker_id and silent < SILENT_LOOKS and not await self._is_gone(worker_id, name):

@@ -350,6 +350,16 @@ async def test_a_stale_wait_is_harmless(client: Client, queue: str, worker: Work
     await nothing_is_left(client, queue)
 
 
+async def test_keys_of_somebody_else_in_the_bucket_are_harmless(client: Client, queue: str, worker: Worker) -> None:
+    names, lane = client.broker.names, client.broker.lane
+    keys = [f"{queue}.a", f"{queue}.a.b.c.d", f"{queue}.{queue}.b.1.1"]
+    for key in keys:
+        await lane.publish(f"{names.wait_prefix}{key}", b"whatever")
+    handle = await resting(client, queue, queue)
+    await client.signal(queue, "real")
+    assert await handle.result(timeout=WAIT) == "real"
+
+
 async def test_another_worker_routes_when_the_router_leaves(client: Client, queue: str) -> None:
     """Several come and go; signals of all the time arrive in order."""
     handle = await client.start(collects, queue, 12, task_queue=queue)

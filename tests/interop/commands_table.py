@@ -17,6 +17,7 @@ STATES = {
 
 OUTCOMES = {
     "starts": "a run starts",
+    "replaces": "the run that has the id is terminated, or its record given up; then a run starts",
     "taken": "`WorkflowAlreadyStartedError`, and nothing is stored",
     "refused": "consumed; the run that has the id goes on untouched",
     "delivered": "delivered",
@@ -46,6 +47,7 @@ def _every(outcome: str) -> dict[str, str]:
 
 
 START = dict.fromkeys(STATES, "refused") | {"unknown": "starts", "expired": "starts"}
+REPLACE = dict.fromkeys(STATES, "replaces") | {"unknown": "starts", "expired": "starts"}
 SIGNAL = {
     "unknown": "buffered",
     "early": "with a worker",
@@ -79,6 +81,12 @@ TABLE = {
         "body": "the argument, or the list of arguments",
         "handle": {state: {"refused": "taken"}.get(outcome, outcome) for state, outcome in START.items()},
         "raw": START,
+    },
+    "start in place of another": {
+        "subject": "start.<type>",
+        "body": "the argument, or the list of arguments; with the header `Jetflow-Replace: 1`",
+        "handle": REPLACE,
+        "raw": REPLACE,
     },
     "signal": {"subject": "signal.<name>", "body": "the data; empty for null", "handle": SIGNAL, "raw": SIGNAL},
     "signal by id": {

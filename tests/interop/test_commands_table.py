@@ -97,6 +97,7 @@ class Scene:
         self.run_id = "0"
         self.name = name
         self.asked: asyncio.Task[Any] | None = None
+        self.old = "0"
 
     async def set_up(self) -> None:
         if self.state == "parked":
@@ -131,6 +132,9 @@ class Scene:
         """Through the handle."""
         if command == "start":
             self.run_id = str((await self.client.start(subject, "waiting", "", workflow_id="x", task_queue=self.queue)).run_id)
+        elif command == "start in place of another":
+            new = await self.client.start(subject, "waiting", "", workflow_id="x", task_queue=self.queue, if_exists="replace")
+            self.old, self.run_id = self.run_id, str(new.run_id)
         elif command == "signal":
             await self.handle.signal("go", DATA)
         elif command == "signal by id":
@@ -150,6 +154,7 @@ class Scene:
         routed = {"run": int(self.run_id), "signal": "go", "number": 1 << 40, "data": 1}
         tail, body = {
             "start": ("start.subject", json.dumps(["waiting", ""])),
+            "start in place of another": ("start.subject", json.dumps(["waiting", ""])),
             "signal": ("signal.go", json.dumps(DATA)),
             "signal by id": ("", json.dumps(DATA)),
             "update": ("update.put", json.dumps(DATA)),
@@ -163,7 +168,9 @@ class Scene:
             "forged signal by id": ("routed.1", json.dumps(routed)),
         }[command]
         whole = f"jetflow.{self.queue}.x.{tail}" if tail else f"jetflow_signal.{self.name}"
-        await cli(self.nats_cli, self.client.url, "pub", "--jetstream", whole, body)
+        headers = ["-H", "Jetflow-Replace:1"] if command == "start in place of another" else []
+        await cli(self.nats_cli, self.client.url, "pub", "--jetstream", whole, body, *headers)
+        self.old = self.run_id
 
     # ---- what came of it
 
@@ -177,6 +184,15 @@ class Scene:
 
     async def _starts(self) -> None:
         await waits_for(self.handle, "go")
+        await self._goes_on()
+
+    async def _replaces(self) -> None:
+        async def shown() -> Any:
+            record = await self.client.states.get(self.queue, "x")
+            return record if record is not None and record.run_id != self.old and record.waiting else None
+
+        self.run_id = (await until(shown)).run_id
+        self.state = "waiting"
         await self._goes_on()
 
     async def _refused(self) -> None:
