@@ -13,14 +13,15 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from msgspec import Raw
 
+from jetflow import listing
 from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.lifecycle import LifecycleStream
 from jetflow.broker.server import LocalServer
-from jetflow.broker.state import StateRecord, StateStore, decode_state
+from jetflow.broker.state import StateRecord, StateStore
 from jetflow.broker.timers import Timers
 from jetflow.broker.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
@@ -37,12 +38,13 @@ from jetflow.errors import (
     WorkflowAlreadyStartedError,
     WorkflowNotFoundError,
 )
+from jetflow.filters import Wanted, filters_of
 from jetflow.handle import WorkflowHandle
+from jetflow.listing import CountBy, Page
 from jetflow.watches import Watches
 from jetflow.watching import SharedReads
 
 DEFAULT_QUEUE = "default"
-PAGE = 256
 
 IfExists = Literal["fail", "attach", "replace"]
 
@@ -357,33 +359,52 @@ class Client:
         to_token(task_queue, "task queue")
         return WorkflowHandle(self, workflow_id, task_queue, run_id=run_id)
 
-    async def list(
-        self, *, task_queue: str | None = None, status: str | None = None, workflow_type: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[StateRecord]:
-        """State records, least recently changed first. Reads the state bucket page by page; there is no index yet.
+    def list(self, *, limit: int | None = None, **wanted: Unpack[Wanted]) -> AsyncIterator[StateRecord]:
+        """State records, the one changed last first: ``async for record in client.list(status="failed", search={"customer": "c1"})``.
+
+        A workflow that is there when this begins, and stays, is given once, also if it changes meanwhile. ``docs/listing.md`` says what it costs.
 
         Args:
-            task_queue: only this one's.
-            status: ``"running"``, ``"completed"``, ``"failed"`` or ``"terminated"``.
-            workflow_type: only of this type.
             limit: stop after so many.
+            wanted: which; see ``jetflow.filters.Wanted``.
+
+        Raises:
+            InvalidInputError: a filter that cannot be.
         """
-        names = self.broker.names
-        subject = f"{names.state_prefix}{to_token(task_queue, 'task queue') if task_queue else '*'}.*"
-        seq, found = 1, 0
-        while True:
-            page = await self.broker.lane.read_many(names.state_stream, {"seq": seq, "next_by_subj": subject, "batch": PAGE})
-            for message in page:
-                record = decode_state(message.data)
-                if record is None or (status and record.status != status) or (workflow_type and record.workflow_type != workflow_type):
-                    continue
-                yield record
-                found += 1
-                if limit is not None and found >= limit:
-                    return
-            if len(page) < PAGE:
-                return
-            seq = page[-1].seq + 1
+        return listing.records(self.broker, filters_of(**wanted), limit)
+
+    async def list_page(self, *, limit: int = 50, cursor: str | None = None, examine: int | None = None, **wanted: Unpack[Wanted]) -> Page:
+        """A page of ``list``; the whole of its pages is what ``list`` gives.
+
+        Args:
+            limit: workflows of a page.
+            cursor: the page before's, with the same filters; None for the first page.
+            examine: read so many records at most, or a few thousand more, and give what was found in them, perhaps nothing: for a page that
+                must be there soon when few of many workflows match.
+            wanted: which; see ``jetflow.filters.Wanted``.
+
+        Raises:
+            InvalidInputError: a filter that cannot be, or a cursor that is of another list.
+        """
+        return await listing.page(self.broker, filters_of(**wanted), limit, cursor, examine)
+
+    async def count(self, **wanted: Unpack[Wanted]) -> int:
+        """How many workflows there are. All of them, and all of a task queue, are counted by the server at once; for other filters every
+        record is read. An expired one counts until a worker has removed what is left of it, which takes a second or two.
+
+        Args:
+            wanted: which; see ``jetflow.filters.Wanted``.
+        """
+        return await listing.count(self.broker, filters_of(**wanted))
+
+    async def count_by(self, field: CountBy, **wanted: Unpack[Wanted]) -> dict[str, int]:
+        """How many workflows there are of each ``"status"``, ``"workflow_type"`` or ``"task_queue"``, most first. Every record is read.
+
+        Args:
+            field: what to tell them apart by; a parked one's status is ``parked`` here.
+            wanted: which; see ``jetflow.filters.Wanted``.
+        """
+        return await listing.count_by(self.broker, filters_of(**wanted), field)
 
 
 def _new_id() -> str:
