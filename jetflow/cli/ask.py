@@ -9,28 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from jetflow.cli.arguments import parse_all
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server, TaskQueue, WorkflowId
+from jetflow.cli.options import HERE, AnswerTimeout, Args, Connection, Json, TaskQueue, WorkflowId
 from jetflow.cli.output import write_result
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
-from jetflow.core.ids import DEFAULT_NAMESPACE
 from jetflow.handle import WorkflowHandle
-
-Args = Annotated[
-    list[str] | None, typer.Argument(metavar="ARGS", help='Each is JSON, else plain text; "-" reads JSON from stdin.', show_default=False)
-]
 
 
 def query(
     workflow_id: WorkflowId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the workflow gave out with set_query_handler.", show_default=False)],
     args: Args = None,
-    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the answer.")] = "5s",
+    timeout: AnswerTimeout = "5s",
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Ask a workflow and print its answer as JSON; nothing is stored and nothing changes.
 
@@ -39,20 +32,18 @@ def query(
       jetflow query order-456 price '"EUR"' --json | jq .total
     """
     _ask("query", lambda handle, given: handle.query(name, *given, timeout=timeout), workflow_id, args, task_queue,
-         Connection(server, namespace, creds), as_json=as_json)  # fmt: skip
+         connection, as_json=as_json)  # fmt: skip
 
 
 def update(
     workflow_id: WorkflowId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the workflow gave out with set_update_handler.", show_default=False)],
     args: Args = None,
-    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the answer.")] = "1m",
+    timeout: AnswerTimeout = "1m",
     update_id: Annotated[str | None, typer.Option("--update-id", metavar="ID", help="Makes it repeatable: done once, answered each time.")] = None,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Call a function of a running workflow and print its result as JSON, once that is stored.
 
@@ -61,7 +52,7 @@ def update(
       jetflow update order-456 approve --update-id approve-1
     """
     _ask("update", lambda handle, given: handle.update(name, *given, timeout=timeout, update_id=update_id), workflow_id, args, task_queue,
-         Connection(server, namespace, creds), as_json=as_json)  # fmt: skip
+         connection, as_json=as_json)  # fmt: skip
 
 
 def _ask(

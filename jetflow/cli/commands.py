@@ -9,15 +9,12 @@ from typing import Annotated
 import typer
 
 from jetflow.cli.arguments import parse
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server, TaskQueue, WorkflowId, follow_up
+from jetflow.cli.options import HERE, Connection, Json, Reason, TaskQueue, WorkflowId, follow_up
 from jetflow.cli.output import clean, say, write_json
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
-from jetflow.core.ids import DEFAULT_NAMESPACE
 from jetflow.errors import WorkflowAlreadyClosedError, WorkflowNotFoundError
 from jetflow.handle import WorkflowHandle
-
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Shown to whoever waits for the result.")]
 
 
 def signal(
@@ -27,9 +24,7 @@ def signal(
     expire: Annotated[str, typer.Option(metavar="DURATION", help="How long it is kept if nobody waits for it yet.")] = "10m",
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Send a signal to a workflow; it may come before the workflow is started.
 
@@ -52,7 +47,7 @@ def signal(
         await handle.signal(name, given, expire=expire)
         return f"stored{note}"
 
-    _command(f"signal {name}", send, workflow_id, task_queue, Connection(server, namespace, creds), as_json=as_json)
+    _command(f"signal {name}", send, workflow_id, task_queue, connection, as_json=as_json)
 
 
 def cancel(
@@ -60,16 +55,13 @@ def cancel(
     reason: Reason = None,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Ask a workflow to cancel; its code may clean up first, or go on.
 
     Examples:
       jetflow cancel order-456 -q orders --reason "customer called"
     """
-    connection = Connection(server, namespace, creds)
 
     async def send(handle: WorkflowHandle) -> str:
         record = await handle.describe()
@@ -88,9 +80,7 @@ def terminate(
     expire: Annotated[str, typer.Option(metavar="DURATION", help="How long its record is kept.")] = "1h",
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """End a workflow at once; none of its code runs any more, cleanup included.
 
@@ -102,7 +92,7 @@ def terminate(
         await handle.terminate(reason or "terminated by command", descend=descend, expire=expire)
         return "sent"
 
-    _command("terminate", send, workflow_id, task_queue, Connection(server, namespace, creds), as_json=as_json)
+    _command("terminate", send, workflow_id, task_queue, connection, as_json=as_json)
 
 
 def _command(

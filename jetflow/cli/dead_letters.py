@@ -12,23 +12,18 @@ import msgspec
 import typer
 
 from jetflow.broker.dead_letters import DeadLetter, DeadLetters
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server
+from jetflow.cli.options import HERE, Connection, Json, Number
 from jetflow.cli.output import clean, say, tell, write_json
 from jetflow.cli.report import reporting
-from jetflow.core.ids import DEFAULT_NAMESPACE
 from jetflow.errors import InvalidInputError
 
 STDIN = "-"
-
-Number = Annotated[int, typer.Argument(metavar="N", help="The letter's number, from the list.", show_default=False)]
 
 
 def list_letters(
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The N oldest; all when not given.", show_default=False)] = None,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """List the commands that could not be understood, oldest first.
 
@@ -48,10 +43,10 @@ def list_letters(
         if not found and not as_json:
             tell("no dead letters")
 
-    _with_letters(read, Connection(server, namespace, creds), as_json=as_json)
+    _with_letters(read, connection, as_json=as_json)
 
 
-def show_letter(number: Number, as_json: Json = False, server: Server = None, namespace: Namespace = DEFAULT_NAMESPACE, creds: Creds = None) -> None:
+def show_letter(number: Number, as_json: Json = False, connection: Connection = HERE) -> None:
     """Show one letter: its subject, headers and body, and what was wrong.
 
     Examples:
@@ -73,7 +68,7 @@ def show_letter(number: Number, as_json: Json = False, server: Server = None, na
         say("")
         say(clean(letter.body.decode(errors="replace"), multiline=True))
 
-    _with_letters(read, Connection(server, namespace, creds), as_json=as_json)
+    _with_letters(read, connection, as_json=as_json)
 
 
 def requeue_letter(
@@ -81,9 +76,7 @@ def requeue_letter(
     body: Annotated[str | None, typer.Option(metavar="FILE", help='Another body, from a file, or from stdin with "-".', show_default=False)] = None,
     subject: Annotated[str | None, typer.Option(metavar="SUBJECT", help="Another subject.", show_default=False)] = None,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Send a letter's command again, mended or as it was, and remove the letter.
 
@@ -100,10 +93,10 @@ def requeue_letter(
         else:
             say(f"sent to {clean(sent.subject)}")
 
-    _with_letters(send, Connection(server, namespace, creds), as_json=as_json)
+    _with_letters(send, connection, as_json=as_json)
 
 
-def drop_letter(number: Number, as_json: Json = False, server: Server = None, namespace: Namespace = DEFAULT_NAMESPACE, creds: Creds = None) -> None:
+def drop_letter(number: Number, as_json: Json = False, connection: Connection = HERE) -> None:
     """Remove a letter for good.
 
     Examples:
@@ -117,7 +110,7 @@ def drop_letter(number: Number, as_json: Json = False, server: Server = None, na
         else:
             say(f"dropped {number}")
 
-    _with_letters(remove, Connection(server, namespace, creds), as_json=as_json)
+    _with_letters(remove, connection, as_json=as_json)
 
 
 def _body(source: str | None) -> bytes | None:

@@ -1,10 +1,8 @@
-"""``jetflow list``: the workflows that have a record."""
+"""``jetflow list`` and ``jetflow count``: the workflows that have a record."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Annotated
 
@@ -14,77 +12,123 @@ from rich.table import Table
 from rich.text import Text
 
 from jetflow.broker.state import StateRecord
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server
+from jetflow.cli.options import HERE, Connection, Json, Utc
 from jetflow.cli.output import clean, local_time, out, say, tell, write_json
 from jetflow.cli.report import reporting
+from jetflow.cli.selection import EVERYTHING, Selection
 from jetflow.cli.show import STYLES, status_of
-from jetflow.core.ids import DEFAULT_NAMESPACE
+from jetflow.client import Client
+from jetflow.listing import CountBy, Page
 
-TABLE_LIMIT = 50
+PAGE = 50
+MUCH = 1000
+"""Workflows of a page where all are wanted."""
 COLUMNS = ("ID", "STATUS", "TYPE", "TASK QUEUE", "STARTED", "ABOUT")
 
+Limit = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help=f"So many at most, 0 for all. {PAGE} when not given, with --json all.", show_default=False),
+]
+Cursor = Annotated[str | None, typer.Option(metavar="TEXT", help="Go on behind a page: what that page gave, with the same filters.")]
 
-class Status(StrEnum):
-    """The statuses of a record."""
 
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    TERMINATED = "terminated"
+class By(StrEnum):
+    """What workflows are told apart by."""
+
+    STATUS = "status"
+    TYPE = "type"
+    TASK_QUEUE = "task-queue"
+
+
+FIELDS: dict[By, CountBy] = {By.STATUS: "status", By.TYPE: "workflow_type", By.TASK_QUEUE: "task_queue"}
 
 
 def list_workflows(
-    status: Annotated[Status | None, typer.Option(help="Only these.")] = None,
-    workflow_type: Annotated[str | None, typer.Option("--type", metavar="NAME", help="Only workflows of this type.")] = None,
-    task_queue: Annotated[
-        str | None, typer.Option("--task-queue", "-q", envvar="JETFLOW_TASK_QUEUE", metavar="NAME", help="Only this one's; all when not given.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help=f"The N changed last; 0 for all. {TABLE_LIMIT} when not given, with --json all.", show_default=False),
-    ] = None,
+    which: Selection = EVERYTHING,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    utc: Utc = False,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
-    """List workflows, the one changed last at the bottom.
+    """List workflows, the one changed last at the top.
 
-    Reads every record of the namespace or task queue. Workflows whose start no worker has taken up yet have none.
+    Where there are more, the cursor for the next page goes to stderr. What changes or comes between two pages does not
+    disturb them: each workflow that stays is in one of them. Workflows whose start no worker has taken up yet have no record.
 
     Examples:
-      jetflow list --status failed -q orders
+      jetflow list --status failed --started-after 24h -q orders
+      jetflow list --search customer=c7 --search paid=true --limit 20
       jetflow list --type order --json | jq -r .workflow_id
     """
 
     async def read() -> None:
-        async with Connection(server, namespace, creds).open("list") as client:
-            records = client.list(task_queue=task_queue or None, status=status and status.value, workflow_type=workflow_type)
-            if as_json and not limit:
-                async for record in records:  # as they come: there may be many
-                    write_json(record)
+        async with connection.open("list") as client:
+            if limit == 0 or (limit is None and as_json):
+                await _all(client, which, cursor, as_json=as_json)
                 return
-            wanted = TABLE_LIMIT if limit is None else limit
-            kept, found = await _last(records, wanted)
-            if as_json:
-                for record in kept:
-                    write_json(record)
-            else:
-                _print_table(kept)
-                if found > len(kept):
-                    tell(Text(f"the {len(kept)} changed last of {found}; --limit 0 shows all", "dim"))
+            page = await client.list_page(limit=limit or PAGE, cursor=cursor, **which.wanted)
+            _print_page(page, as_json=as_json, first=cursor is None)
 
     with reporting(as_json):
         asyncio.run(read())
 
 
-async def _last(records: AsyncIterator[StateRecord], wanted: int) -> tuple[list[StateRecord], int]:
-    kept: deque[StateRecord] = deque(maxlen=wanted or None)
-    found = 0
-    async for record in records:
-        kept.append(record)
-        found += 1
-    return list(kept), found
+async def _all(client: Client, which: Selection, cursor: str | None, *, as_json: bool) -> None:
+    records: list[StateRecord] = []
+    while True:
+        page = await client.list_page(limit=MUCH, cursor=cursor, **which.wanted)
+        cursor = page.cursor
+        if as_json:  # as they come: there may be many
+            for record in page.workflows:
+                write_json(record)
+        records += [] if as_json else page.workflows
+        if cursor is None:
+            break
+    if not as_json:
+        _print_table(records)
+
+
+def _print_page(page: Page, *, as_json: bool, first: bool) -> None:
+    if as_json:
+        for record in page.workflows:
+            write_json(record)
+        if page.cursor is not None:
+            write_json({"cursor": page.cursor}, to_stderr=True)
+        return
+    if page.workflows or first:
+        _print_table(page.workflows)
+    if page.cursor is not None:
+        tell(Text(f"there may be more: --cursor {page.cursor}", "dim"))
+
+
+def count_workflows(
+    which: Selection = EVERYTHING,
+    by: Annotated[By | None, typer.Option("--by", help="How many of each.", show_default=False)] = None,
+    as_json: Json = False,
+    connection: Connection = HERE,
+) -> None:
+    """Count workflows; all of them, or all of a task queue, at once, with other filters by reading every record.
+
+    Examples:
+      jetflow count -q orders
+      jetflow count --status failed --started-after 24h
+      jetflow count --by status
+    """
+
+    async def read() -> int | dict[str, int]:
+        async with connection.open("count") as client:
+            return await (client.count(**which.wanted) if by is None else client.count_by(FIELDS[by], **which.wanted))
+
+    with reporting(as_json):
+        found = asyncio.run(read())
+        if as_json:
+            write_json(found if isinstance(found, dict) else {"count": found})
+        elif isinstance(found, dict):
+            for name, number in found.items():
+                say(f"{number:>9,}  {clean(name)}")
+        else:
+            say(str(found))
 
 
 def _print_table(records: list[StateRecord]) -> None:
@@ -107,12 +151,13 @@ def _row(record: StateRecord) -> tuple[str, ...]:
             record.workflow_type,
             record.task_queue,
             local_time(record.started_at),
-            _about(record),
+            about(record),
         )
     )
 
 
-def _about(record: StateRecord) -> str:
+def about(record: StateRecord) -> str:
+    """What it failed with, or waits for, in a few words."""
     if record.failure is not None:
         return f"{record.failure.type}: {record.failure.message}"
     if record.closed:

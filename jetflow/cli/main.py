@@ -16,8 +16,9 @@ from jetflow.cli.dev import dev
 from jetflow.cli.events import events_off, events_on
 from jetflow.cli.exits import exit_code_help
 from jetflow.cli.export import export
+from jetflow.cli.groups import spread
 from jetflow.cli.history import history
-from jetflow.cli.listing import list_workflows
+from jetflow.cli.listing import count_workflows, list_workflows
 from jetflow.cli.options import Verbose, set_up_logging
 from jetflow.cli.output import say
 from jetflow.cli.show import show
@@ -84,16 +85,17 @@ def build() -> typer.Typer:
         (USE, "history", history),
         (USE, "export", export),
         (USE, "list", list_workflows),
+        (USE, "count", count_workflows),
         (USE, "signal", signal),
         (USE, "query", query),
         (USE, "update", update),
         (USE, "cancel", cancel),
         (USE, "terminate", terminate),
     ):
-        app.command(name, help=_teaching(function), rich_help_panel=panel)(function)
+        app.command(name, help=_teaching(function), rich_help_panel=panel)(spread(function))
     letters = typer.Typer(help="Commands that could not be understood: look, mend, send again, drop.", no_args_is_help=True)
     for name, function in (("list", list_letters), ("show", show_letter), ("requeue", requeue_letter), ("drop", drop_letter)):
-        letters.command(name, help=_teaching(function))(function)
+        letters.command(name, help=_teaching(function))(spread(function))
     app.add_typer(letters, name="dead-letters", rich_help_panel=USE)
     events = typer.Typer(help="Lifecycle events for other services, as CloudEvents on a stream: switch them on or off.", no_args_is_help=True)
     for name, function in (("on", events_on), ("off", events_off)):

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from jetflow.broker.connection import DEFAULT_URL
+from jetflow.cli.output import use_utc
 from jetflow.client import DEFAULT_QUEUE, Client
 from jetflow.core.ids import DEFAULT_NAMESPACE
 
@@ -40,17 +41,30 @@ App = Annotated[
 ]
 
 
+Args = Annotated[
+    list[str] | None, typer.Argument(metavar="ARGS", help='Each is JSON, else plain text; "-" reads JSON from stdin.', show_default=False)
+]
+AnswerTimeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the answer.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Shown to whoever waits for the result.")]
+Number = Annotated[int, typer.Argument(metavar="N", help="The letter's number, from the list.", show_default=False)]
+Utc = Annotated[bool, typer.Option("--utc", callback=use_utc, help="Times in UTC, not in this machine's time zone.")]
+
+
 @dataclass(frozen=True)
 class Connection:
-    """How to reach a namespace of workflows."""
+    """How to reach a namespace of workflows; as a command's parameter it is these options."""
 
-    server: str | None = None
-    namespace: str = DEFAULT_NAMESPACE
-    creds: Path | None = None
+    server: Server = None
+    namespace: Namespace = DEFAULT_NAMESPACE
+    creds: Creds = None
 
     def open(self, name: str) -> Any:
         """A client to be, for ``async with``; ``name`` shows in the server's connection list."""
         return Client.connect(self.server, namespace=self.namespace, credentials=self.creds, name=name)
+
+
+HERE = Connection()
+"""The default of a command's parameter; Typer fills in what is given."""
 
 
 def follow_up(command: str, workflow_id: str, task_queue: str, connection: Connection, *, elsewhere: bool = False) -> str:

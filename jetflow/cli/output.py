@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+import time
+from datetime import UTC, datetime, tzinfo
 from typing import Any, TextIO
 from urllib.parse import urlsplit, urlunsplit
 
@@ -63,9 +64,24 @@ def _write_line(line: bytes, stream: TextIO = sys.stdout) -> None:
     stream.buffer.flush()
 
 
+_zones: dict[str, tzinfo | None] = {"shown": None}
+
+
+def use_utc(wanted: bool) -> bool:
+    """Shows times in UTC from now on."""
+    _zones["shown"] = UTC if wanted else None
+    return wanted
+
+
 def local_time(ms: int) -> str:
-    """A time in ms since the epoch, in this machine's time zone."""
-    return datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    """A time in ms since the epoch, in this machine's time zone, or in UTC if that is wanted."""
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(_zones["shown"]).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def ago(ms: int) -> str:
+    """A time, and how long ago that was or how soon it will be."""
+    passed = int(time.time() * 1000) - ms
+    return f"{local_time(ms)} ({short_duration(passed)} ago)" if passed >= 0 else f"{local_time(ms)} (in {short_duration(-passed)})"
 
 
 def short_duration(ms: int) -> str:

@@ -10,11 +10,10 @@ import msgspec
 from rich.text import Text
 
 from jetflow.broker.state import StateRecord, Waiting
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server, TaskQueue, WorkflowId
+from jetflow.cli.options import HERE, Connection, Json, TaskQueue, WorkflowId
 from jetflow.cli.output import clean, local_time, say, short_duration, write_json
 from jetflow.cli.report import failure_text, reporting
 from jetflow.client import DEFAULT_QUEUE
-from jetflow.core.ids import DEFAULT_NAMESPACE
 
 STYLES = {"running": "blue", "parked": "yellow", "completed": "green", "failed": "red", "terminated": "magenta"}
 LABEL = 12
@@ -24,9 +23,7 @@ def show(
     workflow_id: WorkflowId,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Show where a workflow stands: status, times, what it waits for, its result or failure.
 
@@ -36,7 +33,7 @@ def show(
     """
 
     async def read() -> tuple[StateRecord | None, dict[str, Any]]:
-        async with Connection(server, namespace, creds).open("show") as client:
+        async with connection.open("show") as client:
             handle = client.get_handle(workflow_id, task_queue)
             record = await handle.describe()
             return record, {} if record is not None else (await handle.state(metadata=True))["metadata"]

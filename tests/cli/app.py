@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jetflow import RetryPolicy, activity, condition, set_query_handler, set_update_handler, sleep, workflow
+from jetflow import RetryPolicy, activity, condition, enrich, set_query_handler, set_update_handler, sleep, workflow
 
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -96,3 +96,8 @@ async def basket() -> dict:
     set_update_handler("add", add)
     await condition("go")
     return items
+
+
+@workflow
+async def labelled(customer: str, number: int) -> None:
+    enrich({"customer": customer, "number": number})

@@ -187,19 +187,47 @@ def test_list(cli: Cli, worker: Running, queue: str) -> None:
     until(lambda: waits(cli, "open"), "open to wait")
     table = cli("list").out.splitlines()
     assert table[0].split() == ["ID", "STATUS", "TYPE", "TASK", "QUEUE", "STARTED", "ABOUT"]
-    assert [line.split()[:3] for line in table[1:]] == [[long_id, "completed", "order"], ["bad", "failed", "failing"], ["open", "running", "waiting"]]
-    assert "waits for signal go" in table[3]
+    assert [line.split()[:3] for line in table[1:]] == [["open", "running", "waiting"], ["bad", "failed", "failing"], [long_id, "completed", "order"]]
+    assert "waits for signal go" in table[1]
     assert "\x1b" not in "".join(table)
-    assert [record["workflow_id"] for record in cli("list", "--json").lines] == [long_id, "bad", "open"]
+    assert [record["workflow_id"] for record in cli("list", "--json").lines] == ["open", "bad", long_id]
     assert [record["workflow_id"] for record in cli("list", "--json", "--status", "failed").lines] == ["bad"]
+    both = cli("list", "--json", "--status", "failed", "--status", "completed", "--started-after", "1h")
+    assert [record["workflow_id"] for record in both.lines] == ["bad", long_id]
+    assert cli("list", "--json", "--started-before", "2026-01-01").out == ""
     assert [record["workflow_id"] for record in cli("list", "--json", "--type", "order").lines] == [long_id]
-    assert [record["workflow_id"] for record in cli("list", "--json", "--limit", "2").lines] == ["bad", "open"]
-    short = cli("list", "--limit", "1")
-    assert short.out.splitlines()[1].startswith("open")
-    assert "--limit 0 shows all" in short.err
     assert cli("list", "--task-queue", f"{queue}-none", "--json").out == ""
     assert "no workflows" in cli("list", "--task-queue", f"{queue}-none").err
     assert cli("list", "--status", "odd").code == 2
+    assert "must be a time such as" in cli("list", "--started-after", "soon").err
+    assert "must be FIELD=VALUE" in cli("list", "--search", "customer").err
+    assert all(row.split()[6] == "UTC" for row in cli("list", "--utc", TZ="Asia/Tokyo").out.splitlines()[1:])
+    assert "JST" in cli("list", TZ="Asia/Tokyo").out
+
+
+def test_pages(cli: Cli, worker: Running) -> None:
+    for number in range(3):
+        cli("start", "echo", "--id", f"p{number}", "--wait")
+    first = cli("list", "--limit", "2")
+    assert [line.split()[0] for line in first.out.splitlines()[1:]] == ["p2", "p1"]
+    cursor = first.err.partition("--cursor ")[2].strip()
+    second = cli("list", "--limit", "2", "--cursor", cursor, "--json")
+    assert ([record["workflow_id"] for record in second.lines], second.err) == (["p0"], "")
+    page = cli("list", "--limit", "1", "--json")
+    assert [record["workflow_id"] for record in page.lines] == ["p2"]
+    assert [record["workflow_id"] for record in cli("list", "--limit", "0", "--json", "--cursor", page.error["cursor"]).lines] == ["p1", "p0"]
+    assert cli("list", "--cursor", "nonsense").code == 2
+
+
+def test_user_data_is_searched_and_counted(cli: Cli, worker: Running) -> None:
+    for number, customer in enumerate(("c1", "c2", "c1")):
+        cli("start", "labelled", customer, str(number), "--id", f"l{number}", "--wait")
+    assert [record["workflow_id"] for record in cli("list", "--search", "customer=c1", "--json").lines] == ["l2", "l0"]
+    assert [record["workflow_id"] for record in cli("list", "--search", "customer=c1", "--search", "number=2", "--json").lines] == ["l2"]
+    assert cli("count").out == "3\n"
+    assert cli("count", "--search", "customer=c2", "--json").json == {"count": 1}
+    assert cli("count", "--by", "status").out.split() == ["3", "completed"]
+    assert cli("count", "--by", "type", "--json").json == {"labelled": 3}
 
 
 def test_a_reader_that_leaves_early_is_no_error(cli: Cli, worker: Running, server: object, queue: str) -> None:

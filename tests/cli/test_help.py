@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Cli
 
-COMMANDS = ("dev", "worker", "start", "result", "show", "list", "signal", "query", "update", "cancel", "terminate")
+COMMANDS = ("dev", "worker", "start", "result", "show", "list", "count", "signal", "query", "update", "cancel", "terminate")
 
 
 def test_the_help_teaches(plain: Cli) -> None:
