@@ -23,6 +23,7 @@ from jetflow.cli.options import Verbose, set_up_logging
 from jetflow.cli.output import say
 from jetflow.cli.show import show
 from jetflow.cli.start import result, start
+from jetflow.cli.why import explain
 from jetflow.cli.worker import worker
 
 RUN, USE = "Run workflows", "Start and command workflows"
@@ -84,6 +85,7 @@ def build() -> typer.Typer:
         (USE, "show", show),
         (USE, "history", history),
         (USE, "export", export),
+        (USE, "why", explain),
         (USE, "list", list_workflows),
         (USE, "count", count_workflows),
         (USE, "signal", signal),

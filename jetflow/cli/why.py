@@ -1,0 +1,130 @@
+"""``jetflow why``: in one sentence what a workflow waits for, since when, who owns it, what failed, and what would wake it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rich.text import Text
+
+from jetflow.cli.options import HERE, Connection, Json, TaskQueue, Utc, WorkflowId
+from jetflow.cli.output import ago, clean, local_time, say, tell, write_json
+from jetflow.cli.report import reporting
+from jetflow.client import DEFAULT_QUEUE, Client
+from jetflow.errors import WorkflowNotFoundError
+from jetflow.reasons import Wait, Why, kept_signals, why
+
+MOST = 3
+"""Things of several waited for that the sentence names."""
+BARE = frozenset({"start", "condition", "code", "worker"})
+
+
+def explain(
+    workflow_id: WorkflowId, task_queue: TaskQueue = DEFAULT_QUEUE, utc: Utc = False, as_json: Json = False, connection: Connection = HERE
+) -> None:
+    """Say in one sentence what a workflow waits for, since when, who owns it, what failed, and what would wake it.
+
+    Where it waits for a child, that child is looked at too, and so on. Exit code 3 for an unknown id, with the signals that
+    are kept for it.
+
+    Examples:
+      jetflow why order-456 -q orders
+      jetflow why order-456 --json | jq -r '.waits[].wakes'
+    """
+
+    async def look() -> Why:
+        async with connection.open("why") as client:
+            try:
+                return await why(client, workflow_id, task_queue)
+            except WorkflowNotFoundError:
+                await _tell_kept(client, workflow_id, task_queue, as_json=as_json)
+                raise
+
+    with reporting(as_json):
+        found = asyncio.run(look())
+        if as_json:
+            write_json(found)
+        else:
+            say(Text.assemble((clean(found.workflow_id), "bold"), " ", clean(sentence(found), multiline=True)))
+
+
+async def _tell_kept(client: Client, workflow_id: str, task_queue: str, *, as_json: bool) -> None:
+    for kept in [] if as_json else await kept_signals(client, workflow_id, task_queue):
+        tell(f"a signal {clean(kept.name)!r} is kept for it until {local_time(kept.expires)}")
+
+
+def sentence(found: Why) -> str:
+    """All that is known, after the workflow's name."""
+    if found.closed_at is not None:
+        return _ending(found)
+    named = [_clause(wait) for wait in found.waits[:MOST]]
+    waits = " and for ".join(named) if len(named) > 1 else named[0]
+    more = found.pending - len(named)
+    if more > 0 and found.waits[0].kind not in BARE:
+        waits += f" and for {more} more"
+    verb = "" if found.waits[0].kind == "code" else "waits for "
+    asked = ", though it was asked to cancel" if found.cancel_requested else ""
+    wakes = " or ".join(dict.fromkeys(wait.wakes for wait in found.waits[:MOST]))
+    stored = (
+        f"; {found.stored} of its commands {'is' if found.stored == 1 else 'are'} stored and not done" if found.stored and not found.owner else ""
+    )
+    end = f"; {wakes} would wake it" if found.waits[0].kind != "code" else ""
+    return f"({found.workflow_type} on {found.task_queue}) {verb}{waits}{asked}; {_owner(found)}{stored}{end}."
+
+
+def _ending(found: Why) -> str:
+    failure = f" with {found.failure.type}: {found.failure.message}" if found.failure is not None else ""
+    assert found.closed_at is not None
+    kept = f"; its record is kept until {local_time(found.closed_at + found.expire)}" if found.expire is not None else ""
+    return (
+        f"({found.workflow_type} on {found.task_queue}) has {_ended(found.status)}{failure}, {ago(found.closed_at)}{kept}; nothing wakes it any more."
+    )
+
+
+def _ended(status: str) -> str:
+    return "been terminated" if status == "terminated" else status
+
+
+def _owner(found: Why) -> str:
+    if found.owner is None:
+        return "no worker owns it"
+    return f"worker {found.owner.worker_id} ({found.owner.host}, pid {found.owner.pid}) owns it"
+
+
+def _clause(wait: Wait) -> str:
+    since = f", since {ago(wait.since)}"
+    failed = f", attempt {wait.attempt - 1} failed with {wait.failure.type}: {wait.failure.message}" if wait.failure and wait.attempt else ""
+    attempt = f" attempt {wait.attempt}" if wait.attempt else ""
+    match wait.kind:
+        case "start":
+            return f"a worker to take it up{since}, {wait.message}"
+        case "worker":
+            return f"a worker that can go on with it{since}: parked because of {wait.name}: {wait.message}"
+        case "code":
+            return f"runs its code{since}"
+        case "condition":
+            return f"a condition of its own code to be true{since}"
+        case "timer":
+            return f"a timer{since}, due {ago(wait.due or 0)}"
+        case "signal":
+            return f"signal {wait.name!r}{since}{_until(wait)}"
+        case "retry":
+            return f"the time of{attempt} of activity {wait.name!r}, {ago(wait.due or 0)}{failed}"
+        case "activity":
+            return f"activity {wait.name!r}{since}, of which{attempt or ' attempt 1'} is under way{failed}"
+        case "remote":
+            return f"activity {wait.name!r}{since}, of which{attempt} {wait.message}{failed}"
+        case _:
+            return f"child {wait.name!r}{since}{_child(wait.child)}"
+
+
+def _until(wait: Wait) -> str:
+    return f", until {ago(wait.due)}" if wait.due is not None else ""
+
+
+def _child(child: Why | None) -> str:
+    if child is None:
+        return ""
+    if child.closed_at is not None:
+        return f", which has {_ended(child.status)}"
+    first = child.waits[0]
+    return f", which {_clause(first)}" if first.kind == "code" else f", which waits for {_clause(first)}"
