@@ -24,6 +24,7 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore
 from jetflow.broker.timers import Timers
 from jetflow.broker.wire import Wire
+from jetflow.changes import Changes
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
@@ -387,6 +388,16 @@ class Client:
             InvalidInputError: a filter that cannot be, or a cursor that is of another list.
         """
         return await listing.page(self.broker, filters_of(**wanted), limit, cursor, examine)
+
+    def changes(self, **wanted: Unpack[Wanted]) -> Changes:
+        """Follows workflows live: ``async with client.changes(task_queue="orders") as changes: async for record in changes``.
+
+        Each change of a record comes as it is made; after a gap, such as a reconnect, at least the last one of each workflow.
+
+        Args:
+            wanted: which; see ``jetflow.filters.Wanted``.
+        """
+        return Changes(self.broker, filters_of(**wanted))
 
     async def count(self, **wanted: Unpack[Wanted]) -> int:
         """How many workflows there are. All of them, and all of a task queue, are counted by the server at once; for other filters every

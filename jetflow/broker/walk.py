@@ -158,8 +158,13 @@ class Walk:
         end = parts[-1][1]
         if status_of(end) not in (204, 404):
             raise BrokerUnavailableError(f"reading {self._stream}: {parse_headers(end)['']}")
-        rows = [Row(int(_field(headers, _SEQUENCE)), data, headers) for data, headers in parts[:-1]]
+        rows = [Row(position_of(headers), data, headers) for data, headers in parts[:-1]]
         return rows, int(_field(end, _PENDING) or 0)
+
+
+def position_of(headers: bytes) -> int:
+    """Where the stream has a message, by the headers that the server gives with it."""
+    return int(_field(headers, _SEQUENCE) or 0)
 
 
 def _field(headers: bytes, name: bytes) -> bytes:

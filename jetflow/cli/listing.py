@@ -16,7 +16,7 @@ from jetflow.cli.options import HERE, Connection, Json, Utc
 from jetflow.cli.output import clean, local_time, out, say, tell, write_json
 from jetflow.cli.report import reporting
 from jetflow.cli.selection import EVERYTHING, Selection
-from jetflow.cli.show import STYLES, status_of
+from jetflow.cli.styles import STYLES, about, status_of
 from jetflow.client import Client
 from jetflow.listing import CountBy, Page
 
@@ -154,18 +154,6 @@ def _row(record: StateRecord) -> tuple[str, ...]:
             about(record),
         )
     )
-
-
-def about(record: StateRecord) -> str:
-    """What it failed with, or waits for, in a few words."""
-    if record.failure is not None:
-        return f"{record.failure.type}: {record.failure.message}"
-    if record.closed:
-        return ""
-    if record.parked is not None:
-        return record.parked.reason
-    waits = ", ".join(f"{operation.kind} {operation.name}".strip() for operation in record.waiting[:3])
-    return f"waits for {waits}" if waits else ""
 
 
 def _print_rich(rows: list[tuple[str, ...]]) -> None:

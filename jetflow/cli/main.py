@@ -23,6 +23,8 @@ from jetflow.cli.options import Verbose, set_up_logging
 from jetflow.cli.output import say
 from jetflow.cli.show import show
 from jetflow.cli.start import result, start
+from jetflow.cli.stats import show_stats
+from jetflow.cli.tail import tail
 from jetflow.cli.why import explain
 from jetflow.cli.worker import worker
 
@@ -88,6 +90,8 @@ def build() -> typer.Typer:
         (USE, "why", explain),
         (USE, "list", list_workflows),
         (USE, "count", count_workflows),
+        (USE, "tail", tail),
+        (USE, "stats", show_stats),
         (USE, "signal", signal),
         (USE, "query", query),
         (USE, "update", update),

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 from rich.text import Text
 
 from jetflow.broker.state import StateRecord, Waiting
-from jetflow.cli.options import HERE, Connection, Json, TaskQueue, WorkflowId
-from jetflow.cli.output import clean, local_time, say, short_duration, write_json
+from jetflow.cli.options import HERE, Connection, Json, TaskQueue, Utc, WorkflowId
+from jetflow.cli.output import ago, clean, local_time, say, short_duration, write_json
 from jetflow.cli.report import failure_text, reporting
+from jetflow.cli.styles import STYLES, status_of
+from jetflow.cli.tree import show_tree
 from jetflow.client import DEFAULT_QUEUE
 
-STYLES = {"running": "blue", "parked": "yellow", "completed": "green", "failed": "red", "terminated": "magenta"}
 LABEL = 12
 
 
 def show(
     workflow_id: WorkflowId,
     task_queue: TaskQueue = DEFAULT_QUEUE,
+    tree: Annotated[bool, typer.Option("--tree", help="It, its children, and theirs: a line each.")] = False,
+    utc: Utc = False,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
@@ -29,6 +32,7 @@ def show(
 
     Examples:
       jetflow show order-456 -q orders
+      jetflow show order-456 --tree
       jetflow show order-456 --json | jq '.waiting[].name'
     """
 
@@ -39,6 +43,9 @@ def show(
             return record, {} if record is not None else (await handle.state(metadata=True))["metadata"]
 
     with reporting(as_json):
+        if tree:
+            show_tree(workflow_id, task_queue, connection, as_json=as_json)
+            return
         record, pending = asyncio.run(read())
         if as_json:
             write_json(record if record is not None else pending)
@@ -47,11 +54,6 @@ def show(
         else:
             for line in describe(record):
                 say(line)
-
-
-def status_of(record: StateRecord) -> str:
-    """The status that a person is told: parked is a state of its own."""
-    return "parked" if record.parked is not None and not record.closed else record.status
 
 
 def describe(record: StateRecord) -> list[Text]:
@@ -65,14 +67,14 @@ def describe(record: StateRecord) -> list[Text]:
         lines.append(_line("parent", clean(record.parent_workflow_id)))
     if record.origin_id is not None and record.origin_id != record.parent_workflow_id:
         lines.append(_line("origin", clean(record.origin_id)))
-    lines.append(_line("started", _ago(record.started_at)))
+    lines.append(_line("started", ago(record.started_at)))
     if record.closed_at is not None:
-        lines.append(_line("ended", f"{_ago(record.closed_at)}, took {short_duration(record.closed_at - record.started_at)}"))
+        lines.append(_line("ended", f"{ago(record.closed_at)}, took {short_duration(record.closed_at - record.started_at)}"))
     else:
-        lines.append(_line("changed", _ago(record.updated_at)))
+        lines.append(_line("changed", ago(record.updated_at)))
     if record.parked is not None and not record.closed:
         lines += [
-            _line("parked", f"{clean(record.parked.reason)}, {_ago(record.parked.since)}"),
+            _line("parked", f"{clean(record.parked.reason)}, {ago(record.parked.since)}"),
             Text(f"    {clean(record.parked.message, multiline=True)}", "yellow"),
         ]
     lines += _waiting_lines(record)
@@ -116,8 +118,3 @@ def _headline(workflow_id: str, status: str, more: str) -> Text:
 
 def _line(label: str, value: str) -> Text:
     return Text.assemble((f"  {label:<{LABEL}}", "dim"), value)
-
-
-def _ago(ms: int) -> str:
-    passed = int(time.time() * 1000) - ms
-    return f"{local_time(ms)} ({short_duration(passed)} ago)" if passed >= 0 else local_time(ms)

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jetflow import RetryPolicy, activity, condition, enrich, set_query_handler, set_update_handler, sleep, workflow
+from jetflow import (
+    RetryPolicy,
+    activity,
+    condition,
+    enrich,
+    execute_child,
+    set_query_handler,
+    set_update_handler,
+    sleep,
+    start_child,
+    workflow,
+)
 
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -101,3 +112,9 @@ async def basket() -> dict:
 @workflow
 async def labelled(customer: str, number: int) -> None:
     enrich({"customer": customer, "number": number})
+
+
+@workflow
+async def family() -> object:
+    await start_child(waiting, workflow_id="first")
+    return await execute_child(napping, 3600, workflow_id="second")

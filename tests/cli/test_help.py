@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Cli
 
-COMMANDS = ("dev", "worker", "start", "result", "show", "list", "count", "signal", "query", "update", "cancel", "terminate")
+COMMANDS = ("dev", "worker", "start", "result", "show", "list", "count", "why", "tail", "stats", "signal", "query", "update", "cancel", "terminate")
 
 
 def test_the_help_teaches(plain: Cli) -> None:
@@ -40,7 +40,7 @@ def test_wrong_usage(plain: Cli) -> None:
 
 def test_completion_offers_commands_and_options(plain: Cli) -> None:
     offered = plain(_JETFLOW_COMPLETE="complete_bash", COMP_WORDS="jetflow st", COMP_CWORD="1").out.split()
-    assert offered == ["start"]
+    assert offered == ["start", "stats"]
     options = plain(_JETFLOW_COMPLETE="complete_bash", COMP_WORDS="jetflow result --ti", COMP_CWORD="2").out.split()
     assert options == ["--timeout"]
 

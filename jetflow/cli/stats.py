@@ -1,0 +1,107 @@
+"""``jetflow stats``: a namespace in numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from jetflow.broker.overview import Overview
+from jetflow.cli.options import HERE, Connection, Json
+from jetflow.cli.output import clean, say, write_json
+from jetflow.cli.report import reporting
+from jetflow.cli.styles import STYLES
+from jetflow.core.durations import to_ms
+from jetflow.stats import Stats, Throughput, stats
+
+
+def show_stats(
+    interval: Annotated[str, typer.Option(metavar="DURATION", help="How long to look at throughput; 0s for not at all.")] = "2s",
+    quick: Annotated[bool, typer.Option("--quick", help="Do not count workflows by status, for which every record is read.")] = False,
+    as_json: Json = False,
+    connection: Connection = HERE,
+) -> None:
+    """Show a namespace in numbers: workflows by status, what is stored, what waits, who works on what, and how much is done.
+
+    Examples:
+      jetflow stats
+      jetflow stats --quick --interval 10s
+      jetflow stats --json --interval 0s | jq .workflows
+    """
+
+    async def read() -> Stats:
+        seconds = to_ms(interval, "--interval") / 1000
+        async with connection.open("stats") as client:
+            return await stats(client, interval=seconds, counted=not quick)
+
+    with reporting(as_json):
+        found = asyncio.run(read())
+        if as_json:
+            write_json(found)
+        else:
+            _print(found)
+
+
+def _print(found: Stats) -> None:
+    if found.workflows is not None:
+        _heading("workflows")
+        for status, number in found.workflows.items():
+            say(Text.assemble("  ", (f"{status:<12}", STYLES.get(status, "")), f"{number:>12,}"))
+        if not found.workflows:
+            say("  none")
+    _heading("waiting")
+    for what, number in (("commands", found.commands), ("timers", found.timers), ("dead letters", found.dead_letters)):
+        say(f"  {what:<12}{number:>12,}")
+    _heading("stored")
+    for stream in found.seen.streams:
+        say(f"  {clean(stream.name):<24}{stream.messages:>12,}{_size(stream.bytes):>12}  {stream.what}")
+    _print_workers(found.seen)
+    if found.throughput is not None:
+        _print_throughput(found.throughput)
+
+
+def _heading(text: str) -> None:
+    say(Text(text, "bold"))
+
+
+def _print_workers(seen: Overview) -> None:
+    owned = {(each.task_queue, each.worker_id): each for each in seen.consumers}
+    _heading(f"workers, and which of {seen.partitions} partitions they own")
+    for worker in seen.workers:
+        own = owned.pop((worker.task_queue, worker.worker_id), None)
+        what = f"{_ranges(own.partitions)}  {own.waiting} waiting, {own.under_way} under way" if own is not None else "none"
+        say(f"  {clean(worker.task_queue)}  {worker.worker_id}  {clean(worker.host)} pid {worker.pid}  {what}")
+    for each in owned.values():
+        say(Text(f"  {clean(each.task_queue)}  {clean(each.worker_id)}  gone  {_ranges(each.partitions)}  {each.waiting} waiting", "yellow"))
+    if not seen.workers and not seen.consumers:
+        say("  none is alive")
+
+
+def _print_throughput(done: Throughput) -> None:
+    _heading(f"in the last {done.seconds:.1f} s")
+    for what, number in (("started", done.started), ("ended", done.ended), ("commands", done.commands), ("commits", done.commits)):
+        say(f"  {what:<12}{number:>12,}{number / done.seconds:>12,.1f}/s")
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Partitions in few words: ``0-31,40``."""
+    parts: list[str] = []
+    first = last = -2
+    for number in sorted(numbers):
+        if number == last + 1:
+            last = number
+            parts[-1] = f"{first}-{last}"
+        else:
+            first = last = number
+            parts.append(str(number))
+    return ",".join(parts) or "none"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""

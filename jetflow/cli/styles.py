@@ -1,0 +1,24 @@
+"""How a workflow is told in a line: its status, the status's colour, and what it is about."""
+
+from __future__ import annotations
+
+from jetflow.broker.state import StateRecord
+
+STYLES = {"running": "blue", "early": "cyan", "parked": "yellow", "completed": "green", "failed": "red", "terminated": "magenta"}
+
+
+def status_of(record: StateRecord) -> str:
+    """The status that a person is told: parked is a state of its own."""
+    return "parked" if record.parked is not None and not record.closed else record.status
+
+
+def about(record: StateRecord) -> str:
+    """What it failed with, or waits for, in a few words."""
+    if record.failure is not None:
+        return f"{record.failure.type}: {record.failure.message}"
+    if record.closed:
+        return ""
+    if record.parked is not None:
+        return record.parked.reason
+    waits = ", ".join(f"{operation.kind} {operation.name}".strip() for operation in record.waiting[:3])
+    return f"waits for {waits}" if waits else ""

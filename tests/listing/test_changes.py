@@ -1,0 +1,67 @@
+"""Following workflows live: each change, in order, and nothing missed over a gap."""
+
+import asyncio
+
+import pytest
+
+from jetflow import changes as module
+from jetflow.broker.state import StateRecord
+from jetflow.changes import Changes
+
+from .conftest import Shelf
+
+
+async def _next(changes: Changes, count: int) -> list[tuple[str, str]]:
+    found: list[StateRecord] = []
+    async with asyncio.timeout(20):
+        async for record in changes:
+            found.append(record)
+            if len(found) == count:
+                break
+    return [(record.workflow_id, record.status) for record in found]
+
+
+async def test_each_change_comes_as_it_is_made(shelf: Shelf) -> None:
+    await shelf.put("before")
+    async with shelf.client.changes() as changes:
+        await shelf.put("a")
+        await shelf.put("b")
+        await shelf.put("a", status="completed")
+        assert await _next(changes, 3) == [("a", "running"), ("b", "running"), ("a", "completed")]
+
+
+async def test_only_what_is_wanted(shelf: Shelf) -> None:
+    async with shelf.client.changes(task_queue="mine", status=["failed"]) as changes:
+        await shelf.put("a", queue="mine")
+        await shelf.put("b", status="failed")
+        await shelf.put("c", queue="mine", status="failed")
+        assert await _next(changes, 1) == [("c", "failed")]
+
+
+async def test_after_a_gap_the_last_change_of_each_comes(shelf: Shelf) -> None:
+    """A reconnect: what is told meanwhile is lost, and read from the stream."""
+    async with shelf.client.changes() as changes:
+        await shelf.put("a")
+        assert await _next(changes, 1) == [("a", "running")]
+        wire = shelf.client.broker.wire
+        wire.tell(wire.on_reconnect)  # whatever was told before this may have been lost
+        await shelf.put("a", "b")
+        await shelf.put("a", status="completed")
+        found = await _next(changes, 2)
+        assert found == [("b", "running"), ("a", "completed")]
+
+
+async def test_a_slow_reader_gets_the_last_change_of_each(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 5)
+    async with shelf.client.changes() as changes:
+        await shelf.put(*["a", "b"] * 10, "c")
+        assert (await _next(changes, 3))[-1] == ("c", "running")
+
+
+async def test_a_lost_notice_is_made_good_in_a_while(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    async with shelf.client.changes() as changes:
+        shelf.client.broker.wire.unlisten(changes._sid or 0)
+        changes._sid = None
+        await shelf.put("a")
+        assert await _next(changes, 1) == [("a", "running")]
