@@ -176,7 +176,7 @@ class _Look:
         if waiting.kind == "signal":
             wait.wakes = f"signal {waiting.name!r}"
         elif waiting.kind == "timer":
-            wait.wakes = "its time"
+            wait.wakes = "its timer"
         elif waiting.kind == "child":
             wait.wakes = f"the end of child {waiting.name!r}"
             wait.child = await self._child(waiting, depth)

@@ -23,6 +23,9 @@ from jetflow.listing import CountBy, Page
 PAGE = 50
 MUCH = 1000
 """Workflows of a page where all are wanted."""
+GAP = 2
+LEAST_ABOUT = 8
+"""Columns of the terminal without which there is no point in saying what a workflow is about."""
 COLUMNS = ("ID", "STATUS", "TYPE", "TASK QUEUE", "STARTED", "ABOUT")
 
 Limit = Annotated[
@@ -157,12 +160,17 @@ def _row(record: StateRecord) -> tuple[str, ...]:
 
 
 def _print_rich(rows: list[tuple[str, ...]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        # ids are there to be copied: folded rather than cut
+    """For a terminal: what it is about gets what the other columns leave; in a very narrow one ids are folded, never cut."""
+    widths = [max(cell_len(row[i]) for row in (COLUMNS, *rows)) for i in range(len(COLUMNS) - 1)]
+    room = out.width - sum(widths) - GAP * len(widths)
+    shown = len(COLUMNS) if room >= LEAST_ABOUT else len(COLUMNS) - 1
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in COLUMNS[:shown]:
         table.add_column(column, no_wrap=column not in ("ID", "TASK QUEUE"), overflow="fold" if column in ("ID", "TASK QUEUE") else "ellipsis")
     for row in rows:
-        table.add_row(*(Text(cell, STYLES.get(cell, "") if column == "STATUS" else "") for column, cell in zip(COLUMNS, row, strict=True)))
+        cells = [Text(cell, STYLES.get(cell, "") if column == "STATUS" else "") for column, cell in zip(COLUMNS, row, strict=True)]
+        cells[-1].truncate(max(room, 1), overflow="ellipsis")
+        table.add_row(*cells[:shown])
     out.print(table)
 
 

@@ -123,7 +123,7 @@ async def test_a_start_that_nobody_has_taken_up(client: Client, queue: str) -> N
 @pytest.mark.parametrize(
     ("run", "kind", "parts"),
     [
-        (on_timer, "timer", ("waits for a timer, since 20", ", due 20", "(in 59m", "its time would wake it")),
+        (on_timer, "timer", ("waits for a timer, since 20", ", due 20", "(in 59m", "its timer would wake it")),
         (
             on_condition,
             "condition",
@@ -135,7 +135,7 @@ async def test_a_start_that_nobody_has_taken_up(client: Client, queue: str) -> N
         (
             on_two,
             "signal",
-            ("signal 'a', since", " and for signal 'b', since", " and for a timer", " and for 1 more", "signal 'a' or signal 'b' or its time"),
+            ("signal 'a', since", " and for signal 'b', since", " and for a timer", " and for 1 more", "signal 'a' or signal 'b' or its timer"),
         ),
     ],
 )
