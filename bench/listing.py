@@ -53,6 +53,8 @@ async def paged(client: Client, pages: int) -> int:
     for _ in range(pages):
         page = await client.list_page(limit=50, cursor=cursor)
         cursor, found = page.cursor, found + len(page.workflows)
+        if cursor is None:
+            break
     return found
 
 

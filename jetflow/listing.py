@@ -14,7 +14,8 @@ import bisect
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -149,25 +150,26 @@ class Listing:
         self._place.gave = self._gave.distances()
         return base64.urlsafe_b64encode(zlib.compress(msgspec.msgpack.encode(self._place))).decode()
 
-    async def matches(self, wanted: int = 0) -> AsyncIterator[tuple[Glance, Row] | None]:
+    async def matches(self, wanted: int = 0) -> AsyncGenerator[tuple[Glance, Row] | None, None]:
         """Every match once, and None whenever a batch was read, for whoever wants to stop without one.
 
         Args:
             wanted: how many the reader would like to have, to read no more than it needs at first.
         """
         place = self._place
-        async for low, rows in self._walk.downwards(self._shape, place.below, wanted):
-            self.examined += len(rows)
-            for row in rows:
-                seen = self._match(row.data)
-                if seen is not None:
-                    place.below = row.position
-                    self._gave.add(seen.run)
-                    yield seen, row
-            place.below = low
-            if self._too_old(rows):
-                break
-            yield None
+        async with aclosing(self._walk.downwards(self._shape, place.below, wanted)) as windows:
+            async for low, rows in windows:
+                self.examined += len(rows)
+                for row in rows:
+                    seen = self._match(row.data)
+                    if seen is not None:
+                        place.below = row.position
+                        self._gave.add(seen.run)
+                        yield seen, row
+                place.below = low
+                if self._too_old(rows):
+                    break
+                yield None
         place.below = 0
         async for rows in self._walk.upwards(place.tail):
             self.examined += len(rows)
@@ -203,13 +205,14 @@ async def records(broker: Broker, filters: Filters, limit: int | None) -> AsyncI
     if limit is not None and limit < 1:
         return
     found = 0
-    async for match in (await Listing.begin(broker, filters)).matches(limit or 0):
-        record = None if match is None else decode_state(match[1].data)
-        if record is not None:
-            yield record
-            found += 1
-            if found == limit:
-                return
+    async with aclosing((await Listing.begin(broker, filters)).matches(limit or 0)) as matches:
+        async for match in matches:
+            record = None if match is None else decode_state(match[1].data)
+            if record is not None:
+                yield record
+                found += 1
+                if found == limit:
+                    return
 
 
 async def page(broker: Broker, filters: Filters, limit: int, cursor: str | None, examine: int | None) -> Page:
@@ -218,14 +221,15 @@ async def page(broker: Broker, filters: Filters, limit: int, cursor: str | None,
         raise InvalidInputError("limit and examine must be at least 1")
     listing = await (Listing.begin(broker, filters) if cursor is None else Listing.resume(broker, filters, cursor))
     found: list[StateRecord] = []
-    async for match in listing.matches(limit):
-        record = None if match is None else decode_state(match[1].data)
-        if record is not None:
-            found.append(record)
-            if len(found) == limit:
+    async with aclosing(listing.matches(limit)) as matches:
+        async for match in matches:
+            record = None if match is None else decode_state(match[1].data)
+            if record is not None:
+                found.append(record)
+                if len(found) == limit:
+                    break
+            elif examine is not None and listing.examined >= examine:
                 break
-        elif examine is not None and listing.examined >= examine:
-            break
     return Page(found, listing.cursor(), listing.examined)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ class Walk:
         rows, _ = await self._ask({"start_time": since, "batch": 1})
         return min(top + 1, rows[0].position) if rows else top + 1
 
-    async def downwards(self, shape: Shape, below: int, wanted: int = FIRST_ROWS) -> AsyncIterator[tuple[int, list[Row]]]:
+    async def downwards(self, shape: Shape, below: int, wanted: int = FIRST_ROWS) -> AsyncGenerator[tuple[int, list[Row]], None]:
         """Windows from ``below`` down to the first key: where each begins, and its rows, newest first.
 
         Args:
@@ -104,16 +104,25 @@ class Walk:
         rows_wanted = min(max(wanted, FIRST_ROWS), MOST_ROWS)
         density = max(shape.taken, 1) / max(shape.last - shape.first + 1, 1)
         lowest = max(shape.first, 1)
-        while below > lowest:
-            span = min(int(rows_wanted / density) + 1, below - lowest)
-            rows = await self._window(below - span, below, rows_wanted)
-            while rows is None:  # far more there than was thought
-                span, rows_wanted = max(span // 8, 1), max(rows_wanted // 4, 16)
-                rows = await self._window(below - span, below, rows_wanted)
-            below -= span
-            yield below, rows[::-1]
-            density = max(len(rows) / span, density / WIDEN)
-            rows_wanted = min(rows_wanted * 2, MOST_ROWS)
+        ahead: asyncio.Task[tuple[int, list[Row]]] | None = None
+        try:
+            while below > lowest:
+                low, rows = await (ahead or self._windows(below, lowest, density, rows_wanted))
+                density = max(len(rows) / (below - low), density / WIDEN)
+                below, rows_wanted, ahead = low, min(rows_wanted * 2, MOST_ROWS), None
+                if rows_wanted == MOST_ROWS and below > lowest:  # a long way: the server reads on while these are looked at
+                    ahead = asyncio.create_task(self._windows(below, lowest, density, rows_wanted))
+                yield below, rows[::-1]
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+    async def _windows(self, below: int, lowest: int, density: float, rows_wanted: int) -> tuple[int, list[Row]]:
+        """A window of about so many rows, narrower if there is far more in it than was thought: where it begins, and what is there."""
+        span = min(int(rows_wanted / density) + 1, below - lowest)
+        while (rows := await self._window(below - span, below, rows_wanted)) is None:
+            span, rows_wanted = max(span // 8, 1), max(rows_wanted // 4, 16)
+        return below - span, rows
 
     async def _window(self, low: int, below: int, expected: int) -> list[Row] | None:
         """All rows from ``low`` up to before ``below``; None if there are far more than expected."""

@@ -61,3 +61,11 @@ def test_an_unknown_workload_is_refused() -> None:
     done = subprocess.run([sys.executable, "-m", "bench", "--only", "nonsense"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "no workload 'nonsense'" in done.stderr
+
+
+def test_the_listing_bench_finds_what_it_wrote() -> None:
+    done = subprocess.run([sys.executable, "-m", "bench.listing", "400"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {line[:45].strip(): line.split()[-2] for line in done.stdout.splitlines() if line.endswith(" found")}
+    assert (found["count()"], found["list(), all"], found['count(status="failed")']) == ("400", "400", "4")
+    assert found["ten pages of 50"] == "400"
