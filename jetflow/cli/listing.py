@@ -24,6 +24,7 @@ PAGE = 50
 MUCH = 1000
 """Workflows of a page where all are wanted."""
 GAP = 2
+LEAST_ID = 16
 LEAST_ABOUT = 8
 """Columns of the terminal without which there is no point in saying what a workflow is about."""
 COLUMNS = ("ID", "STATUS", "TYPE", "TASK QUEUE", "STARTED", "ABOUT")
@@ -161,9 +162,11 @@ def _row(record: StateRecord) -> tuple[str, ...]:
 
 def _print_rich(rows: list[tuple[str, ...]]) -> None:
     """For a terminal: what it is about gets what the other columns leave; in a very narrow one ids are folded, never cut."""
-    widths = [max(cell_len(row[i]) for row in (COLUMNS, *rows)) for i in range(len(COLUMNS) - 1)]
-    room = out.width - sum(widths) - GAP * len(widths)
-    shown = len(COLUMNS) if room >= LEAST_ABOUT else len(COLUMNS) - 1
+    widths = [max(cell_len(row[i]) for row in (COLUMNS, *rows)) + GAP for i in range(len(COLUMNS) - 1)]
+    room = out.width - sum(widths)
+    shown = len(COLUMNS) if room >= LEAST_ABOUT else len(widths)
+    while shown > 2 and min(widths[0], LEAST_ID) + sum(widths[1:shown]) > out.width:
+        shown -= 1
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for column in COLUMNS[:shown]:
         table.add_column(column, no_wrap=column not in ("ID", "TASK QUEUE"), overflow="fold" if column in ("ID", "TASK QUEUE") else "ellipsis")
