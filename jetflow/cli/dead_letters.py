@@ -12,8 +12,8 @@ import msgspec
 import typer
 
 from jetflow.broker.dead_letters import DeadLetter, DeadLetters
-from jetflow.cli.options import HERE, Connection, Json, Number
-from jetflow.cli.output import clean, say, tell, write_json
+from jetflow.cli.options import HERE, Connection, Json, Number, Utc
+from jetflow.cli.output import clean, iso_ms, local_time, say, tell, write_json
 from jetflow.cli.report import reporting
 from jetflow.errors import InvalidInputError
 
@@ -22,6 +22,7 @@ STDIN = "-"
 
 def list_letters(
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The N oldest; all when not given.", show_default=False)] = None,
+    utc: Utc = False,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
@@ -39,14 +40,14 @@ def list_letters(
             if as_json:
                 write_json(_as_data(letter))
             else:
-                say(f"{letter.number:>6}  {letter.at[:19]}  {clean(letter.subject)}  {clean(letter.reason)}")
+                say(f"{letter.number:>6}  {local_time(iso_ms(letter.at))}  {clean(letter.subject)}  {clean(letter.reason)}")
         if not found and not as_json:
             tell("no dead letters")
 
     _with_letters(read, connection, as_json=as_json)
 
 
-def show_letter(number: Number, as_json: Json = False, connection: Connection = HERE) -> None:
+def show_letter(number: Number, utc: Utc = False, as_json: Json = False, connection: Connection = HERE) -> None:
     """Show one letter: its subject, headers and body, and what was wrong.
 
     Examples:
@@ -60,7 +61,7 @@ def show_letter(number: Number, as_json: Json = False, connection: Connection = 
             return
         say(f"subject  {clean(letter.subject)}")
         say(f"reason   {clean(letter.reason)}")
-        say(f"refused  {letter.at}")
+        say(f"refused  {local_time(iso_ms(letter.at))}")
         for name, value in letter.headers.items():
             say(f"header   {clean(name)}: {clean(value)}")
         if letter.size is not None:

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server
+from jetflow.cli.options import HERE, Connection, Json
 from jetflow.cli.output import expiry, say, write_json
 from jetflow.cli.report import reporting
 from jetflow.client import Client
-from jetflow.core.ids import DEFAULT_NAMESPACE
 
 DEFAULT_KEEP = "7d"
 
@@ -20,9 +19,7 @@ DEFAULT_KEEP = "7d"
 def events_on(
     keep: Annotated[str, typer.Option(metavar="DURATION", help="How long an event is kept, or forever.")] = DEFAULT_KEEP,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Have workers publish what happens to workflows, from some seconds from now on; given again it changes how long events are kept.
 
@@ -35,10 +32,10 @@ def events_on(
         await client.enable_events(expiry(keep, default=DEFAULT_KEEP))
         _tell(client, "on", f"events are on: stream {client.broker.names.events_stream}, kept for {keep}", as_json=as_json)
 
-    _with_client(switch, Connection(server, namespace, creds), as_json=as_json)
+    _with_client(switch, connection, as_json=as_json)
 
 
-def events_off(as_json: Json = False, server: Server = None, namespace: Namespace = DEFAULT_NAMESPACE, creds: Creds = None) -> None:
+def events_off(as_json: Json = False, connection: Connection = HERE) -> None:
     """Publish no more events, and remove the stream with those that it has.
 
     Examples:
@@ -49,7 +46,7 @@ def events_off(as_json: Json = False, server: Server = None, namespace: Namespac
         await client.disable_events()
         _tell(client, "off", "events are off", as_json=as_json)
 
-    _with_client(switch, Connection(server, namespace, creds), as_json=as_json)
+    _with_client(switch, connection, as_json=as_json)
 
 
 def _tell(client: Client, state: str, text: str, *, as_json: bool) -> None:

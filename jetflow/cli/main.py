@@ -69,6 +69,10 @@ def _teaching(function: Callable[..., Any]) -> str:
     return "\n\n".join(KEEP_LINES + text if text.startswith("Examples:\n") else text.replace("\n", " ") for text in paragraphs)
 
 
+def _add(app: typer.Typer, name: str, function: Callable[..., Any], panel: str | None = None) -> None:
+    app.command(name, help=_teaching(function), rich_help_panel=panel)(spread(function))
+
+
 def build() -> typer.Typer:
     """The whole command."""
     app = typer.Typer(
@@ -98,14 +102,14 @@ def build() -> typer.Typer:
         (USE, "cancel", cancel),
         (USE, "terminate", terminate),
     ):
-        app.command(name, help=_teaching(function), rich_help_panel=panel)(spread(function))
+        _add(app, name, function, panel)
     letters = typer.Typer(help="Commands that could not be understood: look, mend, send again, drop.", no_args_is_help=True)
     for name, function in (("list", list_letters), ("show", show_letter), ("requeue", requeue_letter), ("drop", drop_letter)):
-        letters.command(name, help=_teaching(function))(spread(function))
+        _add(letters, name, function)
     app.add_typer(letters, name="dead-letters", rich_help_panel=USE)
     events = typer.Typer(help="Lifecycle events for other services, as CloudEvents on a stream: switch them on or off.", no_args_is_help=True)
     for name, function in (("on", events_on), ("off", events_off)):
-        events.command(name, help=_teaching(function))(function)
+        _add(events, name, function)
     app.add_typer(events, name="events", rich_help_panel=RUN)
     return app
 

@@ -10,12 +10,11 @@ import typer
 from rich.text import Text
 
 from jetflow.cli.arguments import parse_all
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server, TaskQueue, Timeout, WorkflowId, follow_up
+from jetflow.cli.options import HERE, Connection, Json, TaskQueue, Timeout, WorkflowId, follow_up
 from jetflow.cli.output import clean, expiry, say, tell, write_json, write_result
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
 from jetflow.core.durations import to_ms
-from jetflow.core.ids import DEFAULT_NAMESPACE
 from jetflow.handle import WorkflowHandle
 
 
@@ -41,9 +40,7 @@ def start(
     ] = None,
     if_exists: Annotated[IfExists, typer.Option(help="When the id is taken.")] = IfExists.FAIL,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Start a workflow.
 
@@ -56,7 +53,6 @@ def start(
       jetflow start transfer -q bank -- -50 '"12345"'
       jq .order mail.json | jetflow start order - --json
     """
-    connection = Connection(server, namespace, creds)
 
     async def begin(given: list[Any]) -> Any:
         async with connection.open("start") as client:
@@ -105,9 +101,7 @@ def result(
     task_queue: TaskQueue = DEFAULT_QUEUE,
     timeout: Timeout = None,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Wait for a workflow's end and print its result as JSON.
 
@@ -120,7 +114,7 @@ def result(
     """
 
     async def wait() -> Any:
-        async with Connection(server, namespace, creds).open("result") as client:
+        async with connection.open("result") as client:
             return await client.get_handle(workflow_id, task_queue).result(timeout=timeout)
 
     with reporting(as_json):

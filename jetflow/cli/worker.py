@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from jetflow.cli.loading import LoadedApp, load_app
-from jetflow.cli.options import App, Connection, Creds, Namespace, Server, TaskQueue, Verbose, set_up_logging
+from jetflow.cli.options import HERE, App, Connection, TaskQueue, Verbose, set_up_logging
 from jetflow.cli.output import NEVER
 from jetflow.cli.report import reporting
 from jetflow.cli.serving import run_until_stopped, serve
 from jetflow.client import DEFAULT_QUEUE
-from jetflow.core.ids import DEFAULT_NAMESPACE
 
 TUNING = "Tuning"
 
@@ -35,9 +34,7 @@ def worker(
     expire: Annotated[
         str, typer.Option(metavar="DURATION", help='How long records are kept after the end; "never" keeps them.', rich_help_panel=TUNING)
     ] = "7d",
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
     verbose: Verbose = 0,
 ) -> None:
     """Serve every workflow and activity of a module.
@@ -52,7 +49,6 @@ def worker(
       jetflow worker shop.mail --activities-only -q mail
     """
     set_up_logging(verbose)
-    connection = Connection(server, namespace, creds)
     options: dict[str, Any] = {
         "max_concurrent_activities": max_concurrent_activities,
         "max_concurrent_commands": max_concurrent_commands,
