@@ -1,10 +1,13 @@
 """Following workflows live: each change, in order, and nothing missed over a gap."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from jetflow import Client
 from jetflow import changes as module
+from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord
 from jetflow.changes import Changes
 
@@ -65,3 +68,29 @@ async def test_a_lost_notice_is_made_good_in_a_while(shelf: Shelf, monkeypatch: 
         changes._sid = None
         await shelf.put("a")
         assert await _next(changes, 1) == [("a", "running")]
+
+
+async def test_a_server_that_was_away(tmp_path: Path) -> None:
+    """What changes while nobody hears it comes once the connection is back."""
+    first = LocalServer(tmp_path / "store")
+    await first.start()
+    port = int(first.url.rpartition(":")[2])
+    async with Client.connect(first.url) as client:
+        shelf = Shelf(client)
+        await shelf.put("a", "b")
+        async with client.changes() as changes:
+            await shelf.put("a")
+            assert await _next(changes, 1) == [("a", "running")]
+            await first.stop()
+            async with LocalServer(tmp_path / "store", port) as again, Client.connect(again.url) as other:
+                await Shelf(other).put("c")
+                await other.states.put(await _record(other, "b"))
+                assert sorted(await _next(changes, 2)) == [("b", "completed"), ("c", "running")]
+                await client.broker.wire.connected(20)
+
+
+async def _record(client: Client, workflow_id: str) -> StateRecord:
+    record = await client.states.get("q", workflow_id)
+    assert record is not None
+    record.status = "completed"
+    return record
