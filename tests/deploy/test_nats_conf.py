@@ -20,6 +20,8 @@ from jetflow.broker.connection import Broker
 from jetflow.broker.pull import PullConsumer
 from jetflow.broker.server import LocalServer, free_port, server_binary
 from jetflow.errors import BrokerError
+from jetflow.reasons import why
+from jetflow.stats import stats
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "nats.conf"
@@ -204,6 +206,22 @@ async def test_an_operator_looks_and_commands_nothing(secured: Secured, worker: 
     assert entry.key == "q.hello-1"
     await watcher.stop()
     await connection.close()
+
+
+@pytest.mark.parametrize("role", ["client", "operator", "worker"])
+async def test_workflows_are_found_by_every_role(secured: Secured, worker: Worker, role: str) -> None:
+    async with Client.connect(secured.url("client")) as starter, Client.connect(secured.url(role)) as client, client.changes() as changes:
+        await starter.execute(hello, "Ada", workflow_id="hello-1", task_queue="q")
+        handle = await starter.start("newer", workflow_id="newer-1", task_queue="q")
+        async with asyncio.timeout(20):
+            async for record in changes:
+                if record.parked is not None:
+                    break
+        assert [record.workflow_id async for record in client.list()] == ["newer-1", "hello-1"]
+        assert await client.count() == await client.count(task_queue="q") == 2
+        assert (await why(client, "newer-1", "q")).owner is not None
+        assert (await stats(client)).workflows == {"completed": 1, "parked": 1}
+        await handle.terminate()
 
 
 async def whole_history(client: Client, workflow: str) -> str:
