@@ -14,11 +14,10 @@ import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server, TaskQueue, WorkflowId
+from jetflow.cli.options import HERE, Connection, Json, TaskQueue, WorkflowId
 from jetflow.cli.output import clean, err, tell, write_result
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
-from jetflow.core.ids import DEFAULT_NAMESPACE
 from jetflow.errors import InvalidInputError
 from jetflow.export import WorkflowExecution
 
@@ -53,9 +52,7 @@ def export(
     first_event: Annotated[int, typer.Option(metavar="N", min=1, help="Begin with event N.")] = 1,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N events; next_event says where to go on.")] = None,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Write a workflow's history as JSON: typed events, references between them, and counts.
 
@@ -67,7 +64,7 @@ def export(
     """
 
     async def read(progress: Callable[[int, int], None]) -> WorkflowExecution:
-        async with Connection(server, namespace, creds).open("export") as client:
+        async with connection.open("export") as client:
             return await client.get_handle(workflow_id, task_queue).export_execution(
                 mode=mode.value, max_depth=max_depth, exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs,
                 allow_direct_query=allow_direct_query, include_lineage=include_lineage, include_stream_history=include_stream_history,

@@ -12,12 +12,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from jetflow.cli.lines import columns, heading, line
-from jetflow.cli.options import Connection, Creds, Json, Namespace, Server, TaskQueue, WorkflowId
+from jetflow.cli.options import HERE, Connection, Json, TaskQueue, Utc, WorkflowId
 from jetflow.cli.output import out, say, tell, write_json
 from jetflow.cli.report import reporting
-from jetflow.cli.times import Utc
 from jetflow.client import DEFAULT_QUEUE
-from jetflow.core.ids import DEFAULT_NAMESPACE
 from jetflow.errors import InvalidInputError
 from jetflow.export import WorkflowExecution
 from jetflow.handle import WorkflowHandle
@@ -39,9 +37,7 @@ def history(
     after: After = 0,
     utc: Utc = False,
     as_json: Json = False,
-    server: Server = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    creds: Creds = None,
+    connection: Connection = HERE,
 ) -> None:
     """Show what happened in a workflow, event by event.
 
@@ -53,7 +49,7 @@ def history(
     """
 
     async def run() -> None:
-        async with Connection(server, namespace, creds).open("history") as client:
+        async with connection.open("history") as client:
             handle = client.get_handle(workflow_id, task_queue)
             if follow:
                 await _follow(handle, after, extended=not basic, utc=utc, as_json=as_json)

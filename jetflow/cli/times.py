@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
-
-import typer
-
-Utc = Annotated[bool, typer.Option("--utc", help="Times in UTC; those of this machine when not given.")]
 
 
 def shown_time(iso: str, *, utc: bool) -> str:
