@@ -67,9 +67,9 @@ class DeadLetters:
             body = body[: self._max_payload - len(block)]
         await self._lane.publish(f"{self._names.dead_prefix}{'.'.join(subject.split('.')[1:3])}", body, block)
 
-    async def list(self, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
-        """Oldest first."""
-        seq, found = 1, 0
+    async def list(self, *, limit: int | None = None, start: int = 1) -> AsyncIterator[DeadLetter]:
+        """Oldest first, from the number ``start`` on."""
+        seq, found = start, 0
         while limit is None or found < limit:
             asked = {"seq": seq, "next_by_subj": f"{self._names.dead_prefix}>", "batch": PAGE if limit is None else min(PAGE, limit - found)}
             page = await self._lane.read_many(self._names.dead_stream, asked)

@@ -1,4 +1,4 @@
-"""``jetflow dev``: a nats-server and a worker in one command."""
+"""``jetflow dev``: a nats-server, a worker and the dashboard in one command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.text import Text
 from jetflow.broker.server import LocalServer
 from jetflow.cli.loading import LoadedApp, load_app
 from jetflow.cli.options import App, Connection, Namespace, TaskQueue, Verbose, follow_up, set_up_logging
-from jetflow.cli.output import clean, public_url, say
+from jetflow.cli.output import clean, public_url, say, tell
 from jetflow.cli.report import reporting
 from jetflow.cli.samples import sample_args
 from jetflow.cli.serving import run_until_stopped, serve
@@ -28,7 +28,9 @@ from jetflow.client import DEFAULT_QUEUE, Client
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.ids import DEFAULT_NAMESPACE, Names, to_token
 from jetflow.core.values import body_of
-from jetflow.errors import BrokerError
+from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.web.serving import DEFAULT_PORT as UI_PORT
+from jetflow.web.serving import DashboardThread, address_of, bind, check_installed
 
 DEFAULT_PORT = 4222
 DEFAULT_STORE = Path(".jetflow")
@@ -45,13 +47,17 @@ def dev(
     server: Annotated[
         str | None, typer.Option("--server", "-s", metavar="URL", help="Use this NATS instead of starting one; JETFLOW_URL is not looked at.")
     ] = None,
+    ui_port: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=65535, help=f"Port of the dashboard; {UI_PORT} if free, else any (0: any).")
+    ] = None,
+    no_ui: Annotated[bool, typer.Option("--no-ui", help="Without the dashboard.")] = False,
     namespace: Namespace = DEFAULT_NAMESPACE,
     verbose: Verbose = 0,
 ) -> None:
-    """Start a nats-server and a worker for a module: all that development needs.
+    """Start a nats-server, a worker for a module and the dashboard: all that development needs.
 
-    The server listens on 127.0.0.1 only and keeps its files in .jetflow, so that workflows survive a restart. Ctrl-C stops
-    both.
+    Everything listens on 127.0.0.1 only. The server keeps its files in .jetflow, so that workflows survive a restart. Ctrl-C
+    stops it all.
 
     Examples:
       jetflow dev examples/orders.py
@@ -67,17 +73,20 @@ def dev(
 
     with reporting():
         loaded = load_app(app)
+        page = _page_socket(ui_port, no_ui=no_ui)
         if server is not None:
-            run_until_stopped(_work(Connection(server, namespace), loaded, task_queue, "of your own"))
+            run_until_stopped(_work(Connection(server, namespace), loaded, task_queue, "of your own", page))
             return
         prepare_store(store_dir)
-        run_until_stopped(_serve_all(loaded, task_queue, store_dir, port, namespace, running), at_once=end_server)
+        run_until_stopped(_serve_all(loaded, task_queue, store_dir, port, namespace, running, page), at_once=end_server)
 
 
-async def _serve_all(app: LoadedApp, task_queue: str, store_dir: Path, port: int | None, namespace: str, running: list[LocalServer]) -> None:
+async def _serve_all(
+    app: LoadedApp, task_queue: str, store_dir: Path, port: int | None, namespace: str, running: list[LocalServer], page: socket.socket | None
+) -> None:
     async with _server(store_dir, port, running) as server:
         tasks = [
-            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"kept in {store_dir}")),
+            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"kept in {store_dir}", page)),
             asyncio.create_task(_until_ended(server)),
         ]
         try:
@@ -90,9 +99,38 @@ async def _serve_all(app: LoadedApp, task_queue: str, store_dir: Path, port: int
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _work(connection: Connection, app: LoadedApp, task_queue: str, store: str) -> None:
-    async with connection.open("dev") as client:
-        await serve(client, app, task_queue=task_queue, on_ready=_greeter(client, app, task_queue, connection, store))
+async def _work(connection: Connection, app: LoadedApp, task_queue: str, store: str, page: socket.socket | None) -> None:
+    address = None if page is None else address_of(page, "127.0.0.1")
+    async with connection.open("dev") as client, _dashboard(connection, page):
+        await serve(client, app, task_queue=task_queue, on_ready=_greeter(client, app, task_queue, connection, store, address))
+
+
+# ---- the dashboard
+
+
+def _page_socket(port: int | None, *, no_ui: bool) -> socket.socket | None:
+    """Where the dashboard will listen; None without one. A worker does not need it: what is missing is told, and no error."""
+    if no_ui:
+        return None
+    try:
+        check_installed()
+    except InvalidInputError as error:
+        tell(str(error))
+        return None
+    return bind("127.0.0.1", port)
+
+
+@contextlib.asynccontextmanager
+async def _dashboard(connection: Connection, page: socket.socket | None) -> AsyncIterator[None]:
+    if page is None:
+        yield
+        return
+    thread = DashboardThread(connection.open("ui"), page)
+    thread.start()
+    try:
+        yield
+    finally:
+        await thread.stop()
 
 
 # ---- the server
@@ -144,10 +182,11 @@ def _has_ended(pid: int) -> bool:
 # ---- what is printed
 
 
-def _greeter(client: Client, app: LoadedApp, task_queue: str, connection: Connection, store: str) -> Callable[[], None]:
+def _greeter(client: Client, app: LoadedApp, task_queue: str, connection: Connection, store: str, address: str | None) -> Callable[[], None]:
     def greet() -> None:
         lines = [
             ("", ""),
+            *([] if address is None else [("dashboard", address)]),
             ("NATS", f"{public_url(client.url)}, {store}"),
             ("task queue", clean(task_queue)),
             ("workflows", ", ".join(clean(definition.name) for definition in app.workflows)),

@@ -25,6 +25,7 @@ from jetflow.cli.show import show
 from jetflow.cli.start import result, start
 from jetflow.cli.stats import show_stats
 from jetflow.cli.tail import tail
+from jetflow.cli.ui import ui
 from jetflow.cli.why import explain
 from jetflow.cli.worker import worker
 
@@ -50,7 +51,7 @@ def _root(
 ROOT_HELP = f"""Durable workflows whose only server is NATS.
 
 {KEEP_LINES}Begin with:
-  jetflow dev examples/orders.py         a server and a worker in one command
+  jetflow dev examples/orders.py         a server, a worker and a dashboard
   jetflow start order '{{"sku": "A"}}'     in another terminal
   jetflow list
 
@@ -86,6 +87,7 @@ def build() -> typer.Typer:
     for panel, name, function in (
         (RUN, "dev", dev),
         (RUN, "worker", worker),
+        (RUN, "ui", ui),
         (USE, "start", start),
         (USE, "result", result),
         (USE, "show", show),

@@ -1,0 +1,199 @@
+"""Changes for browsers: one subscription for all of them while anybody looks, and for each a small buffer that never grows.
+
+A browser that is slow, or looks at more changes than it could show, gets the newest state of a few workflows and is told
+that there was more; it then asks for its page again. So neither ten browsers nor ten thousand changes a second cost the
+broker more than one subscriber.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jetflow.broker.state import StateRecord, decode_state
+from jetflow.client import Client
+from jetflow.core.ids import from_token
+from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.web.rows import row
+from jetflow.web.throughput import Throughput
+
+EVERY = 0.2
+"""Seconds between two batches for one browser."""
+TICK = 1.0
+MOST_ROWS = 150
+"""Workflows in one batch."""
+REMEMBERED = 120
+"""Ticks that somebody who begins to look is told, if others looked before."""
+LINGER = 5.0
+"""Seconds that the subscription outlives the last browser, which may only be loading another page."""
+
+
+@dataclass(frozen=True)
+class Interest:
+    """What one browser wants to hear of; fields that are None say nothing."""
+
+    queue: str | None = None
+    workflow_id: str | None = None
+    workflow_type: str | None = None
+    text: str | None = None
+    nothing: bool = False
+
+    def takes(self, record: StateRecord) -> bool:
+        """Whether a workflow may be one that it shows; its status does not matter, since a row has to leave a list, too."""
+        return not (
+            self.nothing
+            or (self.queue is not None and record.task_queue != self.queue)
+            or (self.workflow_id is not None and record.workflow_id != self.workflow_id)
+            or (self.workflow_type is not None and record.workflow_type != self.workflow_type)
+            or (self.text is not None and self.text.lower() not in record.workflow_id.lower())
+        )
+
+
+class Buffer:
+    """What one browser is to be told next: the newest record of each workflow, at most ``MOST_ROWS`` of them."""
+
+    def __init__(self, interest: Interest) -> None:
+        self._interest = interest
+        self._news = asyncio.Event()
+        self._records: dict[tuple[str, str], StateRecord | None] = {}
+        self._ticks: list[dict[str, Any]] = []
+        self._more = False
+
+    def change(self, key: tuple[str, str], record: StateRecord | None) -> None:
+        """A workflow's record was written, or with None has gone."""
+        if record is not None and not self._interest.takes(record):
+            return
+        if key in self._records or len(self._records) < MOST_ROWS:
+            self._records[key] = record
+        else:
+            self._more = True
+        self._news.set()
+
+    def missed(self) -> None:
+        """There may have been changes that nobody heard of."""
+        self._more = True
+        self._news.set()
+
+    def tick(self, shown: dict[str, Any]) -> None:
+        """The figures of the last second; only the newest is kept."""
+        self._ticks = [shown]
+        self._news.set()
+
+    def close(self) -> None:
+        """Wakes whoever waits."""
+        self._news.set()
+
+    async def next(self) -> list[tuple[str, Any]]:
+        """Named messages, once there are any."""
+        await self._news.wait()
+        self._news.clear()
+        messages: list[tuple[str, Any]] = [("tick", tick) for tick in self._ticks]
+        if self._records or self._more:
+            rows = [row(record) for record in self._records.values() if record is not None]
+            gone = [list(key) for key, record in self._records.items() if record is None]
+            messages.append(("rows", {"rows": rows, "gone": gone, "more": self._more}))
+        self._records, self._ticks, self._more = {}, [], False
+        return messages
+
+
+class Feed:
+    """The one subscription, and who listens.
+
+    Attributes:
+        ticks: the figures of the last seconds, as far as somebody looked.
+        closed: nobody will be told anything more.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._buffers: set[Buffer] = set()
+        self._sid: int | None = None
+        self._throughput = Throughput()
+        self.ticks: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leaving: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    @property
+    def listening(self) -> bool:
+        """Whether the broker sends changes at the moment."""
+        return self._sid is not None
+
+    @asynccontextmanager
+    async def listen(self, interest: Interest) -> AsyncIterator[Buffer]:
+        """A buffer that fills while the block runs."""
+        buffer = Buffer(interest)
+        self._buffers.add(buffer)
+        try:
+            await self._begin()
+            yield buffer
+        finally:
+            self._buffers.discard(buffer)
+            if not self._buffers and not self.closed:
+                self._leaving = asyncio.get_running_loop().call_later(LINGER, self._stop)
+
+    def close(self) -> None:
+        """Ends every listener."""
+        self.closed = True
+        self._stop()
+        for buffer in self._buffers:
+            buffer.close()
+
+    async def _begin(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        if self._sid is None:
+            wire, names = self._client.broker.wire, self._client.broker.names
+            self._sid = await wire.listen(f"{names.changed_prefix}>", self._on_change)
+            wire.on_reconnect.append(self._on_reconnect)
+            self._tasks = [asyncio.create_task(self._tick())]
+
+    def _stop(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+        if self._sid is not None:
+            wire = self._client.broker.wire
+            wire.on_reconnect.remove(self._on_reconnect)
+            with contextlib.suppress(BrokerError):  # not connected: the server has forgotten it already
+                wire.unlisten(self._sid)
+            self._sid = None
+
+    def _on_change(self, subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
+        record = decode_state(data)
+        if record is not None:
+            self._throughput.count(record)
+            key = (record.task_queue, record.workflow_id)
+        else:
+            queue_token, _, id_token = subject.decode().removeprefix(self._client.broker.names.changed_prefix).partition(".")
+            try:
+                key = (from_token(queue_token), from_token(id_token))
+            except InvalidInputError:
+                return
+        self._tell(lambda buffer: buffer.change(key, record))
+
+    def _on_reconnect(self) -> None:
+        self._tell(Buffer.missed)
+
+    def _tell(self, what: Callable[[Buffer], None]) -> None:
+        for buffer in self._buffers:
+            what(buffer)
+
+    async def _tick(self) -> None:
+        self._throughput.take()
+        self.ticks.clear()  # seconds in which nobody looked would be missing
+        while True:
+            await asyncio.sleep(TICK)
+            starts, closes = self._throughput.take()
+            shown = {"starts": starts, "closes": closes, "connected": self._client.broker.wire.is_connected}
+            self.ticks.append(shown)
+            self._tell(lambda buffer, shown=shown: buffer.tick(shown))

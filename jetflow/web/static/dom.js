@@ -1,0 +1,60 @@
+// Building elements. Whatever is shown goes in as text; nothing here, or anywhere else, parses markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "data") Object.assign(element.dataset, value);
+    else if (name === "value" && "value" in element) element.value = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
+  return element;
+}
+
+/** h("a", {href, class, onclick}, "text", child, [more children]) */
+export const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+
+/** The same for SVG. */
+export const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+export function replace(element, ...children) {
+  element.replaceChildren(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
+  return element;
+}
+
+/** Calls a function at most once in so many milliseconds, a number or what a function gives, and always once after the last call. */
+export function throttled(ms, action) {
+  let timer = 0;
+  let last = -Infinity;
+  const run = async () => {
+    await action();
+    last = performance.now();
+    timer = 0;
+    if (again) call();
+  };
+  let again = false;
+  const call = () => {
+    again = Boolean(timer); // while it waits or runs, one more will do
+    if (timer) return;
+    const room = typeof ms === "function" ? ms() : ms;
+    timer = setTimeout(start, Math.max(0, last + room - performance.now()));
+  };
+  const start = () => {
+    again = false;
+    run();
+  };
+  call.cancel = () => {
+    clearTimeout(timer);
+    again = false;
+  };
+  return call;
+}
+
+export function toast(text, kind = "ok") {
+  const shown = h("div", { class: `toast ${kind}` }, text);
+  document.getElementById("toasts").append(shown);
+  setTimeout(() => shown.remove(), kind === "error" ? 8000 : 4000);
+}

@@ -1,0 +1,20 @@
+// Failures, with what caused them.
+
+import { h } from "./dom.js";
+
+/** A failure, and what caused it. */
+export function failure(found) {
+  return h(
+    "div",
+    { class: "failure" },
+    h(
+      "p",
+      {},
+      h("b", { class: "failed-text" }, found.type),
+      found.message && `: ${found.message}`,
+      h("span", { class: "muted" }, ` code ${found.code}`),
+    ),
+    found.stack && h("details", {}, h("summary", {}, "Stack"), h("pre", {}, found.stack)),
+    found.cause && h("div", { class: "cause" }, h("span", { class: "muted" }, "caused by"), failure(found.cause)),
+  );
+}

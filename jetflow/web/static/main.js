@@ -1,0 +1,134 @@
+// The frame: the bar on top, and which view is shown for which address.
+
+import { ApiError, get, live, post, whenTokenIsNeeded } from "./api.js";
+import { sparkline } from "./chart.js";
+import { field } from "./dialogs.js";
+import { h, replace, toast } from "./dom.js";
+import { letters } from "./letters.js";
+import { list } from "./list.js";
+import { workers } from "./workers.js";
+import { workflow } from "./workflow.js";
+
+const VIEWS = [
+  { nav: "Workflows", href: "/", match: /^\/$/, show: list },
+  { match: /^\/workflows\/([^/]+)\/([^/]+)$/, show: workflow },
+  { nav: "Workers", href: "/workers", match: /^\/workers$/, show: workers },
+  { nav: "Dead letters", href: "/dead-letters", match: /^\/dead-letters$/, show: letters },
+];
+
+const main = document.getElementById("main");
+const state = h("span", { class: "live", title: "Changes are shown as they happen" }, h("i"), h("span", {}, "live"));
+const spark = sparkline();
+let about = { read_only: false };
+let close = () => {};
+
+/** Goes to an address of the page without loading it again. */
+export function go(href, { replaced = false } = {}) {
+  history[replaced ? "replaceState" : "pushState"](null, "", href);
+  render();
+}
+
+function render() {
+  close();
+  close = () => {};
+  const view = VIEWS.find((each) => each.match.test(location.pathname));
+  drawBar();
+  if (!view) {
+    document.title = "jetflow";
+    replace(main, h("div", { class: "empty" }, h("h2", {}, "There is no such page"), h("p", {}, h("a", { href: "/" }, "All workflows"))));
+    return;
+  }
+  const parameters = location.pathname.match(view.match).slice(1).map(decodeURIComponent);
+  try {
+    close = view.show(main, { about, go }, ...parameters) ?? close;
+  } catch (error) {
+    toast(error.message, "error");
+    throw error;
+  }
+}
+
+function drawBar() {
+  const links = VIEWS.filter((each) => each.nav).map((each) => {
+    const here = each.match.test(location.pathname) || (each.href === "/" && location.pathname.startsWith("/workflows/"));
+    return h("a", { href: each.href, "aria-current": here ? "page" : undefined }, each.nav);
+  });
+  replace(
+    document.getElementById("bar"),
+    h("a", { href: "/", class: "brand", "aria-label": "jetflow, all workflows" }, h("i"), "jetflow"),
+    h("nav", {}, links),
+    h("span", { class: "space" }),
+    about.read_only && h("span", { class: "badge" }, "read-only"),
+    spark.element,
+    h("span", { class: "place", title: `namespace ${about.namespace} on ${about.server}, jetflow ${about.version}` }, about.namespace ?? ""),
+    state,
+  );
+}
+
+function showState(kind) {
+  const text = { live: "live", away: "reconnecting", broker: "no broker" }[kind];
+  state.className = `live ${kind}`;
+  state.lastChild.textContent = text;
+}
+
+live.onstate((kind, value) => {
+  if (kind === "state") showState(value);
+  if (kind === "before") spark.begin(value);
+  if (kind === "tick") {
+    showState(value.connected ? "live" : "broker");
+    spark.add(value);
+  }
+});
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='/']");
+  if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || link.target) return;
+  event.preventDefault();
+  go(link.getAttribute("href"));
+  window.scrollTo(0, 0);
+});
+window.addEventListener("popstate", render);
+
+let asking = false;
+whenTokenIsNeeded(() => {
+  if (asking) return;
+  asking = true;
+  close();
+  const token = h("input", { type: "password", name: "token", autocomplete: "current-password", required: true });
+  const problem = h("p", { class: "problem", role: "alert" });
+  const enter = async (event) => {
+    event.preventDefault();
+    try {
+      await post("login", { token: token.value });
+      location.reload();
+    } catch (error) {
+      problem.textContent = error instanceof ApiError && error.status === 401 ? "This is not the token." : error.message;
+    }
+  };
+  replace(
+    main,
+    h(
+      "form",
+      { class: "login", onsubmit: enter },
+      h("h1", {}, "This dashboard asks for a token"),
+      h("p", {}, "It was printed where the dashboard was started, or is the one in ", h("code", {}, "JETFLOW_UI_TOKEN"), "."),
+      field("Token", token),
+      problem,
+      h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Enter")),
+    ),
+  );
+  token.focus();
+});
+
+if (new URLSearchParams(location.search).has("token")) {
+  const left = new URLSearchParams(location.search);
+  left.delete("token");
+  history.replaceState(null, "", `${location.pathname}${left.size ? `?${left}` : ""}`);
+}
+
+drawBar();
+try {
+  about = await get("about");
+  render();
+} catch (error) {
+  if (!asking) replace(main, h("div", { class: "empty" }, h("h2", {}, "The dashboard cannot be reached"), h("p", {}, error.message)));
+}
