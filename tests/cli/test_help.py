@@ -6,7 +6,24 @@ import pytest
 
 from .conftest import Cli
 
-COMMANDS = ("dev", "worker", "start", "result", "show", "list", "count", "why", "tail", "stats", "signal", "query", "update", "cancel", "terminate")
+COMMANDS = (
+    "dev",
+    "worker",
+    "ui",
+    "start",
+    "result",
+    "show",
+    "list",
+    "count",
+    "why",
+    "tail",
+    "stats",
+    "signal",
+    "query",
+    "update",
+    "cancel",
+    "terminate",
+)
 
 
 def test_the_help_teaches(plain: Cli) -> None:

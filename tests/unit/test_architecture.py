@@ -89,6 +89,11 @@ def test_nothing_but_the_command_line_needs_its_libraries() -> None:
     assert {name: what for name, what in found.items() if not _under(name, "jetflow.cli", "jetflow.__main__")} == {}
 
 
+def test_nothing_but_the_dashboard_needs_its_libraries() -> None:
+    found = _offences("jetflow", forbidden=("starlette", "uvicorn", "jetflow.web"))
+    assert {name: what for name, what in found.items() if not _under(name, "jetflow.web", "jetflow.cli.ui", "jetflow.cli.dev")} == {}
+
+
 def test_the_core_does_no_io() -> None:
     assert _offences("jetflow.core", forbidden=tuple(IO)) == {}
     for path in MODULES:
