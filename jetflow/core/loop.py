@@ -324,12 +324,16 @@ _anyio: Any = None
 
 
 def _prepare_anyio() -> None:
-    """anyio cancels nested scopes from a set of them: a scope hashes like the task it is in, which is in creation order."""
+    """anyio cancels nested scopes from a set of them: a scope of workflow code hashes like the task it is in, which is in creation order.
+
+    Scopes of other code hash as ever, since some may be in such sets already.
+    """
     global _anyio
     from anyio._backends import _asyncio
 
     def hash_of(scope: Any) -> int:
-        return hash(scope._host_task) if scope._host_task is not None else object.__hash__(scope)
+        task = scope._host_task
+        return hash(task) if isinstance(task, WorkflowTask) else object.__hash__(scope)
 
     _asyncio.CancelScope.__hash__ = hash_of  # type: ignore[method-assign]
     _anyio = _asyncio
