@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -14,6 +13,7 @@ from jetflow.broker.signals import EarlySignals
 from jetflow.broker.state import StateRecord, Waiting
 from jetflow.broker.tasks import consumer_name
 from jetflow.broker.timeline import Timeline
+from jetflow.broker.timers import iso_ms
 from jetflow.core import events as ev
 from jetflow.core.failures import Failure
 from jetflow.core.ids import from_token, partition_of, to_token
@@ -39,8 +39,9 @@ class Wait(Struct, omit_defaults=True):
     """One thing that a workflow waits for. Times are ms since the epoch.
 
     Attributes:
-        kind: ``start`` (a worker that takes it up), ``worker`` (one whose code fits), ``code`` (its own, which runs), ``condition`` (a function
-            of its own to be true), ``signal``, ``timer``, ``activity``, ``retry``, ``remote`` (an activity on other workers), or ``child``.
+        kind: ``start`` (a worker that takes it up), ``delay`` (the time that its start is put off to), ``worker`` (one whose code fits), ``code``
+            (its own, which runs), ``condition`` (a function of its own to be true), ``signal``, ``timer``, ``activity``, ``retry``, ``remote``
+            (an activity on other workers), or ``child``.
         name: of the signal, activity or child.
         wakes: what would let it go on.
         due: when it goes on anyway.
@@ -144,8 +145,8 @@ class _Look:
     async def _early(self, workers: list[Member], owner: Owner | None, stored: int, depth: int) -> Why:
         lane, names = self.broker.lane, self.names
         start = await lane.last_message(names.inbox_stream, names.pending_start(self.queue_token, self.id_token))
-        if start is None:  # taken up since
-            return await self.why(depth)
+        if start is None:
+            return await self._delayed(owner, depth)
         kind = from_token(start.subject.rpartition(".")[2])
         if not workers:
             message = "no worker of this task queue is alive"
@@ -154,8 +155,16 @@ class _Look:
         else:
             message = f"none of the {_number(len(workers), 'worker')} of this task queue has workflow type {kind!r}"
         wakes = f"a worker of task queue {self.task_queue!r} with workflow type {kind!r}"
-        wait = Wait("start", kind, _ms(start.time), wakes, message=message)
+        wait = Wait("start", kind, iso_ms(start.time), wakes, message=message)
         return Why(self.workflow_id, self.task_queue, kind, "early", [wait], 1, owner, stored)
+
+    async def _delayed(self, owner: Owner | None, depth: int) -> Why:
+        """Its start is the broker's until it is due; or it has been taken up since."""
+        start = await self.client.timers.scheduled_start(self.queue_token, self.id_token)
+        if start is None:
+            return await self.why(depth)
+        kind = from_token(start.type_token)
+        return Why(self.workflow_id, self.task_queue, kind, "early", [Wait("delay", kind, start.since, "the time of its start", start.due)], 1, owner)
 
     def _owner(self, consumers: list[Consumer], workers: list[Member]) -> Owner | None:
         partition = partition_of(self.queue_token, self.id_token, self.broker.topology.partitions)
@@ -239,10 +248,6 @@ def _unlisted(record: StateRecord, stored: int) -> Wait:
     if stored:
         return Wait("code", "", record.updated_at, "its own code, which runs")
     return Wait("condition", "", record.updated_at, "a signal or an update that makes it true")
-
-
-def _ms(time: str) -> int:
-    return int(datetime.fromisoformat(time[:19]).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def _number(count: int, what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,6 +13,14 @@ from jetflow.core.ids import Names
 
 LATEST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 """The last moment that is scheduled; the server counts nanoseconds in 64 bits."""
+
+
+class ScheduledStart(NamedTuple):
+    """A start that is yet to come: of which type (as a token), when it was asked for, and when it is due, ms since the epoch."""
+
+    type_token: str
+    since: int
+    due: int
 
 
 class Timers:
@@ -41,7 +50,16 @@ class Timers:
 
     async def start_is_scheduled(self, queue_token: str, id_token: str) -> bool:
         """Whether a start of a workflow is yet to come, asked of the leader."""
-        return await self._lane.last_message(self._names.inbox_stream, self._start(queue_token, id_token)) is not None
+        return await self.scheduled_start(queue_token, id_token) is not None
+
+    async def scheduled_start(self, queue_token: str, id_token: str) -> ScheduledStart | None:
+        """The start of a workflow that is yet to come, asked of the leader."""
+        message = await self._lane.last_message(self._names.inbox_stream, self._start(queue_token, id_token))
+        if message is None:
+            return None
+        kind = message.headers.get("Nats-Schedule-Target", "").rpartition(".")[2]
+        due = message.headers.get("Nats-Schedule", "").removeprefix("@at ")
+        return ScheduledStart(kind, iso_ms(message.time), iso_ms(due))
 
     async def take_start_back(self, queue_token: str, id_token: str) -> bool:
         """Removes a scheduled start; False if there is none."""
@@ -75,3 +93,8 @@ class Timers:
 def _at(due: int) -> str:
     at = datetime.fromtimestamp(min(due / 1000, LATEST), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return f"@at {at}"
+
+
+def iso_ms(text: str) -> int:
+    """A time as the server or a schedule has it, ISO 8601 in UTC, in ms since the epoch."""
+    return int(datetime.fromisoformat(text[:23].rstrip("Z")).replace(tzinfo=UTC).timestamp() * 1000)

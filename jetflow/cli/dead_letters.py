@@ -12,8 +12,9 @@ import msgspec
 import typer
 
 from jetflow.broker.dead_letters import DeadLetter, DeadLetters
+from jetflow.broker.timers import iso_ms
 from jetflow.cli.options import HERE, Connection, Json, Number, Utc
-from jetflow.cli.output import clean, iso_ms, local_time, say, tell, write_json
+from jetflow.cli.output import clean, local_time, say, tell, write_json
 from jetflow.cli.report import reporting
 from jetflow.errors import InvalidInputError
 

@@ -73,11 +73,6 @@ def use_utc(wanted: bool) -> bool:
     return wanted
 
 
-def iso_ms(text: str) -> int:
-    """A time as the server writes it, ISO 8601 in UTC, in ms since the epoch."""
-    return int(datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp() * 1000)
-
-
 def local_time(ms: int) -> str:
     """A time in ms since the epoch, in this machine's time zone, or in UTC if that is wanted."""
     return datetime.fromtimestamp(ms / 1000, UTC).astimezone(_zones["shown"]).strftime("%Y-%m-%d %H:%M:%S %Z")

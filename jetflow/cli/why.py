@@ -15,7 +15,7 @@ from jetflow.reasons import Wait, Why, kept_signals, why
 
 MOST = 3
 """Things of several waited for that the sentence names."""
-BARE = frozenset({"start", "condition", "code", "worker"})
+BARE = frozenset({"start", "delay", "condition", "code", "worker"})
 
 
 def explain(
@@ -97,6 +97,8 @@ def _clause(wait: Wait) -> str:
     match wait.kind:
         case "start":
             return f"a worker to take it up{since}, {wait.message}"
+        case "delay":
+            return f"the time of its start, {ago(wait.due or 0)}, put off{since}"
         case "worker":
             return f"a worker that can go on with it{since}: parked because of {wait.name}: {wait.message}"
         case "code":

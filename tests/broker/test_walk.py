@@ -9,6 +9,7 @@ import pytest
 from jetflow.broker import walk
 from jetflow.broker.connection import Broker
 from jetflow.broker.server import LocalServer
+from jetflow.broker.topology import stream_configs
 from jetflow.broker.walk import Row, Walk
 from jetflow.broker.wire import header_block
 from jetflow.errors import BrokerError
@@ -42,8 +43,8 @@ class Shelf:
 async def shelf(server: LocalServer) -> AsyncIterator[Shelf]:
     broker = await Broker.connect(server.url, namespace=f"t{secrets.token_hex(6)}")
     yield Shelf(broker)
-    for name in ("inbox", "task", "dead", "state", "timeline", "signal", "worker", "heartbeat"):
-        await broker.lane.api(f"STREAM.DELETE.{getattr(broker.names, f'{name}_stream')}")
+    for stream in stream_configs(broker.names, 1, 1):
+        await broker.lane.api(f"STREAM.DELETE.{stream}")
     await broker.close()
 
 

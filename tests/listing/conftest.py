@@ -10,6 +10,7 @@ from msgspec import Raw, json
 from jetflow import Client
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import Parked, StateRecord
+from jetflow.broker.topology import stream_configs
 
 
 class Shelf:
@@ -46,10 +47,8 @@ class Shelf:
 async def shelf(server: LocalServer) -> AsyncIterator[Shelf]:
     async with Client.connect(server.url, namespace=f"t{secrets.token_hex(6)}") as client:
         yield Shelf(client)
-        lane, names = client.broker.lane, client.broker.names
-        for stream in (names.inbox_stream, names.task_stream, names.dead_stream, names.state_stream, names.timeline_stream,
-                       names.signal_stream, names.worker_stream, names.heartbeat_stream):  # fmt: skip
-            await lane.api(f"STREAM.DELETE.{stream}")
+        for stream in stream_configs(client.broker.names, 1, 1):
+            await client.broker.lane.api(f"STREAM.DELETE.{stream}")
 
 
 async def ids(records: AsyncIterator[StateRecord]) -> list[str]:

@@ -120,6 +120,17 @@ async def test_a_start_that_nobody_has_taken_up(client: Client, queue: str) -> N
     await handle.terminate()
 
 
+async def test_a_start_that_is_put_off(client: Client, queue: str) -> None:
+    handle = await client.start(on_timer, task_queue=queue, start_delay="2h")
+    found = await why(client, handle.workflow_id, queue)
+    assert (found.status, found.workflow_type, found.waits[0].kind) == ("early", "on_timer", "delay")
+    text = sentence(found)
+    assert "waits for the time of its start, 20" in text
+    assert "(in 1h59m), put off, since 20" in text
+    assert text.endswith("the time of its start would wake it.")
+    await handle.terminate()
+
+
 @pytest.mark.parametrize(
     ("run", "kind", "parts"),
     [
