@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +15,7 @@ from rich.console import Console
 from bench import results as alone
 from bench.loops import available
 from bench.peers import docs, results, tables
-from bench.peers.processes import Failed, Missing
+from bench.peers.processes import FailedError, MissingError
 from bench.peers.products import PRODUCTS
 from bench.peers.products.product import ROOT, SETTINGS, Product
 from bench.peers.race import WORKLOADS, Laps, raw_lap
@@ -74,7 +76,7 @@ def _names(known):  # type: ignore[no-untyped-def]
 def _entered(options: argparse.Namespace, console: Console) -> tuple[results.Race, list[Product]]:
     """Who takes part, and who is missing and why."""
     counts = _counts(options)
-    race = results.Race(results.now(), alone.machine(available("uvloop")), counts, options.rounds, {}, {})
+    race = results.Race(results.now(), alone.machine(available("uvloop")), counts, options.rounds, {}, {}, nice=os.nice(0))
     here = []
     for name in options.products:
         product = PRODUCTS[name]
@@ -85,7 +87,7 @@ def _entered(options: argparse.Namespace, console: Console) -> tuple[results.Rac
             race.entrants[name] = results.Entrant(product.title, product.version(), product.settings)
             here.append(product)
             console.print(f"{name}: {race.entrants[name].version}", highlight=False)
-        except (Missing, Failed) as reason:
+        except (MissingError, FailedError) as reason:
             race.missing[name] = str(reason)
             console.print(f"[bold red]{name} takes no part:[/] {reason}", highlight=False)
     return race, here
@@ -116,8 +118,6 @@ def _run(race: results.Race, here: list[Product], options: argparse.Namespace, p
 def _counts(options: argparse.Namespace) -> Counts:
     counts = SMOKE if options.smoke else QUICK if options.quick else FULL
     if options.parked:
-        from dataclasses import replace
-
         counts = replace(counts, parked=options.parked)
     return counts
 

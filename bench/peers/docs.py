@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.figures import Figure
 from bench.peers.figures import RACE, RAW
 from bench.peers.plots import svg
 from bench.peers.products.product import ROOT, SETTINGS
 from bench.peers.results import Race, save
-from bench.peers.tables import cell
+from bench.peers.tables import NOT_MEASURED, cell
 
 PAGE = ROOT / "docs" / "performance.md"
+BUSY = 0.05
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 
 
@@ -37,50 +40,61 @@ def text(race: Race) -> str:
 
 
 def _conditions(race: Race) -> str:
-    where = race.machine
+    where, counts = race.machine, race.counts
     typical, worst = race.others()
-    counts = race.counts
-    versions = "; ".join(f"{entrant.title}: {entrant.version}" for entrant in race.entrants.values())
+    versions = "\n".join(f"- {entrant.title}: {entrant.version}" for entrant in race.entrants.values())
     return (
-        f"Measured {race.at[:10]} on {where.cpus} CPUs ({where.system}, Python {where.python}, {where.loop}), {_rounds(race.rounds)}, each product in turn, "
-        f"while other processes took {typical:.0%} of the CPUs in the median lap and {worst:.0%} in the worst: "
-        f"{'too busy a machine for absolute figures, look at the order of magnitude' if typical > 0.05 else 'quiet enough'}.\n"
-        f"Up to {counts.starts} starts, {counts.least_workflows:,} to {counts.most_workflows:,} workflows at the best width, {counts.parked:,} sleepers, "
-        f"a history of {counts.history:,} steps. Medians, ± half the spread between largest and smallest; – was not measured.\n\n{versions}."
+        f"Measured {race.at[:10]} on {where.cpus} CPUs ({where.system}, Python {where.python}, {where.loop}), "
+        f"{'one round' if race.rounds == 1 else f'{race.rounds} rounds'}, each product in turn, while other processes took {typical:.0%} of the CPUs "
+        f"in the median lap and {worst:.0%} in the worst{_busy(typical, race.nice)}.\n"
+        f"Up to {counts.starts} starts, {counts.least_workflows:,} to {counts.most_workflows:,} workflows at the best width, "
+        f"{counts.parked:,} sleepers, a history of {counts.history:,} steps.\n"
+        f"Medians, ± half the spread between the largest and the smallest; {NOT_MEASURED} was not measured.\n\n{versions}"
     )
 
 
-def _rounds(rounds: int) -> str:
-    return "one round" if rounds == 1 else f"{rounds} rounds"
+def _busy(others: float, nice: int) -> str:
+    stood_back = f", and the race stood back behind them (nice {nice})" if nice else ""
+    return stood_back + (": too busy a machine for absolute figures, look at the order of magnitude" if others > BUSY else "")
 
 
 def _setting(race: Race, setting: str) -> str:
     names = race.entered(setting)
-    titles = [race.entrants[name].title for name in names]
-    meaning = "\n".join(f"- {title}: {race.entrants[name].settings[setting]}" for name, title in zip(names, titles, strict=True))
-    rows = [f"| figure | {' | '.join(titles)} |", f"|---|{'---:|' * len(names)}"]
-    rows += [f"| {figure.label} | {' | '.join(cell(race, name, setting, figure) for name in names)} |" for figure in RACE]
-    ratios = [f"| {figure.label} | {' | '.join(_ratio(race.ratio(name, setting, figure, 'jetflow')) for name in names)} |" for figure in RACE if _has(figure)]
+    meaning = "\n".join(f"- {race.entrants[name].title}: {race.entrants[name].settings[setting]}" for name in names)
+    parts = [
+        f"#### {setting.capitalize()}: {SETTINGS[setting]}",
+        meaning,
+        _table(race, names, RACE, lambda name, figure: cell(race, name, setting, figure)),
+        _limit(race, setting),
+        f"![Medians at the {setting} setting]({_plot(setting)})",
+    ]
+    if "jetflow" in names:
+        compared = [figure for figure in RACE if figure.better != "same"]
+        times = _table(race, names, compared, lambda name, figure: _times(race.ratio(name, setting, figure, "jetflow")))
+        parts.append(f"How many times jetflow's figure it is, above 1 worse than jetflow, below 1 better:\n\n{times}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(race: Race, names: list[str], figures: Iterable[Figure], shown: Callable[[str, Figure], str]) -> str:
+    lines = [f"| figure | {' | '.join(race.entrants[name].title for name in names)} |", f"|---|{'---:|' * len(names)}"]
+    lines += [f"| {figure.label} | {' | '.join(shown(name, figure) for name in names)} |" for figure in figures]
+    return "\n".join(lines)
+
+
+def _limit(race: Race, setting: str) -> str:
     raw = [f"{figure.label} {cell(race, 'raw', setting, figure)}" for figure in RAW if race.measured("raw", setting, figure.name)]
-    limit = f"The physical limit, the raw broker in the same rounds: {'; '.join(raw)}.\n\n" if raw else ""
-    head = f"#### {setting.capitalize()}: {SETTINGS[setting]}\n\n{meaning}\n\n"
-    against = "How many times worse than jetflow (below 1: better):\n\n" + "\n".join([rows[0], rows[1], *ratios])
-    plot = f"![Medians at the {setting} setting]({_plot(setting)})"
-    table = "\n".join(rows)
-    return f"{head}{table}\n\n{limit}{against if 'jetflow' in names else ''}\n\n{plot}"
+    return f"jetflow's physical limit, the raw broker in the same rounds: {'; '.join(raw)}." if raw else ""
 
 
-def _has(figure) -> bool:  # type: ignore[no-untyped-def]
-    return figure.better != "same"
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if value >= 20 else f"{value:.2g}"
+def _times(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:,.0f}" if value >= 20 else f"{value:.2g}"
 
 
 def _absent(race: Race) -> str:
     lines = [f"- {name} took no part: {reason}" for name, reason in race.missing.items()]
-    lines += [f"- {race.entrants[lap.product].title}, {lap.setting}, round {lap.round + 1}: {_first_line(lap.failure or '')}" for lap in race.failures()]
+    lines += [
+        f"- {race.entrants[lap.product].title}, {lap.setting}, round {lap.round + 1}: {_first_line(lap.failure or '')}" for lap in race.failures()
+    ]
     return "What is missing:\n\n" + "\n".join(lines) if lines else ""
 
 

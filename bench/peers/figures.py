@@ -19,8 +19,8 @@ RACE = (
     Figure("parked_server", "memory of the servers, a sleeper", "KB"),
     Figure("cold_all", "cold start of servers and worker to the first result", "s"),
     Figure("cold_worker", "cold start of a worker to the first result", "s"),
-    Figure("resume", "cold start of a worker to the result of a workflow with a long history", "s"),
-    Figure("replay", "steps replayed a second by it", "/s", "high"),
+    Figure("resume", "cold start of a worker to the result after a long history", "s"),
+    Figure("replay", "steps of that history replayed", "/s", "high"),
 )
 FIGURES = {figure.name: figure for figure in RACE}
 RAW = tuple(ALONE[name] for name in ("raw_request_p50", "raw_put_p50", "raw_put_p99", "raw_puts_20", "raw_puts_64", "raw_puts_256"))

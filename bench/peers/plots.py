@@ -46,7 +46,9 @@ def _block(figure: Figure, found: list[tuple[str, str, float]], top: float) -> s
     for decade in range(floor, ceiling + 1):
         x = LABELS + (decade - floor) * scale
         lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top + HEAD - 4:.0f}" y2="{bottom:.0f}" stroke="{FAINT}"/>')
-        lines.append(f'<text x="{x:.1f}" y="{bottom + 11:.0f}" font-size="9" text-anchor="middle" fill="{THEIRS}">{number(10.0**decade, figure)}</text>')
+        lines.append(
+            f'<text x="{x:.1f}" y="{bottom + 11:.0f}" font-size="9" text-anchor="middle" fill="{THEIRS}">{number(10.0**decade, figure)}</text>'
+        )
     for index, (name, title, value) in enumerate(found):
         y = top + HEAD + index * (BAR + GAP)
         length = (math.log10(value) - floor) * scale

@@ -21,11 +21,11 @@ STOP_WITHIN = 15
 _PR_SET_PDEATHSIG = 1
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """A product cannot run here; says what would help."""
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A product's server or rider did not do what it should; with the end of its log."""
 
 
@@ -63,12 +63,12 @@ class Service:
         """Returns when it is ready.
 
         Raises:
-            Failed: it ended, or is not ready in time.
+            FailedError: it ended, or is not ready in time.
         """
         deadline = time.monotonic() + READY_WITHIN
         while not ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise Failed(f"{self.name} did not come up: {tail(self._log)}")
+                raise FailedError(f"{self.name} did not come up: {tail(self._log)}")
             time.sleep(LOOK_EVERY)
 
     def ended(self) -> bool:
@@ -95,17 +95,19 @@ def running(service: Service) -> Iterator[Service]:
         service.stop()
 
 
-def run(command: list[str], *, user: str | None = None, environment: dict[str, str] | None = None, cwd: Path | None = None, within: float = 120) -> str:
+def run(
+    command: list[str], *, user: str | None = None, environment: dict[str, str] | None = None, cwd: Path | None = None, within: float = 120
+) -> str:
     """Output of a command that ends by itself.
 
     Raises:
-        Failed: it ended with an error; with the end of what it said.
+        FailedError: it ended with an error; with the end of what it said.
     """
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=within, check=False, cwd=cwd, env={**os.environ, **(environment or {})}, **_as_user(user)
     )
     if done.returncode:
-        raise Failed(f"{' '.join(command[:4])} … ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-800:]}")
+        raise FailedError(f"{' '.join(command[:4])} … ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-800:]}")
     return done.stdout
 
 

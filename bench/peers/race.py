@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from bench.figures import SMOKE as RAW_SMOKE
 from bench.figures import Counts as RawCounts
 from bench.loops import run as run_on_loop
 from bench.peers.figures import FIGURES
-from bench.peers.processes import Failed, Service, running, tail
+from bench.peers.processes import FailedError, Service, running, tail
 from bench.peers.products.product import ROOT, STRICT, Product, Serving
 from bench.peers.results import Lap
 from bench.peers.spec import Counts, Spec
@@ -76,7 +77,7 @@ class Laps:
             if PARKED in self._wanted:
                 with _prepared(product, setting) as folder, product.serving(setting, folder) as serving:
                     self._ride(lap, product, serving, folder, ["warm", PARKED])
-        except Failed as failure:
+        except (FailedError, OSError, subprocess.SubprocessError) as failure:
             lap.failure = str(failure)
         lap.others, lap.seconds = others.share(), round(time.monotonic() - begin, 1)
         return lap
@@ -86,43 +87,42 @@ class Laps:
         begin = time.monotonic()
         with product.serving(setting, folder) as serving:
             speed = [name for name in SPEED if name in self._wanted]
-            lap.figures["cold_all"] = self._ride(lap, product, serving, folder, ["warm", *speed]) - begin
+            lap.figures["cold_all"] = self._ride(lap, product, serving, folder, ["warm", *speed])["first"] - begin
             begin = time.monotonic()
-            lap.figures["cold_worker"] = self._ride(lap, product, serving, folder, []) - begin
+            lap.figures["cold_worker"] = self._ride(lap, product, serving, folder, [])["first"] - begin
             if TAKEOVER not in self._wanted:
                 return
             self._ride(lap, product, serving, folder, [TAKEOVER])
             begin = time.monotonic()
-            before = self._ride(lap, product, serving, folder, ["resume"]) - begin
-            taken = lap.extra.pop("resume_signal")
-            lap.figures |= {"resume": before + taken, "replay": self._counts.history / taken}
+            lap.figures["resume"] = self._ride(lap, product, serving, folder, ["resume"], first=False)["done"] - begin
+            lap.figures["replay"] = self._counts.history / lap.extra.pop("resume_signal")
 
-    def _ride(self, lap: Lap, product: Product, serving: Serving, folder: Path, workloads: list[str]) -> float:
-        """Runs one rider to its end; gives the moment of its first result on the monotonic clock, which all processes share."""
-        spec = Spec(product.rider, workloads, self._counts, serving.address, serving.pids, serving.options)
+    def _ride(self, lap: Lap, product: Product, serving: Serving, folder: Path, workloads: list[str], *, first: bool = True) -> dict[str, float]:
+        """Runs one rider to its end; gives the moments of its first result and of its end on the monotonic clock, which all processes share."""
+        spec = Spec(product.rider, workloads, self._counts, serving.address, serving.pids, serving.options, first)
         log, out = folder / "rider.log", folder / "rider.out"
         for each in (log, out):
             each.unlink(missing_ok=True)
         command = [product.python, "-m", "bench.peers.riders", spec.written()]
-        first, told, done = 0.0, 0, 0.0
+        told, moments = 0, {}
         with running(Service(command, log, output=out, folder=ROOT, environment={"PYTHONPATH": str(ROOT)})) as rider:
             deadline = time.monotonic() + self._counts.rider_for
             while True:
                 ended = rider.ended()
                 lines = _whole_lines(out)
                 for each in lines[told:]:
-                    first, done = each.get("first", first), each.get("done", done)
+                    moments |= {name: each[name] for name in ("first", "done") if name in each}
                     if "workload" in each:
                         self._take(lap, each)
                 told = len(lines)
-                if ended or (done and time.monotonic() > done + LEAVES_WITHIN):
+                if ended or time.monotonic() > moments.get("done", deadline) + LEAVES_WITHIN:
                     break
-                if not done and time.monotonic() > deadline:
-                    raise Failed(f"{_progress(lines, workloads)} after {self._counts.rider_for:g} s: {tail(log)}")
+                if "done" not in moments and time.monotonic() > deadline:
+                    raise FailedError(f"{_progress(lines, workloads)} after {self._counts.rider_for:g} s: {tail(log)}")
                 time.sleep(LOOK_EVERY)
-        if not done:
-            raise Failed(f"{_progress(lines, workloads)} when its rider ended: {tail(log)}")
-        return first
+        if "done" not in moments:
+            raise FailedError(f"{_progress(lines, workloads)} when its rider ended: {tail(log)}")
+        return moments
 
     def _take(self, lap: Lap, told: dict) -> None:
         self._say(f"{told['workload']} {told['seconds']:.1f} s")

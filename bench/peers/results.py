@@ -55,6 +55,7 @@ class Race(Struct):
     Attributes:
         missing: products that were asked for and cannot run here, with the reason.
         raw: laps of the raw broker.
+        nice: how far all of it stood back behind other processes, 0 for not at all.
     """
 
     at: str
@@ -65,6 +66,7 @@ class Race(Struct):
     missing: dict[str, str]
     laps: list[Lap] = field(default_factory=list)
     raw: list[Lap] = field(default_factory=list)
+    nice: int = 0
     version: int = VERSION
 
     def measured(self, product: str, setting: str, name: str) -> Measured | None:

@@ -65,6 +65,7 @@ class Spec:
         address: what the product's client connects to.
         servers: process ids of its servers, whose memory counts with that of their children.
         options: the product's own.
+        first: whether a workflow with one step comes before the workloads, and the moment of its result is told.
     """
 
     product: str
@@ -73,6 +74,7 @@ class Spec:
     address: str = ""
     servers: list[int] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    first: bool = True
 
     def written(self) -> str:
         """As one line of JSON."""

@@ -11,6 +11,8 @@ from bench.peers.products.product import SETTINGS
 from bench.peers.results import Race
 from bench.report import number
 
+NOT_MEASURED = "-"
+
 
 def show(race: Race, console: Console) -> None:
     """One table for each durability setting, then what is missing and what failed."""
@@ -37,6 +39,6 @@ def cell(race: Race, product: str, setting: str, figure: Figure) -> str:
     """Median, and half the spread if there is more than one round."""
     measured = race.measured(product, setting, figure.name)
     if measured is None:
-        return "–"
+        return NOT_MEASURED
     text = number(measured.median, figure)
     return text if len(measured.rounds) < 2 or figure.better == "same" else f"{text} ±{measured.spread / 2:.0%}"

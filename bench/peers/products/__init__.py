@@ -15,7 +15,7 @@ PRODUCTS: dict[str, Product] = {
         Restate(),
         Temporal("temporal", "Temporal"),
         Temporal("temporal-local", "Temporal, local activities", local=True),
-        Temporal("temporal-untuned", "Temporal, poll limits as delivered", raised=False),
+        Temporal("temporal-untuned", "Temporal, limits as delivered", raised=False),
     )
 }
 """By the name that ``--products`` takes, in the order they are shown."""

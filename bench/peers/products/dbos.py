@@ -8,8 +8,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
-from bench.peers.processes import Failed, Missing, Service, free_ports, run, running
+from bench.peers.processes import FailedError, MissingError, Service, free_ports, run, running
 from bench.peers.products.product import INSTALL_WITHIN, RELAXED, STRICT, Product, Serving, install_packages, installed_versions
 
 REQUIREMENTS = ("dbos==3.4.0", "uvloop>=0.21")
@@ -26,7 +27,7 @@ class DbosOnPostgres(Product):
     title = "DBOS, PostgreSQL"
     rider = "dbos_rider"
     environment = "dbos"
-    settings = {
+    settings: ClassVar = {
         RELAXED: "`fsync = off`, `full_page_writes = off`: the log is written before the ack, never flushed",
         STRICT: "PostgreSQL's defaults: `fsync = on`, `synchronous_commit = on`",
     }
@@ -40,9 +41,9 @@ class DbosOnPostgres(Product):
         install_packages(self.environment, *REQUIREMENTS)
         try:
             _postgres("postgres")
-        except Missing:
+        except MissingError:
             if os.geteuid() != 0 or not shutil.which("apt-get"):
-                raise Failed("install PostgreSQL with the system's packages (Debian: apt-get install postgresql)") from None
+                raise FailedError("install PostgreSQL with the system's packages (Debian: apt-get install postgresql)") from None
             run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "postgresql"], within=INSTALL_WITHIN)
 
     def prepare(self, setting: str, folder: Path) -> None:
@@ -57,7 +58,13 @@ class DbosOnPostgres(Product):
     @contextmanager
     def serving(self, setting: str, folder: Path) -> Iterator[Serving]:
         [port] = free_ports(1)
-        options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "max_connections": CONNECTIONS, "shared_buffers": "256MB"}
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "unix_socket_directories": "",
+            "max_connections": CONNECTIONS,
+            "shared_buffers": "256MB",
+        }
         if setting == RELAXED:
             options |= {"fsync": "off", "full_page_writes": "off"}
         command = [str(_postgres("postgres")), "-D", str(folder / "data")]
@@ -75,7 +82,7 @@ class DbosOnSqlite(Product):
     title = "DBOS, SQLite"
     rider = "dbos_rider"
     environment = "dbos"
-    settings = {
+    settings: ClassVar = {
         RELAXED: "write-ahead log, `synchronous = OFF`",
         STRICT: "write-ahead log, `synchronous = FULL`",
     }
@@ -101,12 +108,12 @@ def _postgres(program: str) -> Path:
         return found[-1]
     if on_path:
         return Path(on_path)
-    raise Missing("PostgreSQL is not installed: add --install")
+    raise MissingError("PostgreSQL is not installed: add --install")
 
 
 def _succeeds(command: list[str]) -> bool:
     try:
         run(command)
-    except Failed:
+    except FailedError:
         return False
     return True

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
-from bench.peers.processes import Missing, Service, free_ports, run, running, tail
+from bench.peers.processes import MissingError, Service, free_ports, run, running, tail
 from bench.peers.products.product import RELAXED, STRICT, Product, Serving
 from jetflow.broker.server import server_binary
 from jetflow.errors import BrokerError
@@ -17,7 +18,7 @@ class Jetflow(Product):
     name = "jetflow"
     title = "jetflow"
     rider = "jetflow_rider"
-    settings = {
+    settings: ClassVar = {
         RELAXED: "nats-server's default: written before the ack, flushed to the disk every two minutes",
         STRICT: "`sync_interval: always`",
     }
@@ -30,7 +31,7 @@ class Jetflow(Product):
         try:
             server = run([server_binary(), "--version"]).strip().rpartition(" ")[2]
         except BrokerError as error:
-            raise Missing(str(error)) from error
+            raise MissingError(str(error)) from error
         return f"this tree, nats-server {server}"
 
     def install(self) -> None:
@@ -41,7 +42,18 @@ class Jetflow(Product):
         [port] = free_ports(1)
         config, log = folder / "nats.conf", folder / "nats.log"
         config.write_text("jetstream { sync_interval: always }\n" if setting == STRICT else "jetstream {}\n")
-        command = [server_binary(), "--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir", str(folder / "store"), "--config", str(config)]
+        command = [
+            server_binary(),
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--jetstream",
+            "--store_dir",
+            str(folder / "store"),
+            "--config",
+            str(config),
+        ]
         with running(Service(command, log)) as service:
             service.wait_until(lambda: "Server is ready" in tail(log))
             yield Serving(f"nats://127.0.0.1:{port}", [service.pid])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.peers.processes import Missing, run
+from bench.peers.processes import MissingError, run
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 CACHE = ROOT / ".cache" / "peers"
@@ -43,14 +44,14 @@ class Product(ABC):
     name: str
     title: str
     rider: str
-    settings: dict[str, str]
+    settings: Mapping[str, str]
 
     @abstractmethod
     def version(self) -> str:
         """What would run.
 
         Raises:
-            Missing: it is not installed.
+            MissingError: it is not installed.
         """
 
     @abstractmethod
@@ -58,14 +59,14 @@ class Product(ABC):
         """Installs what is missing, below ``.cache/peers`` where that can be.
 
         Raises:
-            Failed: an installer says no.
+            FailedError: an installer says no.
         """
 
     @abstractmethod
     def serving(self, setting: str, folder: Path) -> AbstractContextManager[Serving]:
         """Fresh servers with empty stores below ``folder``, for the block. What has to be made once for all (a database) is made by ``prepare``."""
 
-    def prepare(self, setting: str, folder: Path) -> None:
+    def prepare(self, setting: str, folder: Path) -> None:  # noqa: B027  most have nothing to do
         """What comes before the clock of the cold start: nothing for most."""
 
     @property
@@ -81,15 +82,15 @@ def installed_versions(python: str, *packages: str) -> list[str]:
     """Versions of these packages in an environment.
 
     Raises:
-        Missing: one of them is not there.
+        MissingError: one of them is not there.
     """
     if not Path(python).exists():
-        raise Missing("its Python environment is not made yet: add --install")
+        raise MissingError("its Python environment is not made yet: add --install")
     code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
     try:
         return run([python, "-c", code, *packages]).split()
     except Exception as error:
-        raise Missing(f"of {', '.join(packages)} not all are in its Python environment: add --install") from error
+        raise MissingError(f"of {', '.join(packages)} not all are in its Python environment: add --install") from error
 
 
 def install_packages(environment: str, *requirements: str) -> None:

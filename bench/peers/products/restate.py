@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
-from bench.peers.processes import Failed, Missing, Service, free_ports, healthy, run, running
+from bench.peers.processes import FailedError, MissingError, Service, free_ports, healthy, run, running
 from bench.peers.products.product import CACHE, INSTALL_WITHIN, RELAXED, STRICT, Product, Serving, install_packages, installed_versions
 
 REQUIREMENTS = ("restate-sdk[serde]==1.3.0", "hypercorn==0.18.0", "aiohttp>=3.12", "uvloop>=0.21")
@@ -24,7 +25,7 @@ class Restate(Product):
     title = "Restate"
     rider = "restate_rider"
     environment = "restate"
-    settings = {
+    settings: ClassVar = {
         RELAXED: "`log-server.rocksdb-disable-wal-fsync = true`",
         STRICT: "its default: the log's write-ahead log is flushed",
     }
@@ -37,7 +38,7 @@ class Restate(Product):
     def install(self) -> None:
         install_packages(self.environment, *REQUIREMENTS)
         if not shutil.which("npm"):
-            raise Failed("npm is needed for Restate's server (Debian: apt-get install npm)")
+            raise FailedError("npm is needed for Restate's server (Debian: apt-get install npm)")
         NPM.mkdir(parents=True, exist_ok=True)
         run(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(NPM), SERVER], within=INSTALL_WITHIN)
 
@@ -83,5 +84,5 @@ def _binary() -> str:
     """The server itself rather than the script in front of it, so that a signal reaches it."""
     found = sorted(NPM.glob("node_modules/@restatedev/restate-server-*/**/restate-server"))
     if not found:
-        raise Missing("its server is not installed: add --install")
+        raise MissingError("its server is not installed: add --install")
     return str(found[0])

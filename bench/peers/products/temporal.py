@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.peers.processes import Failed, Missing, Service, free_ports, listening, run, running
+from bench.peers.processes import FailedError, MissingError, Service, free_ports, listening, run, running
 from bench.peers.products.product import CACHE, INSTALL_WITHIN, RELAXED, STRICT, Product, Serving, install_packages, installed_versions
 
 REQUIREMENTS = ("temporalio==1.35.0", "uvloop>=0.21")
@@ -17,7 +17,8 @@ MODULE = f"go.temporal.io/server/cmd/server@{VERSION}"
 FOLDER = CACHE / "temporal-server"
 BINARY = FOLDER / "server"
 RAISED = 100_000
-POLL_LIMITS = ("timer", "transfer", "visibility", "outbound", "archival")
+POLL_LIMITS = tuple(f"history.{queue}Processor{limit}" for queue in ("timer", "transfer", "visibility") for limit in ("MaxPollRPS", "MaxPollHostRPS"))
+RATE_LIMITS = tuple(f"{service}.{limit}" for service in ("frontend", "history", "matching") for limit in ("rps", "namespaceRPS", "persistenceMaxQPS"))
 
 
 class Temporal(Product):
@@ -31,14 +32,15 @@ class Temporal(Product):
         self.title = title
         self._local = local
         self._raised = raised
-        self.settings = {RELAXED: "SQLite in memory, as its development server has it: weaker, the end of the server loses all"}
+        limits = "; rate and poll limits raised, one partition for the task queue" if raised else "; limits and partitions as delivered"
+        self.settings = {RELAXED: f"SQLite in memory, as its development server has it: weaker, the end of the server loses all{limits}"}
         if raised:
-            self.settings[STRICT] = "SQLite in a file, write-ahead log, `synchronous = FULL`"
+            self.settings[STRICT] = f"SQLite in a file, write-ahead log, `synchronous = FULL`{limits}"
 
     def version(self) -> str:
         [sdk] = installed_versions(self.python, "temporalio")
         if not BINARY.exists():
-            raise Missing("its server is not built: add --install")
+            raise MissingError("its server is not built: add --install")
         return f"server {VERSION[1:]}, SDK {sdk}"
 
     def install(self) -> None:
@@ -46,7 +48,7 @@ class Temporal(Product):
         if BINARY.exists():
             return
         if not shutil.which("go"):
-            raise Failed("Go is needed to build Temporal's server")
+            raise FailedError("Go is needed to build Temporal's server")
         run(["go", "install", MODULE], environment={"GOBIN": str(FOLDER)}, within=INSTALL_WITHIN)
 
     @contextmanager
@@ -62,11 +64,11 @@ class Temporal(Product):
 
 
 def _dynamic(raised: bool) -> str:
-    """What its development server sets, and with ``raised`` the limits that keep one shard of it slow."""
-    lines = ["history.hostLevelCacheMaxSize: [{value: 8192}]", "frontend.namespaceRPS: [{value: 100000}]", "frontend.globalNamespaceRPS: [{value: 100000}]"]
-    if raised:
-        for queue in POLL_LIMITS:
-            lines += [f"history.{queue}Processor{limit}: [{{value: {RAISED}}}]" for limit in ("MaxPollRPS", "MaxPollHostRPS")]
+    """What its development server sets, and with ``raised`` what keeps one shard and one client fast: with several partitions
+    a step can wait for one to ask another, which it may ten times a second."""
+    lines = ["history.hostLevelCacheMaxSize: [{value: 8192}]"]
+    lines += [f"matching.numTaskqueue{way}Partitions: [{{value: 1}}]" for way in ("Read", "Write") if raised]
+    lines += [f"{limit}: [{{value: {RAISED}}}]" for limit in POLL_LIMITS + RATE_LIMITS if raised]
     return "\n".join([*lines, ""])
 
 
@@ -81,11 +83,7 @@ def _config(folder: Path, dynamic: Path, ports: list[int], *, in_memory: bool) -
             ("worker", others[5], others[6], ""),
         )
     )
-    stores = "".join(
-        f"    {store}: {{sql: {{pluginName: sqlite, databaseName: '{_database(folder, store, in_memory)}', connectAddr: localhost, connectProtocol: tcp, "
-        f"maxConns: 1, maxIdleConns: 1, maxConnLifetime: 1h, connectAttributes: {_attributes(in_memory)}}}}}\n"
-        for store in ("main", "visibility")
-    )
+    stores = "".join(f"    {store}: {{sql: {_sql(folder, store, in_memory)}}}\n" for store in ("main", "visibility"))
     return f"""\
 log: {{stdout: true, level: warn}}
 persistence:
@@ -118,9 +116,10 @@ dynamicConfigClient: {{filepath: '{dynamic}', pollInterval: 60s}}
 """
 
 
-def _database(folder: Path, store: str, in_memory: bool) -> str:
-    return store if in_memory else str(folder / f"{store}.sqlite")
-
-
-def _attributes(in_memory: bool) -> str:
-    return "{mode: memory, cache: private}" if in_memory else "{cache: private, setup: 'true', journal_mode: wal, synchronous: '2'}"
+def _sql(folder: Path, store: str, in_memory: bool) -> str:
+    name = store if in_memory else folder / f"{store}.sqlite"
+    attributes = "mode: memory, cache: private" if in_memory else "cache: private, setup: 'true', journal_mode: wal, synchronous: '2'"
+    return (
+        f"{{pluginName: sqlite, databaseName: '{name}', connectAddr: localhost, connectProtocol: tcp, "
+        f"maxConns: 1, maxIdleConns: 1, maxConnLifetime: 1h, connectAttributes: {{{attributes}}}}}"
+    )

@@ -12,6 +12,7 @@ from bench.peers.spec import Spec
 from jetflow import Client, Worker, activity, condition, sleep, workflow
 
 QUEUE = "peers"
+LOOK_EVERY = 0.002
 waits = Waits()
 
 
@@ -73,9 +74,13 @@ class JetflowRider(Rider):
 
     @asynccontextmanager
     async def riding(self, spec: Spec) -> AsyncIterator[None]:
-        async with Client.connect(spec.address) as self.client:
-            async with Worker(self.client, task_queue=QUEUE, workflows=list(WORKFLOWS.values()), activities=[step]):
-                yield
+        async with (
+            Client.connect(spec.address) as self.client,
+            Worker(self.client, task_queue=QUEUE, workflows=list(WORKFLOWS.values()), activities=[step]) as worker,
+        ):
+            while not worker.ready:
+                await asyncio.sleep(LOOK_EVERY)
+            yield
 
     async def execute(self, workflow: str, number: int) -> int:
         return number_of(await self.client.execute(WORKFLOWS[workflow], payload(number), task_queue=QUEUE))

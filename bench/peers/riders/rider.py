@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from bench.peers.spec import NOTE, Spec
 
-Payload = dict[str, object]
+Payload = dict[str, Any]
 STEPS_AT_ONCE = 100
 """Steps of a long history that are gathered at a time."""
 HOUR = 3_600

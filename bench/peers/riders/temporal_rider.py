@@ -168,7 +168,9 @@ async def _namespace(client: Client) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
-        await client.workflow_service.register_namespace(RegisterNamespaceRequest(namespace=client.namespace, workflow_execution_retention_period=RETENTION))
+        await client.workflow_service.register_namespace(
+            RegisterNamespaceRequest(namespace=client.namespace, workflow_execution_retention_period=RETENTION)
+        )
     async with asyncio.timeout(60):
         while True:
             try:
