@@ -22,6 +22,10 @@ unit:
 bench *args:
     {{python}} -m bench {{args}}
 
+# jetflow beside other engines; --install installs them first
+peers *args:
+    {{python}} -m bench.peers {{args}}
+
 # the examples, as a newcomer runs them
 examples:
     {{python}} examples/webhooks.py

@@ -21,6 +21,8 @@ from bench.peers.products.product import ROOT, SETTINGS, Product
 from bench.peers.race import WORKLOADS, Laps, raw_lap
 from bench.peers.spec import FULL, QUICK, SMOKE, Counts
 
+SLOWEST_STARTS = 50
+"""Sleepers a second that are waited for."""
 SAVED = ROOT / "bench" / "results"
 
 
@@ -118,7 +120,7 @@ def _run(race: results.Race, here: list[Product], options: argparse.Namespace, p
 def _counts(options: argparse.Namespace) -> Counts:
     counts = SMOKE if options.smoke else QUICK if options.quick else FULL
     if options.parked:
-        counts = replace(counts, parked=options.parked)
+        counts = replace(counts, parked=options.parked, rider_for=counts.rider_for + 2 * options.parked / SLOWEST_STARTS)
     return counts
 
 

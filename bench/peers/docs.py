@@ -41,11 +41,12 @@ def text(race: Race) -> str:
 
 def _conditions(race: Race) -> str:
     where, counts = race.machine, race.counts
+    rounds = len({lap.round for lap in race.laps})
     typical, worst = race.others()
     versions = "\n".join(f"- {entrant.title}: {entrant.version}" for entrant in race.entrants.values())
     return (
         f"Measured {race.at[:10]} on {where.cpus} CPUs ({where.system}, Python {where.python}, {where.loop}), "
-        f"{'one round' if race.rounds == 1 else f'{race.rounds} rounds'}, each product in turn, while other processes took {typical:.0%} of the CPUs "
+        f"{'one round' if rounds == 1 else f'{rounds} rounds'}, each product in turn, while other processes took {typical:.0%} of the CPUs "
         f"in the median lap and {worst:.0%} in the worst{_busy(typical, race.nice)}.\n"
         f"Up to {counts.starts} starts, {counts.least_workflows:,} to {counts.most_workflows:,} workflows at the best width, "
         f"{counts.parked:,} sleepers, a history of {counts.history:,} steps.\n"

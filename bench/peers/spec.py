@@ -47,7 +47,7 @@ FULL = Counts(
 )  # fmt: skip
 QUICK = Counts(
     warm_up=50, starts=100, probe_for=1, workflows_for=2, least_workflows=200, most_workflows=5_000, chains=3, chain_batches=1,
-    fanouts=5, signals=20, parked=500, history=1_000, stay=2, samples_for=5, rider_for=150,
+    fanouts=5, signals=20, parked=500, history=1_000, stay=2, samples_for=5, rider_for=240,
 )  # fmt: skip
 SMOKE = Counts(
     warm_up=4, starts=3, probe_for=0.05, workflows_for=0.05, least_workflows=20, most_workflows=40, chains=1, chain_batches=1,

@@ -18,7 +18,6 @@ WIDTHS = (16, 64, 256)
 CHAINS = 20
 LEAST_SAMPLES = 2
 LOOK_EVERY = 0.02
-RESTING_WITHIN = 120
 HISTORY_ID = "history"
 
 Figures = dict[str, float]
@@ -68,7 +67,7 @@ async def fanout(rider: Rider, spec: Spec) -> Figures:
 async def signal(rider: Rider, spec: Spec) -> Figures:
     """A signal to a workflow that waits for it, until its result is seen; one at a time."""
     ids = [f"signal-{number}" for number in range(spec.counts.signals)]
-    await _started(rider, "wait", ids)
+    await _started(rider, spec, "wait", ids)
 
     async def one(number: int) -> None:
         await rider.signal(ids[number], number)
@@ -93,11 +92,11 @@ async def parked(rider: Rider, spec: Spec) -> Figures:
     """
     count = spec.counts.parked
     begin = time.perf_counter()
-    await _started(rider, "park", [f"park-{number}" for number in range(count)])
+    await _started(rider, spec, "park", [f"park-{number}" for number in range(count)])
     seconds = time.perf_counter() - begin
     await asyncio.sleep(spec.counts.stay)
     before = _memory(spec)
-    await _started(rider, "park", [f"park-{number}" for number in range(count, 2 * count)])
+    await _started(rider, spec, "park", [f"park-{number}" for number in range(count, 2 * count)])
     await asyncio.sleep(spec.counts.stay)
     worker, server = (after - earlier for after, earlier in zip(_memory(spec), before, strict=True))
     return {"parked_start": seconds, "parked_worker": max(worker, 0) / count, "parked_server": max(server, 0) / count, "parked_count": 2 * count}
@@ -105,7 +104,7 @@ async def parked(rider: Rider, spec: Spec) -> Figures:
 
 async def history(rider: Rider, spec: Spec) -> Figures:
     """Starts the workflow with a long history and returns when it waits for its signal."""
-    await _started(rider, "history", [HISTORY_ID], spec.counts.history)
+    await _started(rider, spec, "history", [HISTORY_ID], spec.counts.history)
     return {}
 
 
@@ -117,14 +116,14 @@ async def resume(rider: Rider, spec: Spec) -> Figures:
     return {"resume_signal": time.perf_counter() - begin}
 
 
-async def _started(rider: Rider, workflow: str, ids: list[str], number: int = 0) -> None:
+async def _started(rider: Rider, spec: Spec, workflow: str, ids: list[str], number: int = 0) -> None:
     """Starts them, and returns when so many more than before rest."""
     expected = await rider.resting() + len(ids)
     await _in_flight(256, len(ids), lambda index: rider.start(workflow, number, ids[index]))
-    deadline = time.monotonic() + RESTING_WITHIN
+    deadline = time.monotonic() + spec.counts.rider_for
     while (found := await rider.resting()) != expected:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{found} workflows rest, not {expected}, {RESTING_WITHIN} s after {len(ids)} were started")
+            raise RuntimeError(f"{found} workflows rest, not {expected}, {spec.counts.rider_for:g} s after {len(ids)} were started")
         await asyncio.sleep(LOOK_EVERY)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from bench.peers.processes import MissingError, run
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-CACHE = ROOT / ".cache" / "peers"
+CACHE = Path(os.environ.get("JETFLOW_PEERS") or ROOT / ".cache" / "peers")
 INSTALL_WITHIN = 1_800
 RELAXED, STRICT = "relaxed", "strict"
 SETTINGS = {

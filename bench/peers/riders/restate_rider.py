@@ -116,7 +116,7 @@ class RestateRider(Rider):
         await self._post(f"{self._ingress}/{workflow}/{workflow_id}/run/send", payload(number))
 
     async def signal(self, workflow_id: str, number: int) -> None:
-        await self._post(f"{self._ingress}/{_workflow(workflow_id)}/{workflow_id}/go", payload(number))
+        await self._post(f"{self._ingress}/{_workflow(workflow_id)}/{workflow_id}/go/send", payload(number))
 
     async def result(self, workflow_id: str) -> int:
         async with self._http.get(f"{self._ingress}/restate/workflow/{_workflow(workflow_id)}/{workflow_id}/attach") as answer:
