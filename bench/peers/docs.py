@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.figures import FIGURES as ALONE
 from bench.figures import Figure
 from bench.peers.figures import RACE, RAW
 from bench.peers.plots import svg
@@ -60,31 +61,43 @@ def _busy(others: float, nice: int) -> str:
 
 
 def _setting(race: Race, setting: str) -> str:
-    names = race.entered(setting)
+    names, raw = race.entered(setting), any(lap.setting == setting for lap in race.raw)
     meaning = "\n".join(f"- {race.entrants[name].title}: {race.entrants[name].settings[setting]}" for name in names)
     parts = [
         f"#### {setting.capitalize()}: {SETTINGS[setting]}",
         meaning,
-        _table(race, names, RACE, lambda name, figure: cell(race, name, setting, figure)),
-        _limit(race, setting),
+        _table(_titles(race, names, raw), RACE, lambda name, figure: cell(race, name, setting, _beside(figure) if name == "raw" else figure)),
+        _limit(race, setting) if raw else "",
         f"![Medians at the {setting} setting]({_plot(setting)})",
     ]
     if "jetflow" in names:
         compared = [figure for figure in RACE if figure.better != "same"]
-        times = _table(race, names, compared, lambda name, figure: _times(race.ratio(name, setting, figure, "jetflow")))
+        times = _table(_titles(race, names, False), compared, lambda name, figure: _times(race.ratio(name, setting, figure, "jetflow")))
         parts.append(f"How many times jetflow's figure it is, above 1 worse than jetflow, below 1 better:\n\n{times}")
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(race: Race, names: list[str], figures: Iterable[Figure], shown: Callable[[str, Figure], str]) -> str:
-    lines = [f"| figure | {' | '.join(race.entrants[name].title for name in names)} |", f"|---|{'---:|' * len(names)}"]
-    lines += [f"| {figure.label} | {' | '.join(shown(name, figure) for name in names)} |" for figure in figures]
+def _titles(race: Race, names: list[str], raw: bool) -> dict[str, str]:
+    return {name: race.entrants[name].title for name in names} | ({"raw": "raw broker"} if raw else {})
+
+
+def _beside(figure: Figure) -> Figure:
+    """The raw broker's figure that jetflow's cannot be better than; where there is none, the figure itself, which it has not."""
+    return ALONE.get(figure.raw or "", figure)
+
+
+def _table(titles: dict[str, str], figures: Iterable[Figure], shown: Callable[[str, Figure], str]) -> str:
+    lines = [f"| figure | {' | '.join(titles.values())} |", f"|---|{'---:|' * len(titles)}"]
+    lines += [f"| {figure.label} | {' | '.join(shown(name, figure) for name in titles)} |" for figure in figures]
     return "\n".join(lines)
 
 
 def _limit(race: Race, setting: str) -> str:
     raw = [f"{figure.label} {cell(race, 'raw', setting, figure)}" for figure in RAW if race.measured("raw", setting, figure.name)]
-    return f"jetflow's physical limit, the raw broker in the same rounds: {'; '.join(raw)}." if raw else ""
+    return (
+        "The raw broker is jetflow's physical limit: for a time one write and its ack, where jetflow makes several; "
+        f"for a rate as many writes in flight. All of it, in the same rounds: {'; '.join(raw)}."
+    )
 
 
 def _times(value: float | None) -> str:

@@ -36,9 +36,11 @@ def show(race: Race, console: Console) -> None:
 
 
 def cell(race: Race, product: str, setting: str, figure: Figure) -> str:
-    """Median, and half the spread if there is more than one round."""
+    """Median, and half the spread if there is more than one round; all values of what is a choice rather than a measure."""
     measured = race.measured(product, setting, figure.name)
     if measured is None:
         return NOT_MEASURED
+    if figure.better == "same":
+        return ", ".join(number(value, figure) for value in sorted(set(measured.rounds)))
     text = number(measured.median, figure)
-    return text if len(measured.rounds) < 2 or figure.better == "same" else f"{text} ±{measured.spread / 2:.0%}"
+    return text if len(measured.rounds) < 2 else f"{text} ±{measured.spread / 2:.0%}"
