@@ -43,7 +43,7 @@ class Counts:
 
 FULL = Counts(
     warm_up=200, starts=500, probe_for=2, workflows_for=6, least_workflows=2_000, most_workflows=20_000, chains=7, chain_batches=3,
-    fanouts=15, signals=100, parked=2_000, history=5_000, stay=3, samples_for=15, rider_for=400,
+    fanouts=15, signals=100, parked=2_000, history=5_000, stay=3, samples_for=15, rider_for=900,
 )  # fmt: skip
 QUICK = Counts(
     warm_up=50, starts=100, probe_for=1, workflows_for=2, least_workflows=200, most_workflows=5_000, chains=3, chain_batches=1,
