@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import profiling, report, results
+from bench import growth, profiling, report, results
 from bench.figures import FULL, QUICK, SMOKE, Counts
 from bench.loops import LOOPS, available, run
 from bench.stage import Sync, staged
@@ -22,8 +22,9 @@ SYNCS: tuple[Sync, ...] = ("default", "always")
 def main(arguments: list[str]) -> None:
     """The command line."""
     logging.basicConfig(level=logging.WARNING)
-    command, rest = (arguments[0], arguments[1:]) if arguments[:1] in (["compare"], ["profile"]) else ("run", arguments)
-    {"compare": _compare, "profile": _profile, "run": _run}[command](rest)
+    commands = {"compare": _compare, "profile": _profile, "growth": lambda rest: growth.main(rest, _console()), "run": _run}
+    command, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("run", arguments)
+    commands[command](rest)
 
 
 def _run(arguments: list[str]) -> None:

@@ -27,12 +27,14 @@ class Stage:
         client: connected to this stage's own server; a worker in this process serves the queue ``bench``.
         counts: how much to do.
         loop: name of the event loop, for workloads that need a process of their own.
+        server_pid: the server's process.
     """
 
-    def __init__(self, client: Client, counts: Counts, loop: str, profiler: cProfile.Profile | None) -> None:
+    def __init__(self, client: Client, counts: Counts, loop: str, profiler: cProfile.Profile | None, server_pid: int) -> None:
         self.client = client
         self.counts = counts
         self.loop = loop
+        self.server_pid = server_pid
         self._profiler = profiler
 
     @contextmanager
@@ -63,7 +65,7 @@ async def staged(sync: Sync, counts: Counts, loop: str, *, worker: bool, profile
         config = Path(folder) / "nats.conf"
         config.write_text("jetstream { sync_interval: always }\n" if sync == "always" else "jetstream {}\n")
         async with LocalServer(Path(folder) / "store", config=config) as server, Client.connect(server.url) as client:
-            stage = Stage(client, counts, loop, profiler)
+            stage = Stage(client, counts, loop, profiler, server.pid or 0)
             if worker:
                 async with Worker(client, task_queue=QUEUE, workflows=WORKFLOWS, activities=ACTIVITIES):
                     yield stage
