@@ -57,6 +57,21 @@ ACTIVITIES = [step]
 
 
 @workflow
+async def long_past(steps: int) -> int:
+    """Waits for a signal after so many steps."""
+    number = 0
+    for _ in range(steps):
+        number = await step(number)
+    return number + await condition("go")
+
+
+@workflow
+async def nap() -> None:
+    """Long enough to rest at the broker."""
+    await sleep("1500ms")
+
+
+@workflow
 async def counter(count: int) -> int:
     """Takes so many signals, and ends."""
     for _ in range(count):
@@ -147,5 +162,22 @@ async def updated(count: int) -> int:
     return total
 
 
-GROWING = [counter, slow_counter, parent, one_step, chain, fan_out, timers, naps, branches, names, predicates, updated, sleeper, wait_for_signal]
+GROWING = [
+    long_past,
+    nap,
+    counter,
+    slow_counter,
+    parent,
+    one_step,
+    chain,
+    fan_out,
+    timers,
+    naps,
+    branches,
+    names,
+    predicates,
+    updated,
+    sleeper,
+    wait_for_signal,
+]
 GROWING_ACTIVITIES = [step, until_told]
