@@ -103,8 +103,12 @@ class SignalBuffer:
         self._append(item)
         return True
 
-    def take(self, name: str, since: int) -> Buffered | None:
-        """The oldest signal of a name that had not expired when its wait began (ms since the epoch). Commands of expired ones are acked."""
+    def take(self, name: str, since: int) -> tuple[Buffered | None, list[Command]]:
+        """The oldest signal of a name that had not expired when its wait began (ms since the epoch), and the commands of expired ones.
+
+        Those are acked with what follows, like any other: a start that turns out to be a repeat has begun its wait too late.
+        """
+        expired: list[Command] = []
         queue = self._queues.get(name)
         while queue:
             item = queue.popleft()
@@ -115,10 +119,10 @@ class SignalBuffer:
             if item.stored:
                 self._removals.append((to_token(name), item.signal.seq))
             if item.signal.expires > since:
-                return item
+                return item, expired
             if item.command is not None:
-                self._engine.ack(item.command)
-        return None
+                expired.append(item.command)
+        return None, expired
 
     async def store(self) -> None:
         """Moves signals from memory to the bucket, and acks their commands."""
