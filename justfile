@@ -22,6 +22,10 @@ unit:
 bench *args:
     {{python}} -m bench {{args}}
 
+# what this working tree makes slower than main, or than a given revision: before a merge
+bench-check *args:
+    {{python}} -m bench check {{args}}
+
 # the examples, as a newcomer runs them
 examples:
     {{python}} examples/webhooks.py

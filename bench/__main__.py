@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import growth, profiling, report, results
+from bench import check, growth, profiling, report, results
 from bench.figures import FULL, QUICK, SMOKE, Counts
 from bench.loops import LOOPS, available, run
 from bench.stage import Sync, staged
@@ -22,7 +22,8 @@ SYNCS: tuple[Sync, ...] = ("default", "always")
 def main(arguments: list[str]) -> None:
     """The command line."""
     logging.basicConfig(level=logging.WARNING)
-    commands = {"compare": _compare, "profile": _profile, "growth": lambda rest: growth.main(rest, _console()), "run": _run}
+    commands = {"compare": _compare, "profile": _profile, "run": _run}
+    commands |= {"growth": lambda rest: growth.main(rest, _console()), "check": lambda rest: check.main(rest, _console())}
     command, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("run", arguments)
     commands[command](rest)
 
