@@ -1,4 +1,5 @@
-"""``python -m bench``: measures; ``… compare A.json B.json``: two runs; ``… profile WORKLOAD``: where the time goes."""
+"""``python -m bench``: measures; ``… compare A.json B.json``: two runs; ``… profile WORKLOAD``: where the time goes; ``… check``: what a
+working tree makes slower; ``… growth``: cost by amount; ``… processes``: throughput by worker processes."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import argparse
 import gc
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import check, growth, profiling, report, results
+from bench import check, growth, processes, profiling, report, results
 from bench.figures import FULL, QUICK, SMOKE, Counts
 from bench.loops import LOOPS, available, run
 from bench.stage import Sync, staged
@@ -23,9 +26,13 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     logging.basicConfig(level=logging.WARNING)
     commands = {"compare": _compare, "profile": _profile, "run": _run}
-    commands |= {"growth": lambda rest: growth.main(rest, _console()), "check": lambda rest: check.main(rest, _console())}
+    commands |= {module.__name__.rpartition(".")[2]: partial(_with_console, module.main) for module in (check, growth, processes)}
     command, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("run", arguments)
     commands[command](rest)
+
+
+def _with_console(command: Callable[[list[str], Console], None], arguments: list[str]) -> None:
+    command(arguments, _console())
 
 
 def _run(arguments: list[str]) -> None:

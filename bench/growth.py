@@ -50,14 +50,14 @@ class Clock:
         self._begin = self._now()
 
     def _now(self) -> tuple[float, float, float]:
-        return time.perf_counter(), time.process_time(), _cpu_of(self._server)
+        return time.perf_counter(), time.process_time(), cpu_of(self._server)
 
     def cost(self, units: int) -> Cost:
         """Of each of so many units since then."""
         return Cost(*((now - begin) * 1e6 / units for now, begin in zip(self._now(), self._begin, strict=True)))
 
 
-def _cpu_of(pid: int) -> float:
+def cpu_of(pid: int) -> float:
     """CPU seconds of another process; 0 where ``/proc`` is missing."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
