@@ -23,7 +23,9 @@ def worker(
     app: App,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     activities_only: Annotated[bool, typer.Option("--activities-only", help="Serve no workflows: only what they send to the task queue.")] = False,
-    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Worker processes; one that ends is started anew.")] = 1,
+    processes: Annotated[
+        int, typer.Option(envvar="JETFLOW_PROCESSES", metavar="N", min=1, help="Worker processes; one that ends is started anew.")
+    ] = 1,
     max_concurrent_activities: Annotated[
         int, typer.Option(metavar="N", min=1, help="Activity attempts under way at once.", rich_help_panel=TUNING)
     ] = 1000,
