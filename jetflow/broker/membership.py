@@ -147,7 +147,8 @@ class Heart:
                 if self._loop_is_alive():
                     await self._beat_once(lane, subject)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), BEAT_EVERY)
+                    async with asyncio.timeout(BEAT_EVERY):
+                        await self._wake.wait()
             if wire.is_connected:
                 await self._beat_once(lane, subject)  # the last one says that it leaves
         finally:
@@ -256,7 +257,8 @@ class Members:
         """No responders means that its connection is gone: it need not be waited for."""
         self._asking.add(worker_id)
         try:
-            _, headers = await asyncio.wait_for(self._lane.submit(presence_subject(self._names, worker_id), b"", retry=False), 1)
+            async with asyncio.timeout(1):
+                _, headers = await self._lane.submit(presence_subject(self._names, worker_id), b"", retry=False)
             if status_of(headers) == 503:
                 self._drop(worker_id)
         except (BrokerError, TimeoutError):

@@ -125,7 +125,9 @@ class Ownership:
         self._changed()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_EVERY)
+                # not wait_for, which in Python 3.11 may lose the cancellation that is the worker's stop
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._wake.wait()
             if time.monotonic() > self._grace_until:
                 self._members.look()
             else:
