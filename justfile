@@ -25,6 +25,9 @@ bench *args:
 # jetflow beside other engines; --install installs them first
 peers *args:
     {{python}} -m bench.peers {{args}}
+# what this working tree makes slower than main, or than a given revision: before a merge
+bench-check *args:
+    {{python}} -m bench check {{args}}
 
 # the examples, as a newcomer runs them
 examples:

@@ -1,4 +1,5 @@
-"""``python -m bench``: measures; ``… compare A.json B.json``: two runs; ``… profile WORKLOAD``: where the time goes."""
+"""``python -m bench``: measures; ``… compare A.json B.json``: two runs; ``… profile WORKLOAD``: where the time goes; ``… check``: what a
+working tree makes slower; ``… growth``: cost by amount; ``… processes``: throughput by worker processes."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import argparse
 import gc
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import profiling, report, results
+from bench import check, growth, processes, profiling, report, results
 from bench.figures import FULL, QUICK, SMOKE, Counts
 from bench.loops import LOOPS, available, run
 from bench.stage import Sync, staged
@@ -22,15 +25,21 @@ SYNCS: tuple[Sync, ...] = ("default", "always")
 def main(arguments: list[str]) -> None:
     """The command line."""
     logging.basicConfig(level=logging.WARNING)
-    command, rest = (arguments[0], arguments[1:]) if arguments[:1] in (["compare"], ["profile"]) else ("run", arguments)
-    {"compare": _compare, "profile": _profile, "run": _run}[command](rest)
+    commands = {"compare": _compare, "profile": _profile, "run": _run}
+    commands |= {module.__name__.rpartition(".")[2]: partial(_with_console, module.main) for module in (check, growth, processes)}
+    command, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("run", arguments)
+    commands[command](rest)
+
+
+def _with_console(command: Callable[[list[str], Console], None], arguments: list[str]) -> None:
+    command(arguments, _console())
 
 
 def _run(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     _add_common(parser)
     parser.add_argument("--rounds", type=int, help="rounds, of which the median counts (3; 1 with --quick)")
-    parser.add_argument("--sync", choices=[*SYNCS, "both"], default="both", help="when the server writes to disk")
+    parser.add_argument("--sync", choices=[*SYNCS, "r3", "both"], default="both", help="when the server writes to disk; r3: three servers")
     parser.add_argument("--only", metavar="NAME,…", help=f"of {', '.join(WORKLOADS)}; raw always runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
     options = parser.parse_args(arguments)
@@ -80,7 +89,7 @@ def _profile(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench profile", description="Where the time of one workload goes, in this process.")
     _add_common(parser)
     parser.add_argument("workload", choices=[name for name in WORKLOADS if name != "parked"])
-    parser.add_argument("--sync", choices=SYNCS, default="default")
+    parser.add_argument("--sync", choices=[*SYNCS, "r3"], default="default")
     parser.add_argument("--by", choices=("self", "total"), default="self", help="order: time in the function itself, or with what it calls")
     parser.add_argument("--top", type=int, default=40, help="how many functions")
     parser.add_argument("--with", dest="tool", choices=("py-spy", "cprofile", "nothing"), help="py-spy where it is installed, else cProfile")

@@ -20,6 +20,7 @@ class Figure(Struct, frozen=True):
         raw: the raw broker's figure it is compared with, None where there is none.
         mark: the prototype's figure at default sync.
         mark_always: the prototype's figure at ``sync_interval: always``.
+        mark_r3: the prototype's figure with three servers on the same two cores.
     """
 
     name: str
@@ -29,6 +30,11 @@ class Figure(Struct, frozen=True):
     raw: str | None = None
     mark: float | None = None
     mark_always: float | None = None
+    mark_r3: float | None = None
+
+    def mark_at(self, sync: str) -> float | None:
+        """The prototype's figure at a setting."""
+        return {"default": self.mark, "always": self.mark_always, "r3": self.mark_r3}[sync]
 
 
 RAW = (
@@ -42,15 +48,15 @@ RAW = (
 )
 
 JETFLOW = (
-    Figure("start_p50", "start to result, one at a time, p50", "ms", raw="raw_put_p50", mark=0.92, mark_always=2.5),
-    Figure("start_p99", "start to result, one at a time, p99", "ms", raw="raw_put_p99", mark=1.4),
+    Figure("start_p50", "start to result, one at a time, p50", "ms", raw="raw_put_p50", mark=0.92, mark_always=2.5, mark_r3=3.6),
+    Figure("start_p99", "start to result, one at a time, p99", "ms", raw="raw_put_p99", mark=1.4, mark_r3=8),
     Figure("workflows_64", "workflows, 64 in flight", "/s", "high", raw="raw_puts_64"),
-    Figure("workflows_256", "workflows, 256 in flight", "/s", "high", raw="raw_puts_256", mark=9_300, mark_always=1_100),
+    Figure("workflows_256", "workflows, 256 in flight", "/s", "high", raw="raw_puts_256", mark=9_300, mark_always=1_100, mark_r3=5_300),
     Figure("workflow_cpu", "CPU a workflow, 256 in flight", "ms", raw="raw_put_cpu"),
-    Figure("chain_step", "chain of 100 steps, a step", "ms", raw="raw_put_p50", mark=0.25, mark_always=0.72),
-    Figure("chain_steps_20", "steps, 20 chains of 100", "/s", "high", raw="raw_puts_20", mark=22_000, mark_always=2_600),
+    Figure("chain_step", "chain of 100 steps, a step", "ms", raw="raw_put_p50", mark=0.25, mark_always=0.72, mark_r3=0.64),
+    Figure("chain_steps_20", "steps, 20 chains of 100", "/s", "high", raw="raw_puts_20", mark=22_000, mark_always=2_600, mark_r3=11_300),
     Figure("step_cpu", "CPU a step, 20 chains of 100", "ms", raw="raw_put_cpu"),
-    Figure("fanout_100", "fan-out of 100", "ms", raw="raw_put_p50", mark=3, mark_always=6),
+    Figure("fanout_100", "fan-out of 100", "ms", raw="raw_put_p50", mark=3, mark_always=6, mark_r3=5),
     Figure("signal_p50", "signal to result p50", "ms", raw="raw_put_p50"),
     Figure("parked_start", "sleepers started and parked", "s"),
     Figure("parked_live", "worker memory, a live sleeper", "KB"),

@@ -11,6 +11,7 @@ from bench.results import Results
 SYNC_TITLES = {
     "default": "default sync (the server flushes to disk every two minutes)",
     "always": "sync_interval: always (each ack waits for the disk)",
+    "r3": "three servers on this machine, each stream on all of them (R3), default sync",
 }
 
 
@@ -38,7 +39,7 @@ def _table(results: Results, sync: str) -> Table:
         if not raw_done and not name.startswith("raw_"):
             table.add_section()
             raw_done = True
-        mark = figure.mark if sync == "default" else figure.mark_always
+        mark = figure.mark_at(sync)
         raw = results.figures[sync].get(figure.raw or "")
         ratio = results.ratio_to_raw(sync, name)
         table.add_row(

@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from bench.cluster import LocalCluster
 from bench.figures import Counts
 from bench.workflows import ACTIVITIES, WORKFLOWS
 from jetflow import Client, Worker
 from jetflow.broker.server import LocalServer
 
-Sync = Literal["default", "always"]
+Sync = Literal["default", "always", "r3"]
 QUEUE = "bench"
 
 
@@ -27,12 +28,14 @@ class Stage:
         client: connected to this stage's own server; a worker in this process serves the queue ``bench``.
         counts: how much to do.
         loop: name of the event loop, for workloads that need a process of their own.
+        server_pid: the server's process.
     """
 
-    def __init__(self, client: Client, counts: Counts, loop: str, profiler: cProfile.Profile | None) -> None:
+    def __init__(self, client: Client, counts: Counts, loop: str, profiler: cProfile.Profile | None, server_pid: int) -> None:
         self.client = client
         self.counts = counts
         self.loop = loop
+        self.server_pid = server_pid
         self._profiler = profiler
 
     @contextmanager
@@ -53,22 +56,33 @@ async def staged(sync: Sync, counts: Counts, loop: str, *, worker: bool, profile
     """A stage whose server, store and worker go with the block.
 
     Args:
-        sync: ``always`` makes the server wait for the disk before each ack.
+        sync: ``always`` makes the server wait for the disk before each ack; ``r3`` is three servers at default sync, with each stream on all.
         counts: passed on.
         loop: passed on.
         worker: False for workloads that bring their own, or need none.
         profiler: runs during ``Stage.measured``.
     """
+    async with _server(sync) as (urls, pid), Client.connect(urls) as client:
+        stage = Stage(client, counts, loop, profiler, pid)
+        if worker:
+            async with Worker(client, task_queue=QUEUE, workflows=WORKFLOWS, activities=ACTIVITIES):
+                yield stage
+        else:
+            yield stage
+
+
+@asynccontextmanager
+async def _server(sync: Sync) -> AsyncIterator[tuple[str, int]]:
+    """Addresses, and the process id if it is one server."""
     with tempfile.TemporaryDirectory(prefix="jetflow-bench-") as folder:
+        if sync == "r3":
+            async with LocalCluster(Path(folder)) as cluster:
+                yield cluster.urls, 0
+            return
         config = Path(folder) / "nats.conf"
         config.write_text("jetstream { sync_interval: always }\n" if sync == "always" else "jetstream {}\n")
-        async with LocalServer(Path(folder) / "store", config=config) as server, Client.connect(server.url) as client:
-            stage = Stage(client, counts, loop, profiler)
-            if worker:
-                async with Worker(client, task_queue=QUEUE, workflows=WORKFLOWS, activities=ACTIVITIES):
-                    yield stage
-            else:
-                yield stage
+        async with LocalServer(Path(folder) / "store", config=config) as server:
+            yield server.url, server.pid or 0
 
 
 async def in_flight(concurrency: int, total: int, work: Callable[[int], Awaitable[object]]) -> None:

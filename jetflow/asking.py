@@ -50,7 +50,8 @@ async def query(broker: Broker, handle: WorkflowHandle, name: str, args: tuple[A
     deadline, wait, why = time.monotonic() + seconds, FIRST_WAIT, "no worker of the task queue answered"
     while (left := deadline - time.monotonic()) > 0:
         try:
-            data, status = await asyncio.wait_for(broker.lane.submit(subject, body, headers, retry=False), min(wait, left))
+            async with asyncio.timeout(min(wait, left)):
+                data, status = await broker.lane.submit(subject, body, headers, retry=False)
         except TimeoutError:
             wait *= 2
             continue

@@ -68,7 +68,8 @@ class Changes:
             self._news.clear()
             if not self._notices and not self._behind:
                 try:
-                    await asyncio.wait_for(self._news.wait(), LOOK_EVERY)
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await self._news.wait()
                 except TimeoutError:
                     self._behind = True
 

@@ -31,7 +31,8 @@ from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, act
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
-from jetflow.core.machine import Machine, current_machine, shielded
+from jetflow.core.loop import current_machine
+from jetflow.core.machine import Machine, shielded
 from jetflow.core.operation import RunInfo
 from jetflow.core.values import TypedDecoder, encode, encode_args
 from jetflow.errors import InvalidInputError, JetflowError

@@ -75,6 +75,9 @@ class Heart:
         connect: opens a connection of its own, called in the thread.
         names: the namespace.
         member: what to tell; replace it with ``tell``.
+
+    Attributes:
+        on_lease: called on the worker's loop when its lease begins, for the first time or anew.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[tuple[Wire, Lane]]], names: Names, member: Member) -> None:
@@ -86,12 +89,15 @@ class Heart:
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
+        self.on_lease: Callable[[], None] = lambda: None
+        self._main_loop: asyncio.AbstractEventLoop | None = None
         self._main_thread = threading.get_ident()
         self._main_tick = time.monotonic()
         self._warned = False
 
     def start(self) -> None:
         """Begins to beat."""
+        self._main_loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="jetflow-heart", daemon=True)
         self._thread.start()
 
@@ -114,10 +120,8 @@ class Heart:
             await asyncio.to_thread(self._thread.join, 5)
 
     def _nudge(self) -> None:
-        loop, wake = self._loop, self._wake
-        if loop is not None and wake is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed already
-                loop.call_soon_threadsafe(wake.set)
+        if self._wake is not None:
+            _call(self._loop, self._wake.set)
 
     # ---- in the thread
 
@@ -143,7 +147,8 @@ class Heart:
                 if self._loop_is_alive():
                     await self._beat_once(lane, subject)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), BEAT_EVERY)
+                    async with asyncio.timeout(BEAT_EVERY):
+                        await self._wake.wait()
             if wire.is_connected:
                 await self._beat_once(lane, subject)  # the last one says that it leaves
         finally:
@@ -157,7 +162,10 @@ class Heart:
         except BrokerError as error:
             log.debug("heartbeat failed: %s", error)
         else:
+            begins = not self.lease.valid
             self.lease.beat_at = at
+            if begins:
+                _call(self._main_loop, self.on_lease)
 
     def _loop_is_alive(self) -> bool:
         blocked = time.monotonic() - self._main_tick
@@ -167,6 +175,13 @@ class Heart:
             where = "".join(traceback.format_stack(frame, 5)[-4:]) if frame else "unknown place\n"
             log.warning("the worker's event loop has been blocked for %.0f s; make the code async, or a plain def activity:\n%s", blocked, where)
         return blocked < BLOCKED_LIMIT
+
+
+def _call(loop: asyncio.AbstractEventLoop | None, function: Callable[[], None]) -> None:
+    """Calls something on another thread's loop, unless that is over."""
+    if loop is not None:
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            loop.call_soon_threadsafe(function)
 
 
 def presence_subject(names: Names, worker_id: str) -> str:
@@ -242,7 +257,8 @@ class Members:
         """No responders means that its connection is gone: it need not be waited for."""
         self._asking.add(worker_id)
         try:
-            _, headers = await asyncio.wait_for(self._lane.submit(presence_subject(self._names, worker_id), b"", retry=False), 1)
+            async with asyncio.timeout(1):
+                _, headers = await self._lane.submit(presence_subject(self._names, worker_id), b"", retry=False)
             if status_of(headers) == 503:
                 self._drop(worker_id)
         except (BrokerError, TimeoutError):

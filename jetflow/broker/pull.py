@@ -110,7 +110,6 @@ class PullConsumer:
             "max_ack_pending": -1,
             "max_waiting": 64,
             "mem_storage": True,
-            "num_replicas": 1,
             "inactive_threshold": INACTIVE_THRESHOLD,
             "filter_subjects": filters,
         }

@@ -257,7 +257,8 @@ class TaskConsumer:
                     continue
                 while not self._lost.is_set():
                     try:
-                        await asyncio.wait_for(self._lost.wait(), HEARTBEAT)
+                        async with asyncio.timeout(HEARTBEAT):
+                            await self._lost.wait()
                     except TimeoutError:
                         self._look()
                 self._close()

@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 import jetflow
-from jetflow.cli.ask import query, update
-from jetflow.cli.commands import cancel, signal, terminate
-from jetflow.cli.dead_letters import drop_letter, list_letters, requeue_letter, show_letter
-from jetflow.cli.dev import dev
-from jetflow.cli.events import events_off, events_on
 from jetflow.cli.exits import exit_code_help
-from jetflow.cli.export import export
 from jetflow.cli.groups import spread
-from jetflow.cli.history import history
-from jetflow.cli.listing import count_workflows, list_workflows
 from jetflow.cli.options import Verbose, set_up_logging
 from jetflow.cli.output import say
-from jetflow.cli.show import show
-from jetflow.cli.start import result, start
-from jetflow.cli.stats import show_stats
-from jetflow.cli.tail import tail
-from jetflow.cli.ui import ui
-from jetflow.cli.why import explain
-from jetflow.cli.worker import worker
 
 RUN, USE = "Run workflows", "Start and command workflows"
+
+COMMANDS = {
+    "dev": (RUN, "dev:dev"),
+    "worker": (RUN, "worker:worker"),
+    "ui": (RUN, "ui:ui"),
+    "start": (USE, "start:start"),
+    "result": (USE, "start:result"),
+    "show": (USE, "show:show"),
+    "history": (USE, "history:history"),
+    "export": (USE, "export:export"),
+    "why": (USE, "why:explain"),
+    "list": (USE, "listing:list_workflows"),
+    "count": (USE, "listing:count_workflows"),
+    "tail": (USE, "tail:tail"),
+    "stats": (USE, "stats:show_stats"),
+    "signal": (USE, "commands:signal"),
+    "query": (USE, "ask:query"),
+    "update": (USE, "ask:update"),
+    "cancel": (USE, "commands:cancel"),
+    "terminate": (USE, "commands:terminate"),
+}
+"""Each command's panel in the help, and its module in ``jetflow.cli`` and function there."""
+
+GROUPS = {
+    "dead-letters": (
+        USE,
+        "Commands that could not be understood: look, mend, send again, drop.",
+        {
+            "list": "dead_letters:list_letters",
+            "show": "dead_letters:show_letter",
+            "requeue": "dead_letters:requeue_letter",
+            "drop": "dead_letters:drop_letter",
+        },
+    ),
+    "events": (
+        RUN,
+        "Lifecycle events for other services, as CloudEvents on a stream: switch them on or off.",
+        {"on": "events:events_on", "off": "events:events_off"},
+    ),
+}
+"""Groups of commands: panel, help, and the function of each as above."""
 
 KEEP_LINES = "\b\n"
 """Typer's mark for a paragraph whose lines are not to be joined."""
@@ -70,12 +98,14 @@ def _teaching(function: Callable[..., Any]) -> str:
     return "\n\n".join(KEEP_LINES + text if text.startswith("Examples:\n") else text.replace("\n", " ") for text in paragraphs)
 
 
-def _add(app: typer.Typer, name: str, function: Callable[..., Any], panel: str | None = None) -> None:
-    app.command(name, help=_teaching(function), rich_help_panel=panel)(spread(function))
+def _add(app: typer.Typer, name: str, where: str, **options: Any) -> None:
+    module, _, function_name = where.partition(":")
+    function = getattr(importlib.import_module(f"jetflow.cli.{module}"), function_name)
+    app.command(name, help=_teaching(function), **options)(spread(function))
 
 
-def build() -> typer.Typer:
-    """The whole command."""
+def build(only: str | None = None) -> typer.Typer:
+    """The command with everything in it, or with one command ``only``: what is not asked for need not be imported."""
     app = typer.Typer(
         help=ROOT_HELP,
         no_args_is_help=True,
@@ -84,38 +114,19 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for panel, name, function in (
-        (RUN, "dev", dev),
-        (RUN, "worker", worker),
-        (RUN, "ui", ui),
-        (USE, "start", start),
-        (USE, "result", result),
-        (USE, "show", show),
-        (USE, "history", history),
-        (USE, "export", export),
-        (USE, "why", explain),
-        (USE, "list", list_workflows),
-        (USE, "count", count_workflows),
-        (USE, "tail", tail),
-        (USE, "stats", show_stats),
-        (USE, "signal", signal),
-        (USE, "query", query),
-        (USE, "update", update),
-        (USE, "cancel", cancel),
-        (USE, "terminate", terminate),
-    ):
-        _add(app, name, function, panel)
-    letters = typer.Typer(help="Commands that could not be understood: look, mend, send again, drop.", no_args_is_help=True)
-    for name, function in (("list", list_letters), ("show", show_letter), ("requeue", requeue_letter), ("drop", drop_letter)):
-        _add(letters, name, function)
-    app.add_typer(letters, name="dead-letters", rich_help_panel=USE)
-    events = typer.Typer(help="Lifecycle events for other services, as CloudEvents on a stream: switch them on or off.", no_args_is_help=True)
-    for name, function in (("on", events_on), ("off", events_off)):
-        _add(events, name, function)
-    app.add_typer(events, name="events", rich_help_panel=RUN)
+    for name, (panel, where) in COMMANDS.items():
+        if only in (None, name):
+            _add(app, name, where, rich_help_panel=panel)
+    for name, (panel, meaning, functions) in GROUPS.items():
+        if only in (None, name):
+            group = typer.Typer(help=meaning, no_args_is_help=True)
+            for inner, where in functions.items():
+                _add(group, inner, where)
+            app.add_typer(group, name=name, rich_help_panel=panel)
     return app
 
 
 def main() -> None:
     """Entry point of ``jetflow`` and ``python -m jetflow``."""
-    build()(prog_name="jetflow")
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    build(first if first in COMMANDS or first in GROUPS else None)(prog_name="jetflow")

@@ -5,19 +5,34 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime, tzinfo
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-from rich.console import Console
-from rich.json import JSON
-from rich.text import Text
 
-# soft_wrap wherever these print: a line cut at 80 columns in a pipe would lose data
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    out: Console
+    err: Console
 
 NEVER = ("never", "forever")
+
+
+def __getattr__(name: str) -> Any:
+    """``out`` and ``err``, made when first asked for: rich takes long to import, and a worker does without it."""
+    if name in ("out", "err"):
+        from rich.console import Console
+
+        # soft_wrap wherever these print: a line cut at 80 columns in a pipe would lose data
+        globals()[name] = console = Console(stderr=name == "err", highlight=False)
+        return console
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _console(name: str) -> Console:
+    return getattr(sys.modules[__name__], name)  # type: ignore[no-any-return]
 
 
 def clean(text: str, *, multiline: bool = False) -> str:
@@ -28,18 +43,20 @@ def clean(text: str, *, multiline: bool = False) -> str:
 
 def say(text: str | Text, *, end: str = "\n") -> None:
     """A line for a person, on stdout."""
-    out.print(_as_text(text), soft_wrap=True, end=end)
-    sys.stdout.flush()
+    _write(text, end, sys.stdout, "out")
 
 
 def tell(text: str | Text) -> None:
     """A line for a person, on stderr."""
-    err.print(_as_text(text), soft_wrap=True)
-    sys.stderr.flush()
+    _write(text, "\n", sys.stderr, "err")
 
 
-def _as_text(text: str | Text) -> Text:
-    return text if isinstance(text, Text) else Text(text)
+def _write(text: str | Text, end: str, stream: TextIO, console: str) -> None:
+    if isinstance(text, str):
+        stream.write(text + end)
+    else:
+        _console(console).print(text, soft_wrap=True, end=end)
+    stream.flush()
 
 
 def write_json(value: Any, *, to_stderr: bool = False) -> None:
@@ -52,8 +69,10 @@ def write_result(value: Any, *, one_line: bool) -> None:
     body = msgspec.json.encode(value)
     if one_line:
         _write_line(body)
-    elif out.is_terminal and not out.no_color:
-        out.print(JSON(body.decode()), soft_wrap=True)
+    elif _console("out").is_terminal and not _console("out").no_color:
+        from rich.json import JSON
+
+        _console("out").print(JSON(body.decode()), soft_wrap=True)
     else:
         _write_line(msgspec.json.format(body, indent=2))
 

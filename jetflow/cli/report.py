@@ -7,15 +7,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.text import Text
 
 from jetflow.cli.exits import ExitCode, exit_code_of
 from jetflow.cli.output import clean, tell, write_json
 from jetflow.core.failures import Failure
 from jetflow.errors import FailureError, JetflowError
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 BROKEN_PIPE = 141
 
@@ -43,6 +45,8 @@ def report(error: JetflowError, *, as_json: bool = False) -> None:
     if as_json:
         write_json(_as_data(error), to_stderr=True)
         return
+    from rich.text import Text  # takes long to import, and most commands have nothing to report
+
     failure = error.failure if isinstance(error, FailureError) else None
     if failure is None:
         tell(Text.assemble(("error: ", "bold red"), clean(str(error), multiline=True)))
@@ -59,6 +63,8 @@ def _as_data(error: JetflowError) -> dict[str, Any]:
 
 def failure_text(failure: Failure) -> Text:
     """A recorded failure: what happened, what caused it, and the remote stack of each."""
+    from rich.text import Text
+
     text = Text()
     link: Failure | None = failure
     while link is not None:

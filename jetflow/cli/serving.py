@@ -17,7 +17,7 @@ from jetflow.cli.output import clean, public_url, tell
 from jetflow.client import Client
 from jetflow.worker import Worker
 
-LOOK_EVERY = 0.02
+LOOK_EVERY = 0.005
 JOIN_TIMEOUT = 0.2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +11,7 @@ import typer
 from jetflow.cli.loading import LoadedApp, load_app
 from jetflow.cli.options import HERE, App, Connection, TaskQueue, Verbose, set_up_logging
 from jetflow.cli.output import NEVER
+from jetflow.cli.processes import CannotStartError, Processes, Tie
 from jetflow.cli.report import reporting
 from jetflow.cli.serving import run_until_stopped, serve
 from jetflow.client import DEFAULT_QUEUE
@@ -20,6 +23,9 @@ def worker(
     app: App,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     activities_only: Annotated[bool, typer.Option("--activities-only", help="Serve no workflows: only what they send to the task queue.")] = False,
+    processes: Annotated[
+        int, typer.Option(envvar="JETFLOW_PROCESSES", metavar="N", min=1, help="Worker processes; one that ends is started anew.")
+    ] = 1,
     max_concurrent_activities: Annotated[
         int, typer.Option(metavar="N", min=1, help="Activity attempts under way at once.", rich_help_panel=TUNING)
     ] = 1000,
@@ -41,14 +47,19 @@ def worker(
 
     Run as many as you like, on as many machines: they share the task queue's workflows. Ctrl-C or SIGTERM lets running
     activities finish and hands the rest over to the other workers; a second signal ends at once. The line "worker ready"
-    on stderr says that it has work to take.
+    on stderr says that it has work to take. One process uses one core: --processes starts several, and stops with them.
 
     Examples:
       jetflow worker shop.orders --task-queue orders
+      jetflow worker shop.orders -q orders --processes 4
       jetflow worker examples/orders.py -q orders -s nats://nats.internal:4222 -v
       jetflow worker shop.mail --activities-only -q mail
     """
     set_up_logging(verbose)
+    tie = Tie.of_this_process()
+    if processes > 1 and tie is None:
+        _keep_running(processes)
+        return
     options: dict[str, Any] = {
         "max_concurrent_activities": max_concurrent_activities,
         "max_concurrent_commands": max_concurrent_commands,
@@ -59,9 +70,20 @@ def worker(
     }
     with reporting():
         loaded = load_app(app, activities_only=activities_only)
-        run_until_stopped(_work(connection, loaded, task_queue, options))
+        run_until_stopped(_work(connection, loaded, task_queue, options, tie))
 
 
-async def _work(connection: Connection, app: LoadedApp, task_queue: str, options: dict[str, Any]) -> None:
+async def _work(connection: Connection, app: LoadedApp, task_queue: str, options: dict[str, Any], tie: Tie | None) -> None:
+    if tie is not None:
+        tie.watch(on_end=lambda: signal.raise_signal(signal.SIGTERM))
+        options["on_ready"] = tie.tell_ready
     async with connection.open(f"worker/{task_queue}") as client:
         await serve(client, app, task_queue=task_queue, **options)
+
+
+def _keep_running(count: int) -> None:
+    processes = Processes(count, sys.argv[1:])
+    try:
+        run_until_stopped(processes.run(), at_once=lambda: processes.signal(signal.SIGTERM))
+    except CannotStartError as error:
+        raise typer.Exit(error.code) from None

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from jetflow.core.durations import Duration, to_ms
+from jetflow.core.loop import current_machine
 from jetflow.core.values import Signature
 from jetflow.errors import InvalidInputError
 
@@ -161,8 +162,6 @@ class ActivityDefinition(Generic[P, R]):
         return ActivityDefinition(self.function, self.name, activity_options(self.options, **options))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        from jetflow.core.machine import current_machine
-
         machine = current_machine()
         if machine is not None:
             return machine.run_activity(self, self.signature.bind(args, kwargs))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from asyncio import events as asyncio_events
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
@@ -44,12 +43,6 @@ MAX_AT_ONCE = 100_000
 
 shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
 """True inside ``CancellationScope.non_cancellable()``."""
-
-
-def current_machine() -> Machine | None:
-    """The machine of the workflow whose code runs now, if any."""
-    loop = asyncio_events._get_running_loop()
-    return loop.machine if isinstance(loop, WorkflowLoop) else None
 
 
 class Machine:
@@ -310,7 +303,7 @@ class Machine:
             lambda index: ev.ActivityScheduled(index=index, at=self.now, name=activity.name, input=body, task_queue=options.task_queue)
         )
         operation.decode, operation.options = activity.signature.result, options
-        return await self._outcome(operation)
+        return await operation.future  # type: ignore[misc]
 
     async def run_named_activity(self, name: str, args: Sequence[Any], options: ActivityOptions, result_type: Any = Any) -> Any:
         """An activity known by name only."""
@@ -495,7 +488,7 @@ class Machine:
             return event
         expected = self._expected
         recorded = expected[0] if expected else None
-        if recorded is not None and isinstance(recorded, ev.Output) and describe(recorded) == describe(event):
+        if recorded is not None and isinstance(recorded, ev.Output) and (recorded == event or describe(recorded) == describe(event)):
             return expected.popleft()  # type: ignore[union-attr]
         self._check_size(event)  # refused at the time, so it is not in the record
         there = "nothing more at this point" if recorded is None or isinstance(recorded, ev.Input) else describe(recorded)

@@ -215,10 +215,13 @@ async def _match_signals(actor: Actor) -> None:
     progress = True
     while progress and actor.run.continued is None:
         progress = False
-        for name in list(machine.waits):
+        for name in actor.signals.waited_for(machine.waits):
             operation = machine.waiter(name)
-            item = actor.signals.take(name, operation.event.at) if operation is not None else None
-            if item is None or operation is None:
+            if operation is None:
+                continue
+            item, expired = actor.signals.take(name, operation.event.at)
+            actor.held += expired
+            if item is None:
                 continue
             progress = True
             if item.command is not None:

@@ -95,8 +95,10 @@ def queue(actor: Actor, operation: Operation, *, again: bool) -> None:
 def launch(actor: Actor, operation: Operation) -> None:
     """Runs an activity in this process, or sends it out if this worker does not have it."""
     index, scheduled = operation.index, operation.event
-    if index in actor.steps or actor.draining or any(outcome.index == index for outcome in actor.outcomes):
+    if index in actor.steps or actor.draining:
         return
+    if actor.doubtful and any(outcome.index == index for outcome in actor.outcomes):
+        return  # it has ended, and its outcome was not committed: only after a rebuild can that be
     if not actor.engine.runner.knows(scheduled.name):
         actor.feed(ev.ActivityQueued(index=index, at=now_ms()))
         queue(actor, operation, again=False)

@@ -343,15 +343,17 @@ class Engine:
 
     # ---- tasks
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs something on the worker's loop until it ends or the worker stops."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def background(self, work: Coroutine[Any, Any, Any]) -> None:
         """Tidying that may be late or lost."""
-        self.spawn(self._quietly(work))
+        task = self.spawn(self._quietly(work))
+        task.add_done_callback(lambda _: work.close())  # the worker's stop may come before it has begun
 
     async def _quietly(self, work: Coroutine[Any, Any, Any]) -> None:
         async with self._background_slots:

@@ -119,12 +119,15 @@ class Ownership:
         """Keeps what is owned in step with who is alive, until cancelled."""
         self._broker.wire.on_disconnect.append(self._on_disconnect)
         self._broker.wire.on_reconnect.append(self._on_reconnect)
+        self._heart.on_lease = self._changed
         while not await self._open_members():
             await asyncio.sleep(RETRY_OPEN)
         self._changed()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_EVERY)
+                # not wait_for, which in Python 3.11 may lose the cancellation that is the worker's stop
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._wake.wait()
             if time.monotonic() > self._grace_until:
                 self._members.look()
             else:
@@ -180,8 +183,7 @@ class Ownership:
     async def _claim_again(self, wanted: frozenset[int]) -> None:
         """After doubt: claims what is wanted and free, in place of a consumer that can no longer be trusted."""
         if not self._heart.lease.valid:
-            asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
-            return
+            return  # tried again when it begins
         taken = await self._taken_by_others()
         await self._replace_consumer(wanted - taken)
         if wanted - self._owned:

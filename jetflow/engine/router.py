@@ -131,7 +131,8 @@ class Router:
     async def _is_gone(self, worker_id: str, name: str) -> bool:
         """Whether nobody answers for a worker; one that does is not silent."""
         try:
-            _, headers = await asyncio.wait_for(self._broker.lane.submit(presence_subject(self._broker.names, worker_id), b"", retry=False), 1)
+            async with asyncio.timeout(1):
+                _, headers = await self._broker.lane.submit(presence_subject(self._broker.names, worker_id), b"", retry=False)
         except TimeoutError:
             return False
         if status_of(headers) == 503:

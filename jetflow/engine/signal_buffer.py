@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,19 +41,31 @@ class SignalBuffer:
         self._engine = engine
         self._id_token = id_token
         self._queues: dict[str, deque[Buffered]] = {}
+        self._known: set[int] = set()
+        self._fresh: dict[int, Buffered] = {}
         self._removals: list[tuple[str, int]] = []
         self._loaded = False
 
     @property
     def unstored(self) -> int:
         """Signals that only un-acked commands keep."""
-        return sum(not item.stored for queue in self._queues.values() for item in queue)
+        return len(self._fresh)
+
+    def waited_for(self, waits: Mapping[str, Any]) -> list[str]:
+        """Names that there are signals of, and somebody waits for."""
+        fewer, more = (waits, self._queues) if len(waits) < len(self._queues) else (self._queues, waits)
+        return [name for name in fewer if name in more]
 
     def reset(self) -> None:
         """Forgets what is in memory; un-acked commands and the bucket have it all."""
-        self._queues.clear()
+        self._clear()
         self._removals.clear()
         self._loaded = False
+
+    def _clear(self) -> None:
+        self._queues.clear()
+        self._known.clear()
+        self._fresh.clear()
 
     async def load(self, consumed: dict[str, int]) -> str | None:
         """Reads what the bucket has, once; gives the reason of a cancel that came before the start, if there is one.
@@ -75,40 +88,51 @@ class SignalBuffer:
             elif signal.seq <= consumed.get(signal.signal, 0):
                 self._removals.append((name_token, signal.seq))
             else:
-                self._queues.setdefault(signal.signal, deque()).append(Buffered(signal, None, stored=True))
+                self._append(Buffered(signal, None, stored=True))
         return cancel
+
+    def _append(self, item: Buffered) -> None:
+        self._known.add(item.signal.seq)
+        self._queues.setdefault(item.signal.signal, deque()).append(item)
 
     def add(self, command: Command, signal: SignalCommand) -> bool:
         """Keeps a signal with its command un-acked; False if it is here already."""
-        queue = self._queues.setdefault(signal.name, deque())
-        if any(item.signal.seq == command.seq for item in queue):
+        if command.seq in self._known:
             return False
-        queue.append(Buffered(early_signal(command, signal), command, stored=False))
+        item = self._fresh[command.seq] = Buffered(early_signal(command, signal), command, stored=False)
+        self._append(item)
         return True
 
-    def take(self, name: str, since: int) -> Buffered | None:
-        """The oldest signal of a name that had not expired when its wait began (ms since the epoch). Commands of expired ones are acked."""
+    def take(self, name: str, since: int) -> tuple[Buffered | None, list[Command]]:
+        """The oldest signal of a name that had not expired when its wait began (ms since the epoch), and the commands of expired ones.
+
+        Those are acked with what follows, like any other: a start that turns out to be a repeat has begun its wait too late.
+        """
+        expired: list[Command] = []
         queue = self._queues.get(name)
         while queue:
             item = queue.popleft()
             if not queue:
                 del self._queues[name]
+            self._known.discard(item.signal.seq)
+            self._fresh.pop(item.signal.seq, None)
             if item.stored:
                 self._removals.append((to_token(name), item.signal.seq))
             if item.signal.expires > since:
-                return item
+                return item, expired
             if item.command is not None:
-                self._engine.ack(item.command)
-        return None
+                expired.append(item.command)
+        return None, expired
 
     async def store(self) -> None:
         """Moves signals from memory to the bucket, and acks their commands."""
-        fresh = [item for queue in self._queues.values() for item in queue if not item.stored]
-        if not fresh:
+        if not self._fresh:
             return
+        fresh = list(self._fresh.values())
         now = now_ms()
         await asyncio.gather(*(store_early(self._engine, self._id_token, item.signal, now) for item in fresh))
         faults.reach("after_buffer")
+        self._fresh.clear()
         for item in fresh:
             item.stored = True
             if item.command is not None:
@@ -130,7 +154,7 @@ class SignalBuffer:
                     self._removals.append((to_token(name), item.signal.seq))
                 if item.command is not None:
                     commands.append(item.command)
-        self._queues.clear()
+        self._clear()
         self.flush_removals()
         return commands
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.figures import FIGURES
+from bench.growth import GROWING
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEMORY = {"parked_live", "parked_evicted"}
@@ -55,6 +56,29 @@ def test_profile_prints_the_top_functions() -> None:
     out = bench("profile", "start", "--smoke", "--with", "cprofile", "--top", "5")
     assert "start_p50" in out
     assert "tottime" in out
+
+
+def test_growth_prints_the_cost_of_a_unit_at_each_size() -> None:
+    out = bench("growth", "--times", "1")
+    for name in [*GROWING, "replay"]:
+        assert f"{name}: " in out
+    assert "x 1 " in out
+
+
+def test_a_tree_is_checked_against_another() -> None:
+    command = [sys.executable, "-m", "bench", "check", str(ROOT), "--smoke", "--rounds", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (0, 1), done.stderr  # how fast anything is, one round cannot tell
+    assert ("slower than" in done.stdout) == (done.returncode == 1)
+    for label in ("CPU a step", "start, CPU of client and worker", "import of the worker command"):
+        assert label in done.stdout
+
+
+def test_a_revision_that_there_is_not_is_refused() -> None:
+    command = [sys.executable, "-m", "bench", "check", "no-such-revision"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "cannot be checked out" in done.stderr
 
 
 def test_an_unknown_workload_is_refused() -> None:

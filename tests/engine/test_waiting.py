@@ -295,6 +295,21 @@ async def test_a_waiting_workflow_gets_its_signal_whatever_the_delay(server: Loc
         assert await handle.result(timeout=WAIT) == ["slow"]
 
 
+async def test_a_start_that_comes_again_costs_no_signal(
+    server: LocalServer, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second worker takes the start for a new one, whose wait begins after the signal has expired, until it sees the timeline."""
+    handle = await client.start(collect, "n", 1, task_queue=queue)
+    async with another_worker(server.url, queue, **SERVED) as worker:
+        monkeypatch.setattr(worker._engine, "_send_ack", lambda delivery: None)  # the start's ack is lost
+        await waits_for(handle, "n")
+    await handle.signal("n", "slow", expire="50ms")
+    marker = asyncio.get_running_loop().time() + 0.1
+    await until(lambda: asyncio.get_running_loop().time() > marker)
+    async with another_worker(server.url, queue, **SERVED):
+        assert await handle.result(timeout=WAIT) == ["slow"]
+
+
 async def test_signals_by_nats_pub(server: LocalServer, client: Client, queue: str, nats_cli: str) -> None:
     async with Worker(client, task_queue=queue, **SERVED), plain_nats(server.url) as raw:
         handle = await client.start(collect, "a b", 3, workflow_id="x.y", task_queue=queue)
