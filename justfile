@@ -8,7 +8,7 @@ default: check test
 # lint, format and types
 check:
     {{python}} -m ruff check jetflow tests bench examples
-    {{python}} -m pyright
+    {{python}} -m pyright --pythonpath {{python}}
 
 # every test, or those given
 test *args:
@@ -25,6 +25,7 @@ bench *args:
 # jetflow beside other engines; --install installs them first
 peers *args:
     {{python}} -m bench.peers {{args}}
+
 # what this working tree makes slower than main, or than a given revision: before a merge
 bench-check *args:
     {{python}} -m bench check {{args}}
