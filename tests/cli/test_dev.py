@@ -27,7 +27,7 @@ def test_a_sleeping_workflow_survives_a_restart(spawn: Spawn, plain: Cli, tmp_pa
     first = spawn("dev", str(APP), "--port", "0")
     url = address(first)
     options = ("-s", url, "-q", queue)
-    assert plain("start", "napping", "2", "--id", "sleeper", *options).code == 0
+    assert plain("start", "napping", "10", "--id", "sleeper", *options).code == 0
     until(lambda: "timer" in plain("show", "sleeper", *options).out, "it to sleep")
     first.signal(signal.SIGTERM)
     assert first.ended() == 0
