@@ -108,7 +108,7 @@ async def _signalled(client: Client, workflow: Any, count: int, begin: Begin, na
 
 
 async def signals_that_wait(client: Client, count: int, begin: Begin) -> None:
-    workflows.told.clear()
+    workflows.told = asyncio.Event()  # of this loop
     handle = await client.start(workflows.slow_counter, count, workflow_id="w", task_queue=QUEUE)
     begin()
     await in_flight(IN_FLIGHT, count, lambda number: handle.signal("n", number))
