@@ -79,10 +79,13 @@ async def five_steps(n: int) -> int:
 
 
 @workflow
-async def everything(n: int) -> dict[str, Any]:
-    """One of each kind of operation; the result says what it saw."""
+async def everything(n: int, in_turn: bool = False) -> dict[str, Any]:
+    """One of each kind of operation; the result says what it saw. ``in_turn``: nothing at once, so that there is one order only."""
     total = await add(n, 1)
-    both = await asyncio.gather(slow_add(total, 1, 0.05), flaky_add(total, 2))
+    if in_turn:
+        both = [await slow_add(total, 1, 0.05), await flaky_add(total, 2)]
+    else:
+        both = await asyncio.gather(slow_add(total, 1, 0.05), flaky_add(total, 2))
     early = await condition("early")
     await sleep("1500ms")
     never = await condition("never", timeout="1200ms")

@@ -295,9 +295,7 @@ async def test_a_waiting_workflow_gets_its_signal_whatever_the_delay(server: Loc
         assert await handle.result(timeout=WAIT) == ["slow"]
 
 
-async def test_a_start_that_comes_again_costs_no_signal(
-    server: LocalServer, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_start_that_comes_again_costs_no_signal(server: LocalServer, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second worker takes the start for a new one, whose wait begins after the signal has expired, until it sees the timeline."""
     handle = await client.start(collect, "n", 1, task_queue=queue)
     async with another_worker(server.url, queue, **SERVED) as worker:

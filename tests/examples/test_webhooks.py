@@ -137,7 +137,6 @@ async def running_webhooks(*options: str, **environment: str) -> AsyncIterator[a
         env=clean_environment(**environment),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        preexec_fn=heed_ctrl_c,
     )
     try:
         yield process
@@ -145,11 +144,6 @@ async def running_webhooks(*options: str, **environment: str) -> AsyncIterator[a
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-def heed_ctrl_c() -> None:
-    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def lines_until(process: asyncio.subprocess.Process, start: str) -> list[str]:

@@ -38,10 +38,10 @@ _TIMES = {"event_time", "duration_ms", "start_time", "close_time", "next_attempt
 
 
 async def begin(client: Client, queue: str, workflow_id: str) -> WorkflowHandle:
-    """A workflow with one of each kind of operation, and a signal that comes before it."""
+    """A workflow with one of each kind of operation, one after the other, and a signal that comes before it."""
     handle = client.get_handle(workflow_id, task_queue=queue)
     await handle.signal("early", {"n": 0})
-    return await client.start(everything, 0, workflow_id=workflow_id, task_queue=queue)
+    return await client.start(everything, 0, True, workflow_id=workflow_id, task_queue=queue)
 
 
 async def finished(handle: WorkflowHandle) -> list[Any]:
