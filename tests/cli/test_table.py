@@ -25,6 +25,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, width: int, *, terminal: bool = Tru
     console = Console(file=file, width=width, force_terminal=terminal, color_system=system, highlight=False)
     monkeypatch.setattr(listing, "out", console)
     monkeypatch.setattr(output, "out", console)
+    monkeypatch.setattr("sys.stdout", file)  # plain text goes there as it is
     listing._print_table(records())
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
