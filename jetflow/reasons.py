@@ -13,10 +13,10 @@ from jetflow.broker.signals import EarlySignals
 from jetflow.broker.state import StateRecord, Waiting
 from jetflow.broker.tasks import consumer_name
 from jetflow.broker.timeline import Timeline
-from jetflow.broker.timers import iso_ms
 from jetflow.core import events as ev
 from jetflow.core.failures import Failure
 from jetflow.core.ids import from_token, partition_of, to_token
+from jetflow.core.times import from_iso
 from jetflow.engine.alarms import now_ms
 from jetflow.errors import BrokerError, WorkflowNotFoundError
 
@@ -155,7 +155,7 @@ class _Look:
         else:
             message = f"none of the {_number(len(workers), 'worker')} of this task queue has workflow type {kind!r}"
         wakes = f"a worker of task queue {self.task_queue!r} with workflow type {kind!r}"
-        wait = Wait("start", kind, iso_ms(start.time), wakes, message=message)
+        wait = Wait("start", kind, from_iso(start.time), wakes, message=message)
         return Why(self.workflow_id, self.task_queue, kind, "early", [wait], 1, owner, stored)
 
     async def _delayed(self, owner: Owner | None, depth: int) -> Why:

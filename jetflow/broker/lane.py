@@ -200,6 +200,16 @@ class Lane:
             raise api_error(operation, answer["error"])
         return answer
 
+    async def consumers(self, stream: str) -> list[dict[str, Any]]:
+        """Every consumer of a stream as the server describes it, page by page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = await self.api(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
+            consumers = page.get("consumers") or []
+            found += consumers
+            if not consumers or len(found) >= page.get("total", 0):
+                return found
+
     async def last_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
         """The newest message of a subject filter, asked of the stream's leader, so never stale; None if there is none."""
         return await self._stored(stream, {"last_by_subj": subject_filter})

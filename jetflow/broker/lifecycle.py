@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from jetflow.broker.lane import Lane
-from jetflow.broker.topology import SECOND, STREAM_NOT_FOUND
+from jetflow.broker.topology import SECOND, STREAM_NOT_FOUND, stream_config
 from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names
 from jetflow.core.lifecycle import CONTENT_TYPE
@@ -25,13 +25,7 @@ class LifecycleStream:
 
     async def exists(self) -> bool:
         """Whether events are wanted."""
-        try:
-            await self._lane.api(f"STREAM.INFO.{self._names.events_stream}")
-        except BrokerError as error:
-            if getattr(error, "err_code", 0) == STREAM_NOT_FOUND:
-                return False
-            raise
-        return True
+        return await stream_config(self._lane, self._names.events_stream) is not None
 
     async def create(self, keep_ms: int | None, replicas: int) -> None:
         """Makes the stream, or changes how long it keeps events.

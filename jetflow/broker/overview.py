@@ -73,15 +73,9 @@ async def _workers(broker: Broker) -> list[Member]:
 
 
 async def _consumers(broker: Broker) -> list[Consumer]:
-    found: list[Consumer] = []
-    offset = 0
-    while True:
-        page = await broker.lane.api(f"CONSUMER.LIST.{broker.names.inbox_stream}", {"offset": offset})
-        consumers = page.get("consumers") or []
-        found += [made for each in consumers if (made := _consumer(each)) is not None]
-        offset += len(consumers)
-        if not consumers or offset >= page.get("total", 0):
-            return sorted(found, key=lambda each: (each.task_queue, each.worker_id))
+    consumers = await broker.lane.consumers(broker.names.inbox_stream)
+    found = [made for each in consumers if (made := _consumer(each)) is not None]
+    return sorted(found, key=lambda each: (each.task_queue, each.worker_id))
 
 
 def _consumer(info: dict[str, Any]) -> Consumer | None:

@@ -226,16 +226,11 @@ async def delete_consumer(lane: Lane, stream: str, name: str) -> None:
 async def claimed_partitions(lane: Lane, names: Names, queue_token: str) -> dict[str, frozenset[int]]:
     """Partitions of a task queue by the consumer that has them."""
     claimed: dict[str, frozenset[int]] = {}
-    offset = 0
-    while True:
-        page = await lane.api(f"CONSUMER.LIST.{names.inbox_stream}", {"offset": offset})
-        for consumer in page.get("consumers") or []:
-            config = consumer["config"]
-            filters = config.get("filter_subjects") or [config.get("filter_subject", "")]
-            parts = [subject.split(".") for subject in filters]
-            mine = [int(part[1]) for part in parts if len(part) == 4 and part[2] == queue_token and part[1].isdigit()]
-            if mine:
-                claimed[consumer["name"]] = frozenset(mine)
-        offset += len(page.get("consumers") or [])
-        if offset >= page.get("total", 0) or not page.get("consumers"):
-            return claimed
+    for consumer in await lane.consumers(names.inbox_stream):
+        config = consumer["config"]
+        filters = config.get("filter_subjects") or [config.get("filter_subject", "")]
+        parts = [subject.split(".") for subject in filters]
+        mine = [int(part[1]) for part in parts if len(part) == 4 and part[2] == queue_token and part[1].isdigit()]
+        if mine:
+            claimed[consumer["name"]] = frozenset(mine)
+    return claimed

@@ -93,17 +93,9 @@ class Scan:
 
     async def _earlier(self) -> dict[str, int]:
         """Consumers of this purpose, and where they began."""
-        found: dict[str, int] = {}
-        offset = 0
-        while True:
-            page = await self._lane.api(f"CONSUMER.LIST.{self._stream}", {"offset": offset})
-            consumers = page.get("consumers") or []
-            for consumer in consumers:
-                if consumer["name"].rpartition("-")[0] == self._purpose:
-                    found[consumer["name"]] = consumer["config"].get("opt_start_seq") or 1
-            offset += len(consumers)
-            if not consumers or offset >= page.get("total", 0):
-                return found
+        consumers = await self._lane.consumers(self._stream)
+        mine = [consumer for consumer in consumers if consumer["name"].rpartition("-")[0] == self._purpose]
+        return {consumer["name"]: consumer["config"].get("opt_start_seq") or 1 for consumer in mine}
 
     async def _delete(self, name: str) -> None:
         try:

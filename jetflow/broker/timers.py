@@ -10,9 +10,10 @@ import msgspec
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names
+from jetflow.core.times import from_iso, to_iso
 
-LATEST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
-"""The last moment that is scheduled; the server counts nanoseconds in 64 bits."""
+LATEST = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+"""The last moment that is scheduled, ms since the epoch; the server counts nanoseconds in 64 bits."""
 
 
 class ScheduledStart(NamedTuple):
@@ -59,7 +60,7 @@ class Timers:
             return None
         kind = message.headers.get("Nats-Schedule-Target", "").rpartition(".")[2]
         due = message.headers.get("Nats-Schedule", "").removeprefix("@at ")
-        return ScheduledStart(kind, iso_ms(message.time), iso_ms(due))
+        return ScheduledStart(kind, from_iso(message.time), from_iso(due))
 
     async def take_start_back(self, queue_token: str, id_token: str) -> bool:
         """Removes a scheduled start; False if there is none."""
@@ -91,10 +92,4 @@ class Timers:
 
 
 def _at(due: int) -> str:
-    at = datetime.fromtimestamp(min(due / 1000, LATEST), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"@at {at}"
-
-
-def iso_ms(text: str) -> int:
-    """A time as the server or a schedule has it, ISO 8601 in UTC, in ms since the epoch."""
-    return int(datetime.fromisoformat(text[:23].rstrip("Z")).replace(tzinfo=UTC).timestamp() * 1000)
+    return f"@at {to_iso(min(due, LATEST))}"

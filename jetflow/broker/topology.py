@@ -119,7 +119,7 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
     """
     if partitions is not None and not 1 <= partitions <= 4096:
         raise InvalidInputError(f"partitions must be 1 to 4096, not {partitions}")
-    inbox = await _config(lane, names.inbox_stream)
+    inbox = await stream_config(lane, names.inbox_stream)
     if inbox is None:
         inbox = await _create(lane, stream_configs(names, partitions or DEFAULT_PARTITIONS, replicas or 1)[names.inbox_stream])
     found = _partitions_of(inbox)
@@ -129,14 +129,15 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
         )
     topology = Topology(found or partitions or DEFAULT_PARTITIONS, inbox.get("num_replicas") or 1)
     for name, config in stream_configs(names, topology.partitions, topology.replicas).items():
-        current = inbox if name == names.inbox_stream else await _config(lane, name)
+        current = inbox if name == names.inbox_stream else await stream_config(lane, name)
         if current is None:
             current = await _create(lane, config)
         _check(name, config, current)
     return topology
 
 
-async def _config(lane: Lane, stream: str) -> dict[str, Any] | None:
+async def stream_config(lane: Lane, stream: str) -> dict[str, Any] | None:
+    """A stream's configuration; None if there is no such stream."""
     try:
         answer = await lane.api(f"STREAM.INFO.{stream}")
     except BrokerError as error:
@@ -153,7 +154,7 @@ async def _create(lane: Lane, config: dict[str, Any]) -> dict[str, Any]:
     except BrokerError as error:
         code = getattr(error, "err_code", 0)
         if code == STREAM_NAME_IN_USE:  # somebody created it at the same moment, perhaps otherwise
-            return await _config(lane, name) or config
+            return await stream_config(lane, name) or config
         if code == SUBJECTS_OVERLAP:
             raise TopologyError(f"stream {name} cannot be created: another stream already takes {config['subjects']}") from error
         raise TopologyError(f"stream {name} cannot be created: {error}") from error

@@ -12,10 +12,10 @@ import msgspec
 import typer
 
 from jetflow.broker.dead_letters import DeadLetter, DeadLetters
-from jetflow.broker.timers import iso_ms
 from jetflow.cli.options import HERE, Connection, Json, Number, Utc
 from jetflow.cli.output import clean, local_time, say, tell, write_json
 from jetflow.cli.report import reporting
+from jetflow.core.times import from_iso
 from jetflow.errors import InvalidInputError
 
 STDIN = "-"
@@ -41,7 +41,7 @@ def list_letters(
             if as_json:
                 write_json(_as_data(letter))
             else:
-                say(f"{letter.number:>6}  {local_time(iso_ms(letter.at))}  {clean(letter.subject)}  {clean(letter.reason)}")
+                say(f"{letter.number:>6}  {local_time(from_iso(letter.at))}  {clean(letter.subject)}  {clean(letter.reason)}")
         if not found and not as_json:
             tell("no dead letters")
 
@@ -62,7 +62,7 @@ def show_letter(number: Number, utc: Utc = False, as_json: Json = False, connect
             return
         say(f"subject  {clean(letter.subject)}")
         say(f"reason   {clean(letter.reason)}")
-        say(f"refused  {local_time(iso_ms(letter.at))}")
+        say(f"refused  {local_time(from_iso(letter.at))}")
         for name, value in letter.headers.items():
             say(f"header   {clean(name)}: {clean(value)}")
         if letter.size is not None:

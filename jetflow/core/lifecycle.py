@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -11,6 +10,7 @@ from jetflow.core import events as ev
 from jetflow.core.failures import Failure
 from jetflow.core.ids import to_token
 from jetflow.core.operation import RunInfo
+from jetflow.core.times import to_iso
 
 TYPE_PREFIX = "jetflow.workflow."
 CONTENT_TYPE = "application/cloudevents+json"
@@ -81,11 +81,6 @@ def _lifecycle_event(info: RunInfo, event: Any) -> LifecycleEvent | None:
         source=f"/jetflow/{info.namespace}/{queue}",
         type=TYPE_PREFIX + kind,
         subject=info.workflow_id,
-        time=iso(event.at),
+        time=to_iso(event.at),
         data=data,
     )
-
-
-def iso(ms: int) -> str:
-    """Milliseconds since the epoch as ISO 8601, UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

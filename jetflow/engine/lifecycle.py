@@ -18,7 +18,7 @@ from jetflow.broker.wire import status_of
 from jetflow.core.ids import to_token
 from jetflow.core.lifecycle import lifecycle_events
 from jetflow.core.operation import RunInfo
-from jetflow.errors import BrokerError, BrokerUnavailableError, PayloadTooLargeError
+from jetflow.errors import BrokerError, PayloadTooLargeError
 
 if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
@@ -87,8 +87,6 @@ class Lifecycle:
                 continue
             try:
                 check_ack(data, "lifecycle event")
-            except BrokerUnavailableError:
-                raise
             except BrokerError as error:
                 log.warning("a lifecycle event was refused: %s", error)
 

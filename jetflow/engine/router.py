@@ -114,7 +114,7 @@ class Router:
     async def _holder_is_gone(self) -> bool:
         """Takes the consumer from a router that is gone, or that stands still; whether there was one."""
         taken = False
-        for consumer in (await self._broker.lane.api(f"CONSUMER.LIST.{self._stream}")).get("consumers") or []:
+        for consumer in await self._broker.lane.consumers(self._stream):
             name = consumer["name"]
             worker_id = name.split("-")[1] if name.startswith("router-") else ""
             if not worker_id:
