@@ -114,8 +114,8 @@ def heartbeat(details: Any = None) -> None:
         raise CancelledFailure(f"attempt {attempt.info.attempt} of activity {attempt.info.activity_type!r} is over: {attempt.over}")
     if details is not None:
         encoded = encode(details, "heartbeat details")
-        if len(bytes(encoded)) > MAX_DETAILS:
-            raise PayloadTooLargeError("the details of a heartbeat", len(bytes(encoded)), MAX_DETAILS)
+        if len(encoded) > MAX_DETAILS:
+            raise PayloadTooLargeError("the details of a heartbeat", len(encoded), MAX_DETAILS)
         attempt.details = encoded
     attempt.beat_at = time.monotonic()
     if attempt.on_beat is not None:

@@ -215,7 +215,8 @@ class Client(Finding):
             if not await self._schedule_start(handle, to_token(name, "workflow type"), delay, body, headers) and if_exists == "fail":
                 raise WorkflowAlreadyStartedError(workflow_id, task_queue)
             return handle, None
-        run = await self._publish_start(queue_token, id_token, name, body, tell=tell, expire=expire, more_headers=more_headers)
+        headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
+        run = await self._publish_start(queue_token, id_token, name, body, headers, id_is_new=id_is_new)
         record = None
         if run is not None and not id_is_new and if_exists != "replace":  # only the owner's record tells whether an older run has the id
             record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
@@ -229,28 +230,19 @@ class Client(Finding):
         return handle, record
 
     async def _publish_start(
-        self,
-        queue_token: str,
-        id_token: str,
-        name: str,
-        body: bytes,
-        *,
-        tell: bool,
-        expire: Duration | Literal["default"] | None,
-        more_headers: dict[str, str] | None,
+        self, queue_token: str, id_token: str, name: str, body: bytes, headers: dict[str, str], *, id_is_new: bool
     ) -> int | None:
         """The run id, or None when a start of this id is waiting already."""
-        names = self.broker.names
-        partition = partition_of(queue_token, id_token, self.broker.topology.partitions)
-        headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
-        if REPLACE not in headers:
+        broker, names = self.broker, self.broker.names
+        if not id_is_new and REPLACE not in headers:
+            partition = partition_of(queue_token, id_token, broker.topology.partitions)
             headers |= {
                 "Nats_Expected_Last_Subject_Sequence": "0",
                 "Nats_Expected_Last_Subject_Sequence_Subject": f"{names.namespace}.{partition}.{queue_token}.{id_token}.start.>",
             }
         subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
         try:
-            return (await self.broker.lane.publish_once(subject, body, self.broker.lane.message_id(), **headers)).seq
+            return (await broker.lane.publish_once(subject, body, broker.lane.message_id(), **headers)).seq
         except ConflictError:
             return None
 

@@ -96,22 +96,28 @@ class WorkflowHandle:
 
     async def result_of(self, until: Until, record: StateRecord | None, timeout: Duration | None, *, throw_on_error: bool = True) -> Any:
         """``result`` for a caller that listens already and has looked at the record since."""
-        seconds = None if timeout is None else to_ms(timeout, "timeout") / 1000
-        try:
-            async with asyncio.timeout(seconds):
-                while record is None or not record.closed or not self._is_mine(record):
-                    record = await until.next()
-                    if record is None:
-                        with contextlib.suppress(BrokerUnavailableError):  # it is asked again
-                            record = await self._record_or_none()
-        except TimeoutError as error:
-            raise ResultTimeoutError(f"workflow {self.workflow_id!r} has not ended within {timeout}; it goes on") from error
+        if timeout is None:
+            record = await self._closed_record(until, record)
+        else:
+            try:
+                async with asyncio.timeout(to_ms(timeout, "timeout") / 1000):
+                    record = await self._closed_record(until, record)
+            except TimeoutError as error:
+                raise ResultTimeoutError(f"workflow {self.workflow_id!r} has not ended within {timeout}; it goes on") from error
         if record.failure is None:
             return self._value(record)
         failure: FailureError = to_error(record.failure)
         if throw_on_error:
             raise failure
         return failure
+
+    async def _closed_record(self, until: Until, record: StateRecord | None) -> StateRecord:
+        while record is None or not record.closed or not self._is_mine(record):
+            record = await until.next()
+            if record is None:
+                with contextlib.suppress(BrokerUnavailableError):  # it is asked again
+                    record = await self._record_or_none()
+        return record
 
     async def _glance(self) -> StateRecord | None:
         """The record if there is one; whether there is no such workflow at all need not be asked just after the start."""

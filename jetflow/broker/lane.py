@@ -11,6 +11,7 @@ import base64
 import secrets
 import time
 from collections import deque
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import msgspec
@@ -56,36 +57,33 @@ class StoredMessage(NamedTuple):
     time: str
 
 
-class _Slot:
-    """One request under way."""
+class _Slot(Struct):
+    """One request under way. ``collected``: answers so far, where there may be many."""
 
-    __slots__ = ("body", "collected", "deadline", "future", "headers", "retry", "subject", "tries")
-
-    def __init__(self, future: asyncio.Future[Any], subject: str, body: bytes, headers: bytes | None, deadline: float) -> None:
-        self.future = future
-        self.subject = subject
-        self.body = body
-        self.headers = headers
-        self.deadline = deadline
-        self.tries = 0
-        self.retry = True
-        self.collected: list[tuple[bytes, bytes | None]] | None = None
+    future: Any
+    subject: str
+    body: bytes
+    headers: bytes | None
+    deadline: float
+    retry: bool
+    collected: list[tuple[bytes, bytes | None]] | None
+    tries: int = 0
 
 
 _decode_ack = msgspec.json.Decoder(PubAck).decode
 
 
 class Lane:
-    """Requests over one connection. Make it with ``await Lane.open(wire)``."""
+    """Requests over one connection, in the event loop it is made in. Make it with ``await Lane.open(wire)``."""
 
     def __init__(self, wire: Wire, timeout: float = TIMEOUT) -> None:
         self.wire = wire
         self.timeout = timeout
+        self._loop = asyncio.get_running_loop()
         self._nonce, self._ids = secrets.token_hex(8), 0
         self._inbox = f"_INBOX.jetflow.{self._nonce}."
         self._token_at = len(self._inbox)
-        self._slots: dict[str, _Slot] = {}
-        self._order: deque[tuple[float, str]] = deque()
+        self._slots: dict[str, _Slot] = {}  # in the order of their deadlines
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._count = 0
         self._ticker: asyncio.TimerHandle | None = None
@@ -113,21 +111,16 @@ class Lane:
         """
         self._count += 1
         token = str(self._count)
-        now = time.monotonic()
-        slot = _Slot(asyncio.get_running_loop().create_future(), subject, body, headers, now + self.timeout)
-        slot.retry = retry
-        if many:
-            slot.collected = []
         try:
             self.wire.send(subject, body, self._inbox + token, headers)
         except Exception:  # the place stays free, for whoever waits next
             self._next_turn()
             raise
-        self._slots[token] = slot
-        self._order.append((slot.deadline, token))
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._slots[token] = _Slot(future, subject, body, headers, time.monotonic() + self.timeout, retry, [] if many else None)
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
-        return slot.future
+            self._ticker = self._loop.call_later(_TICK, self._tick)
+        return future
 
     async def request(self, subject: str, body: bytes = b"", headers: bytes | None = None) -> tuple[bytes, bytes | None]:
         """One request and its answer, waiting first for a connection, and for a place when very many are under way.
@@ -143,7 +136,7 @@ class Lane:
         if not self.wire.is_connected:
             await self.wire.connected(self.timeout)
         while len(self._slots) >= MAX_UNDER_WAY:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            turn: asyncio.Future[None] = self._loop.create_future()
             self._waiting.append(turn)
             try:
                 await turn
@@ -275,7 +268,9 @@ class Lane:
         slot = self._slots.get(token)
         if slot is None:
             return
-        if slot.retry and status_of(headers) == 503 and not data:
+        if headers is None and slot.collected is None:  # an ack, as most answers are
+            self._settle(token, (data, None))
+        elif slot.retry and status_of(headers) == 503 and not data:
             self._retry(token, slot)
         elif slot.collected is None:
             self._settle(token, (data, headers))
@@ -291,7 +286,7 @@ class Lane:
         if time.monotonic() + delay > slot.deadline or slot.tries > 12:
             self._settle(token, BrokerUnavailableError(f"nobody answers on {slot.subject}; is JetStream on, and does the stream exist?"))
             return
-        asyncio.get_running_loop().call_later(delay, self._send_again, token, slot)
+        self._loop.call_later(delay, self._send_again, token, slot)
 
     def _send_again(self, token: str, slot: _Slot) -> None:
         if self._slots.get(token) is slot:
@@ -309,7 +304,8 @@ class Lane:
                 slot.future.set_exception(outcome)
             else:
                 slot.future.set_result(outcome)
-        self._next_turn()
+        if self._waiting:
+            self._next_turn()
 
     def _next_turn(self) -> None:
         while self._waiting:
@@ -321,14 +317,12 @@ class Lane:
     def _tick(self) -> None:
         self._ticker = None
         now = time.monotonic()
-        while self._order and (self._order[0][0] <= now or self._order[0][1] not in self._slots):
-            _, token = self._order.popleft()
-            slot = self._slots.get(token)
-            if slot is not None:
-                hint = f" (the server refused something: {self.wire.last_violation})" if self.wire.last_violation else ""
-                self._settle(token, BrokerUnavailableError(f"no answer on {slot.subject} within {self.timeout:g} s{hint}"))
+        late = list(takewhile(lambda item: item[1].deadline <= now, self._slots.items()))
+        hint = f" (the server refused something: {self.wire.last_violation})" if self.wire.last_violation else ""
+        for token, slot in late:
+            self._settle(token, BrokerUnavailableError(f"no answer on {slot.subject} within {self.timeout:g} s{hint}"))
         if self._slots:
-            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+            self._ticker = self._loop.call_later(_TICK, self._tick)
 
     def _on_violation(self, text: str) -> None:
         """A request that may not be sent, or not be answered, need not wait for its deadline; the server tells it in lower case."""
@@ -340,7 +334,6 @@ class Lane:
     def _on_disconnect(self) -> None:
         for token, slot in list(self._slots.items()):
             self._settle(token, BrokerUnavailableError(f"the connection broke while {slot.subject} was under way"))
-        self._order.clear()
 
 
 def check_ack(data: bytes, subject: str) -> PubAck:

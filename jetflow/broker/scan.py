@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -40,21 +40,35 @@ class Scan:
         purpose: names a scan that goes on where ``done`` was called last, by whomever; None for one that begins at the first key.
             There is one reader for a purpose: whoever opens takes over from the others, whose ``batch`` fails from then on.
         kept: seconds without a reader after which the server forgets the consumer.
+        wanted: tells by its headers whether a key is to be given out; all are when not given.
+
+    Attributes:
+        read: keys that the last batch went through, wanted or not.
     """
 
-    def __init__(self, lane: Lane, stream: str, subject_filter: str, purpose: str | None = None, kept: int = 60) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        stream: str,
+        subject_filter: str,
+        purpose: str | None = None,
+        kept: int = 60,
+        wanted: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._lane = lane
         self._stream = stream
         self._filter = subject_filter
         self._purpose = purpose
         self._name = ""
         self._kept = kept
+        self._wanted = wanted
         self._inbox = f"_INBOX.jetflow.scan.{secrets.token_hex(8)}."
         self._sid: int | None = None
         self._pulls = 0
         self._found: list[Seen] = []
-        self._position = 0
+        self._reply = b""
         self._told = 0
+        self.read = 0
         self._size = 0
         self._full: asyncio.Future[None] | None = None
 
@@ -72,7 +86,7 @@ class Scan:
     async def done(self) -> None:
         """What the batches so far told has been seen to. Every so often that is remembered; what came since is told again to the next."""
         if self._purpose is not None and self._told >= REMEMBER_EVERY:
-            await self._begin(self._position + 1, [self._name])
+            await self._begin(_position(self._reply) + 1, [self._name])
 
     async def _begin(self, start: int, instead_of: Iterable[str]) -> None:
         """A consumer from a position on. Where it began is all that is remembered: acks of all before would go wrong when a key expires."""
@@ -105,12 +119,12 @@ class Scan:
                 raise
 
     async def batch(self, size: int) -> list[Seen]:
-        """The next keys, as soon as there are any, at most ``size``; [] after some seconds without.
+        """The wanted ones of the next keys, as soon as there are any keys, at most ``size``; [] also after some seconds without.
 
         Raises:
             BrokerError: the consumer is gone, or keys may have got lost on the way: go on with ``open``.
         """
-        self._found, self._size, self._pulls = [], size, self._pulls + 1
+        self._found, self._size, self._pulls, self.read = [], size, self._pulls + 1, 0
         self._full = asyncio.get_running_loop().create_future()
         request = {"batch": size, "expires": WAIT * SECOND, "no_wait": True}
         self._lane.wire.send(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", msgspec.json.encode(request), f"{self._inbox}{self._pulls}")
@@ -136,15 +150,22 @@ class Scan:
             return
         status = status_of(headers)
         if not status:
-            tokens = reply.split(b".")
-            # $JS.ACK.stream.consumer.delivered.sseq.cseq.time.pending, or with domain and account after ACK
-            self._position = int(tokens[5 if len(tokens) == 9 else 7])
-            self._told += 1
-            self._found.append(Seen(subject.decode(), self._position, headers or b""))
-            if len(self._found) == self._size:
+            self._reply = reply
+            self.read += 1
+            if self._wanted is None or self._wanted(headers or b""):
+                self._found.append(Seen(subject.decode(), _position(reply), headers or b""))
+            if self.read == self._size:
+                self._told += self.read
                 full.set_result(None)
         elif status != 100 and subject.decode() == f"{self._inbox}{self._pulls}":
             if status in (404, 408):
+                self._told += self.read
                 full.set_result(None)
             else:
                 full.set_exception(BrokerError(f"reading {self._stream}: status {status}"))
+
+
+def _position(reply: bytes) -> int:
+    """Where the stream has a delivery: $JS.ACK.stream.consumer.delivered.sseq.cseq.time.pending, or with domain and account after ACK."""
+    tokens = reply.split(b".")
+    return int(tokens[5 if len(tokens) == 9 else 7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -86,6 +87,11 @@ def decode_state(body: bytes) -> StateRecord | None:
         return None
 
 
+@lru_cache(maxsize=256)
+def _expiring(expire: int) -> bytes:
+    return header_block(Nats_TTL=ttl_of(expire))
+
+
 class StateStore:
     """Reads and writes state records of one namespace."""
 
@@ -100,9 +106,7 @@ class StateStore:
     async def put(self, record: StateRecord) -> None:
         """Writes the record; a closed one with ``expire`` (ms) goes when that time is over."""
         subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
-        headers = None
-        if record.closed and record.expire is not None:
-            headers = header_block(Nats_TTL=ttl_of(record.expire))
+        headers = None if record.expire is None or not record.closed else _expiring(record.expire)
         await self._lane.publish(subject, _encoder.encode(record), headers)
 
     async def newest(self, queue_token: str, id_token: str) -> StoredMessage | None:

@@ -1,4 +1,4 @@
-"""The timeline bucket: one key is one commit, written once, read back whole.
+"""The timeline bucket: one key is one commit, read back whole.
 
 A run that has ended is compacted: its last key then holds every event of it, and the keys before go. The last key stays
 until the run expires, since it is what keeps a late owner from writing.
@@ -17,6 +17,7 @@ from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
 EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
+EXPECT_NEWEST = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:%d\r\nNats-Expected-Last-Subject-Sequence-Subject:%b*\r\n\r\n"
 MAX_COMPACTED = 256 * 1024
 """Bytes of a whole run that may become one key; a longer one keeps its keys until it expires."""
 PAGE = 500
@@ -43,21 +44,20 @@ class Timeline:
         """Subject of a timeline key."""
         return f"{self._names.timeline_prefix}{queue_token}.{id_token}.{seq}"
 
-    async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
-        """Writes a new key and gives its position; this compare-and-set is the fence between owners.
+    async def append(self, queue_token: str, id_token: str, seq: int, body: bytes, after: int = 0) -> int:
+        """Writes a key and gives its position; this compare-and-set is the fence between owners.
 
-        Key 1 expects the workflow to have no key at all: of a compacted run only the last one is left.
+        Keys 1 and 2 expect the workflow's newest key, whichever it is, to be the one at position ``after``, 0 for none at all: of a
+        compacted run only the last key is left, and key 1 is written anew by a run that ends with its second commit. A later key
+        expects not to be there.
 
         Raises:
-            ConflictError: the key exists: somebody else owns the workflow, or this very write was repeated.
+            ConflictError: somebody else owns the workflow, or this very write was repeated.
             BrokerUnavailableError: whether it was written is unknown.
         """
-        if seq == 1:
-            every = self.key(queue_token, id_token, "*")
-            fence = header_block(Nats_Expected_Last_Subject_Sequence="0", Nats_Expected_Last_Subject_Sequence_Subject=every)
-        else:
-            fence = EXPECT_NEW
-        return (await self._lane.publish(self.key(queue_token, id_token, seq), body, fence)).seq
+        key = f"{self._names.timeline_prefix}{queue_token}.{id_token}."
+        fence = EXPECT_NEW if seq > 2 else EXPECT_NEWEST % (after, key.encode())
+        return (await self._lane.publish(f"{key}{seq}", body, fence)).seq
 
     async def replace(self, queue_token: str, id_token: str, seq: int, body: bytes, position: int) -> int:
         """Writes a key anew, and gives its new position, provided that it is still the one at ``position``.

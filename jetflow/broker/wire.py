@@ -93,19 +93,17 @@ class Wire(NatsClient):
         """
         size = len(body)
         if headers is None:
-            head = f"PUB {subject} {reply} {size}\r\n" if reply else f"PUB {subject} {size}\r\n"
-            command = b"%b%b\r\n" % (head.encode(), body)
+            command = b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), body)
         else:
             size += len(headers)
-            head = f"HPUB {subject} {reply} {len(headers)} {size}\r\n"
-            command = b"%b%b%b\r\n" % (head.encode(), headers, body)
+            command = b"%b%b%b\r\n" % (f"HPUB {subject} {reply} {len(headers)} {size}\r\n".encode(), headers, body)
         if size > self._max_payload:
             raise PayloadTooLargeError(f"the message to {subject}", size, self._max_payload)
         self.write(command)
 
     def write(self, command: bytes) -> None:
         """Adds protocol bytes to this turn's write."""
-        if not self.is_connected:
+        if self._status != NatsClient.CONNECTED:
             raise BrokerUnavailableError("not connected to nats-server; nothing was sent")
         self._pending.append(command)
         self._pending_data_size += len(command)
@@ -184,8 +182,10 @@ def ttl_of(ms: int) -> str:
 
 def header_block(**fields: str) -> bytes:
     """A raw header block; ``_`` in a name stands for ``-``."""
-    lines = "".join(f"{name.replace('_', '-')}:{value}\r\n" for name, value in fields.items())
-    return f"NATS/1.0\r\n{lines}\r\n".encode()
+    block = "NATS/1.0\r\n"
+    for name, value in fields.items():
+        block += f"{name.replace('_', '-')}:{value}\r\n"
+    return f"{block}\r\n".encode()
 
 
 def status_of(headers: bytes | None) -> int:

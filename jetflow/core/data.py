@@ -71,7 +71,7 @@ class UserData:
 
 
 def _size(item: tuple[str, Raw | None]) -> int:
-    return 0 if item[1] is None else len(item[0]) + len(bytes(item[1])) + 4
+    return 0 if item[1] is None else len(item[0]) + len(item[1]) + 4
 
 
 def _named(name: Any) -> str:

@@ -21,7 +21,6 @@ _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
 _SAFE_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
-@lru_cache(maxsize=4096)
 def to_token(text: str, what: str = "name") -> str:
     """The subject token for any text.
 
@@ -30,20 +29,21 @@ def to_token(text: str, what: str = "name") -> str:
     """
     if not isinstance(text, str) or not text:
         raise InvalidInputError(f"{what} must be a non-empty string, not {text!r}")
-    if _PLAIN.fullmatch(text):
-        token = text
-    else:
-        try:
-            raw = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInputError(f"{what} {text!r} is not valid unicode text: {error}") from error
-        token = "".join(chr(byte) if byte in _SAFE_BYTES else f"={byte:02X}" for byte in raw)
+    token = text if _PLAIN.fullmatch(text) else _escaped(text, what)
     if len(token) > MAX_TOKEN:
         raise InvalidInputError(f"{what} is too long: {len(token)} bytes on the wire, at most {MAX_TOKEN}: {text[:40]!r}…")
     return token
 
 
 @lru_cache(maxsize=4096)
+def _escaped(text: str, what: str) -> str:
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{what} {text!r} is not valid unicode text: {error}") from error
+    return "".join(chr(byte) if byte in _SAFE_BYTES else f"={byte:02X}" for byte in raw)
+
+
 def from_token(token: str) -> str:
     """The text a token stands for.
 
@@ -53,6 +53,11 @@ def from_token(token: str) -> str:
     """
     if _PLAIN.fullmatch(token) and len(token) <= MAX_TOKEN:
         return token
+    return _unescaped(token)
+
+
+@lru_cache(maxsize=4096)
+def _unescaped(token: str) -> str:
     if _TOKEN.fullmatch(token):
         try:
             raw = re.sub(rb"=([0-9A-F]{2})", lambda m: bytes([int(m[1], 16)]), token.encode())

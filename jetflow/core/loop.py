@@ -179,8 +179,12 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def dispose(self) -> None:
         """Closes what still runs, without letting it do anything; code that runs right now is closed once it has come to wait."""
         self._ready.clear()
-        if not self._running and any(not task.done() for task in self.tasks):
-            self._inside(self._close_tasks)
+        if self._running:
+            return
+        for task in self.tasks:
+            if not task.done():
+                self._inside(self._close_tasks)
+                return
 
     def _close_tasks(self) -> None:
         while self.tasks:  # code that is being closed may start more tasks: they are closed unstarted

@@ -70,8 +70,8 @@ class Actor:
         self.uncommitted: list[Any] = []
         self.signals = SignalBuffer(engine, id_token)
         self.by_id = SignalsById(engine, id_token)
-        self.updates = Updates(self, self.feed)
-        self.questions = Questions(self)
+        self.updates: Updates | None = None
+        self.questions: Questions | None = None
         self.alarms = Alarms(self.wake)
 
     def receive(self, command: Command) -> None:
@@ -89,6 +89,7 @@ class Actor:
 
     def ask(self, question: Question) -> None:
         """A query: it is answered after the present turn, from what is committed by then."""
+        self.questions = self.questions or Questions(self)
         self.questions.add(question)
         if self.parked:
             self.questions.refuse("the workflow is parked, its state says why")
@@ -141,7 +142,7 @@ class Actor:
 
     def _untie(self) -> None:
         """Nobody drives it any more: parts that know it are let go, so that none of it waits for the garbage collector."""
-        del self.updates, self.questions
+        self.updates = self.questions = None
 
     async def _drive(self) -> None:
         try:
@@ -152,7 +153,7 @@ class Actor:
                 if not self.steps:
                     break
                 self.running = False
-                self._waiting = asyncio.get_running_loop().create_future()
+                self._waiting = self.engine.loop.create_future()
                 await self._waiting
         except OwnershipLostError:
             self.drop()
@@ -218,7 +219,7 @@ class Actor:
         self.alarms.clear()
         self.signals.reset()
         self.by_id.reset()
-        self.updates.reset()
+        self.updates = None
         self.held.clear()
         self.mailbox = deque(self.unacked[seq] for seq in sorted(self.unacked))
         self.outcomes.extendleft(reversed(self.uncommitted))

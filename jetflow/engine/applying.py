@@ -29,6 +29,7 @@ from jetflow.engine.effects import forget_alarm, launch, queue
 from jetflow.engine.ending import is_meant, terminated
 from jetflow.engine.signal_buffer import early_signal, store_early
 from jetflow.engine.starting import end_generation, is_taken, makes_way, next_generation, on_start
+from jetflow.engine.updates import Updates
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -56,7 +57,7 @@ async def apply(actor: Actor) -> None:
         actor.feed(outcome)
     _fire_due(actor)
     await _match_signals(actor)
-    if actor.updates.active and actor.machine is not None:
+    if actor.updates and actor.machine is not None:
         actor.held += actor.updates.match(actor.machine)
 
 
@@ -129,12 +130,13 @@ async def _on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> bo
 
 
 async def _on_update(actor: Actor, command: Command, update: UpdateCommand) -> bool:
+    updates = actor.updates = actor.updates or Updates(actor, actor.feed)
     if actor.machine is None or command.seq < actor.run.number:
-        await actor.updates.on_ended(command, update, actor.run.closing if actor.machine is None else ev.Terminated(at=0, reason=""))
+        await updates.on_ended(command, update, actor.run.closing if actor.machine is None else ev.Terminated(at=0, reason=""))
         actor.engine.ack(command)
         return False
-    actor.held += actor.updates.match(actor.machine)
-    return actor.updates.on_command(command, update, actor.machine)
+    actor.held += updates.match(actor.machine)
+    return updates.on_command(command, update, actor.machine)
 
 
 async def _on_stranger(actor: Actor, command: Command) -> None:

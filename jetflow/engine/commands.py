@@ -154,18 +154,20 @@ class Command:
     Attributes:
         delivery: the message, with its sequence and where to ack it.
         id_token, workflow_id: whose command it is.
+        partition: where the inbox has it.
         payload: what it asks for.
         index: the operation that an engine's own reply belongs to; 0 for others.
         actor: who has it in memory and answers for its ack.
     """
 
-    __slots__ = ("actor", "delivery", "id_token", "index", "payload", "seq", "workflow_id")
+    __slots__ = ("actor", "delivery", "id_token", "index", "partition", "payload", "seq", "workflow_id")
 
-    def __init__(self, delivery: Delivery, id_token: str, workflow_id: str, payload: Payload, index: int = 0) -> None:
+    def __init__(self, delivery: Delivery, id_token: str, workflow_id: str, partition: int, payload: Payload, index: int = 0) -> None:
         self.actor: Any = None
         self.delivery = delivery
         self.id_token = id_token
         self.workflow_id = workflow_id
+        self.partition = partition
         self.payload = payload
         self.index = index
         self.seq = delivery.seq
@@ -196,7 +198,7 @@ def understand(delivery: Delivery) -> Command:
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInputError(f"body of {kind}: {error}") from error
     index = _index(name) if kind in ("timer", "child", "activity", "routed") else 0
-    return Command(delivery, id_token, workflow_id, payload, index)
+    return Command(delivery, id_token, workflow_id, int(tokens[1]), payload, index)
 
 
 def check_body(what: str, body: bytes, max_payload: int) -> None:

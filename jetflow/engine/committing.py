@@ -26,32 +26,32 @@ async def commit(actor: Actor) -> None:
     machine = actor.machine
     if machine is None or not machine.decided:
         actor.uncommitted.clear()
-        if actor.updates.active:
+        if actor.updates:
             actor.updates.committed(())
         return
     for operation in machine.begun:
         if not operation.remote and type(operation.event) is ev.ActivityScheduled and not engine.runner.knows(operation.event.name):
             actor.feed(ev.ActivityQueued(index=operation.index, at=now_ms()))
     decided, begun, ended = machine.take()
-    cause = max([run.cause, *(command.seq for command in actor.held)])
+    cause = max([run.cause, *[command.seq for command in actor.held]])
     closes = isinstance(machine.closing, ev.CLOSING)
     whole = run.history.whole(run.number, cause, decided) if closes else None
     bodies = _bodies(actor, decided, cause) if whole is None else [whole]
-    position = 0
     for body in bodies:
-        engine.check_ownership(actor)
+        seq = 1 if whole is not None and run.seq == 1 else run.seq + 1  # the second commit takes the place of the first, if it has all of it
+        engine.check_partition(actor.partition)
         faults.reach("before_commit")
-        position = await engine.timeline.append(engine.queue_token, actor.id_token, run.seq + 1, body)
-        engine.check_ownership(actor)  # a late owner may have hit a key that compaction removed: nothing of it may follow
-        run.seq += 1
+        run.position = await engine.timeline.append(engine.queue_token, actor.id_token, seq, body, run.position)
+        engine.check_partition(actor.partition)  # a late owner may have hit a key that compaction removed: nothing of it may follow
+        run.seq = seq
         faults.reach("after_commit")
     if closes and (whole is not None or run.history.keys + len(bodies) == 1):
-        run.whole_at = position
+        run.is_whole = True
     else:
-        run.history.add(decided, len(bodies), sum(len(body) for body in bodies), position)
+        run.history.add(decided, len(bodies), sum(map(len, bodies)))
     run.cause = cause
     actor.uncommitted.clear()
-    if actor.updates.active:
+    if actor.updates:
         actor.updates.committed(decided)
     if actor.dirty_since is None:
         actor.dirty_since = time.monotonic()

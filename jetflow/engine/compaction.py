@@ -1,14 +1,13 @@
 """Runs that have ended become one timeline key, in the background and never in a hurry.
 
 A run that ends in the process that began it, without having rested, has its whole history here: its closing commit then
-is that one key already. Another one is read back, and its last key written anew. Either way the last key has everything
-before the others go, so that a crash leaves the whole history in one form or in both.
+is that one key already, and the second commit of a run takes the place of the first. Another one is read back, and its last key
+written anew. Either way the last key has everything before the others go, so that a crash leaves the whole history in one form or in both.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -33,17 +32,15 @@ PAUSE = 0.05
 class History:
     """Events that a run has committed, as long as they may still become one key."""
 
-    __slots__ = ("events", "first", "keys", "size")
+    __slots__ = ("events", "keys", "size")
 
     def __init__(self) -> None:
         self.events: list[Any] | None = []
-        self.first = 0
         self.keys = 0
         self.size = 0
 
-    def add(self, events: Sequence[Any], keys: int, size: int, position: int) -> None:
-        """A commit of ``keys`` keys and so many bytes, of which the last is at ``position``."""
-        self.first = self.first or position
+    def add(self, events: Sequence[Any], keys: int, size: int) -> None:
+        """A commit of ``keys`` keys and so many bytes."""
         self.keys += keys
         self.size += size
         if not self.fits:
@@ -73,13 +70,11 @@ class Closed(NamedTuple):
 
     Attributes:
         position: that key's, if it has the whole history already.
-        first: position of the run's first key, if known.
     """
 
     id_token: str
     seq: int
     position: int = 0
-    first: int = 0
 
 
 class Compaction:
@@ -92,13 +87,7 @@ class Compaction:
         self._empty.set()
 
     def add(self, closed: Closed) -> None:
-        """Sees to it some time; a run of two keys, the most usual, is one short message at once."""
-        if closed.position and closed.first and closed.seq == 2:
-            faults.reach("before_compaction")
-            faults.reach("after_compaction")
-            with contextlib.suppress(BrokerError):
-                self._engine.timeline.wipe(self._engine.queue_token, closed.id_token, 1, closed.first)
-            return
+        """Sees to it some time."""
         self._queue.append(closed)
         if self._empty.is_set():
             self._empty.clear()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
 
 
+_SENT = frozenset({ev.ChildStarted, ev.SignalSent})
+
+
 async def effects(actor: Actor, machine: Machine, decided: list[Any], begun: list[Operation], ended: list[Operation]) -> None:
     """Publishes what the commit said, ends what nobody waits for any more, and begins what is waited for."""
     await publish(actor, decided)
@@ -30,8 +33,8 @@ async def effects(actor: Actor, machine: Machine, decided: list[Any], begun: lis
         if step is not None:
             step.cancel()
         forget_alarm(actor, operation.index)
-    if any(operation.remote for operation in ended):
-        actor.engine.dispatch.end(machine.info, [operation for operation in ended if operation.remote], closed=actor.run.closing is not None)
+    if remote := [operation for operation in ended if operation.remote]:
+        actor.engine.dispatch.end(machine.info, remote, closed=actor.run.closing is not None)
     for operation in begun:
         if operation.index in machine.pending:
             follow(actor, operation)
@@ -40,20 +43,21 @@ async def effects(actor: Actor, machine: Machine, decided: list[Any], begun: lis
 async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> None:
     """What a commit sends out: children, signals, lifecycle events. ``again`` for one whose effects a crash may have kept back."""
     run, engine = actor.run, actor.engine
-    accepted, run.accepted = run.accepted, None
-    await tell_accepted(actor, accepted)
+    if run.accepted is not None:
+        accepted, run.accepted = run.accepted, None
+        await tell_accepted(actor, accepted)
     info = run.info
     if info is None:
         return
     if engine.lifecycle.on:
         run.told += engine.lifecycle.tell(info, decided)
-    children = children_in(decided)
-    if run.closing is not None:  # a child that would only be terminated need not begin
-        children = [child for child in children if child.parent_close_policy != "terminate"]
-    signals = [event for event in decided if isinstance(event, ev.SignalSent)]
-    if children or signals:
+    sent = [event for event in decided if type(event) in _SENT]
+    if sent:
+        children = children_in(sent)
+        if run.closing is not None:  # a child that would only be terminated need not begin
+            children = [child for child in children if child.parent_close_policy != "terminate"]
         starts = [engine.start_child(info, child, check_first=again) for child in children]
-        await asyncio.gather(*starts, engine.send_signals(info, signals))
+        await asyncio.gather(*starts, engine.send_signals(info, [event for event in sent if type(event) is ev.SignalSent]))
 
 
 async def publish_tasks(actor: Actor) -> None:
@@ -105,7 +109,7 @@ def launch(actor: Actor, operation: Operation) -> None:
         return
     info = ActivityInfo(scheduled.name, actor.workflow_id, actor.engine.task_queue, str(actor.run.number), index)
     options = operation.options if operation.options is not None else ActivityOptions()
-    actor.steps[index] = asyncio.create_task(_step(actor, scheduled, options, info, operation))
+    actor.steps[index] = actor.engine.loop.create_task(_step(actor, scheduled, options, info, operation))
 
 
 async def _step(actor: Actor, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:

@@ -68,9 +68,10 @@ async def end_unseen(actor: Actor) -> bool:
             return False
         run = cause = start.seq
         events.insert(0, started_by(actor, start.payload))  # type: ignore[arg-type]
-    engine.check_ownership(actor)
+    engine.check_partition(actor.partition)
     if isinstance(ends, TerminateCommand):
         cause = command.seq
     commit = ev.Commit(run=run, cause=cause, events=events)
-    await engine.timeline.append(engine.queue_token, actor.id_token, (last.seq if last is not None else 0) + 1, ev.encode_commit(commit))
+    seq, position = (last.seq, last.position) if last is not None else (0, 0)
+    await engine.timeline.append(engine.queue_token, actor.id_token, seq + 1, ev.encode_commit(commit), position)
     return True

@@ -67,6 +67,7 @@ class Engine:
         max_cached: int,
     ) -> None:
         self.broker = broker
+        self.loop = asyncio.get_running_loop()
         self.namespace = broker.names.namespace
         self.task_queue = task_queue
         self.queue_token = to_token(task_queue, "task queue")
@@ -113,7 +114,7 @@ class Engine:
             log.exception("command %s cannot be read", delivery.subject)
             self.spawn(self._refuse(delivery, f"{type(error).__name__}: {error}"))
             return
-        actor = self._actors.get(command.id_token) or self.actor_of(command.id_token, command.workflow_id)
+        actor = self._actors.get(command.id_token) or self._take_up(command.id_token, command.workflow_id, command.partition)
         if actor is None:
             self.unacked -= 1  # its next owner gets it again
             return
@@ -124,12 +125,13 @@ class Engine:
 
     def actor_of(self, id_token: str, workflow_id: str) -> Actor | None:
         """The workflow in memory, taken up if it is not there; None while its partition is being handed over."""
-        actor = self._actors.get(id_token)
-        if actor is None:
-            partition = partition_of(self.queue_token, id_token, self.broker.topology.partitions)
-            if partition in self._leaving:
-                return None
-            actor = self._actors[id_token] = Actor(self, id_token, workflow_id, partition)
+        partition = partition_of(self.queue_token, id_token, self.broker.topology.partitions)
+        return self._actors.get(id_token) or self._take_up(id_token, workflow_id, partition)
+
+    def _take_up(self, id_token: str, workflow_id: str, partition: int) -> Actor | None:
+        if partition in self._leaving:
+            return None
+        actor = self._actors[id_token] = Actor(self, id_token, workflow_id, partition)
         return actor
 
     async def _refuse(self, delivery: Delivery, reason: str) -> None:
@@ -166,10 +168,6 @@ class Engine:
             log.debug("not connected: command %d will come again", delivery.seq)
 
     # ---- ownership
-
-    def check_ownership(self, actor: Actor) -> None:
-        """Raises BrokerUnavailableError while it is in doubt whether this worker may commit for an actor."""
-        self.check_partition(actor.partition)
 
     def check_partition(self, partition: int) -> None:
         """Raises BrokerUnavailableError unless a partition surely is this worker's."""
@@ -345,7 +343,7 @@ class Engine:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs something on the worker's loop until it ends or the worker stops."""
-        task = asyncio.create_task(work)
+        task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jetflow.broker.lane import StoredMessage
-from jetflow.broker.scan import Scan, Seen
+from jetflow.broker.scan import Scan
 from jetflow.broker.timeline import Entry, to_entry
 from jetflow.broker.topology import MARKER_TTL
 from jetflow.core import events as ev
 from jetflow.core.ids import partition_of
+from jetflow.core.times import from_iso
 from jetflow.engine import faults
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
@@ -31,7 +32,7 @@ EVERY = 1.0
 """Seconds between two looks at the records."""
 TROUBLE = 5.0
 """Seconds before the janitor begins anew after the broker refused something, or is gone."""
-BATCH = 1000
+BATCH = 200
 TOGETHER = 100
 """Runs looked at together; the server gives at most 1,024 keys at once."""
 EMPTY = b"Nats-Msg-Size: 0\r\n"
@@ -67,37 +68,43 @@ class Janitor:
 
     async def _work(self) -> None:
         engine, names = self._engine, self._engine.broker.names
-        records = Scan(engine.broker.lane, names.state_stream, f"{names.state_prefix}{engine.queue_token}.*", self._name, MARKER_TTL)
+        markers = Scan(engine.broker.lane, names.state_stream, f"{names.state_prefix}{engine.queue_token}.*", self._name, MARKER_TTL, _is_marker)
         try:
-            if not await records.known():  # nobody has looked for so long that markers may have gone unseen, or nobody ever has
+            if not await markers.known() and await self._may_have_missed():
                 await self._sweep()
-            await records.open()
+            await markers.open()
             while self._elected:
-                found = await records.batch(BATCH)
-                expired = [seen.subject.rpartition(".")[2] for seen in found if _is_marker(seen)]
+                expired = [seen.subject.rpartition(".")[2] for seen in await markers.batch(BATCH)]
                 await self._retire(list(dict.fromkeys(expired)))
-                await records.done()
-                if len(found) < BATCH:
+                await markers.done()
+                if markers.read < BATCH:
                     await asyncio.sleep(EVERY)
         finally:
-            records.close()
+            markers.close()
+
+    async def _may_have_missed(self) -> bool:
+        """Whether markers may have gone unseen: nobody has looked for so long, and the records are as old."""
+        broker = self._engine.broker
+        info = await broker.lane.api(f"STREAM.INFO.{broker.names.state_stream}")
+        return from_iso(info["ts"]) - from_iso(info["created"]) > MARKER_TTL * 1000  # type: ignore[no-any-return]
 
     @property
     def _name(self) -> str:
         return f"janitor-{self._engine.queue_token.replace('-', '=2D')}"
 
     async def _sweep(self) -> None:
-        """Looks for timelines without a record."""
+        """Looks for timelines without a record, among those that there are now."""
         engine, names = self._engine, self._engine.broker.names
         keys = Scan(engine.broker.lane, names.timeline_stream, f"{names.timeline_prefix}{engine.queue_token}.*.*")
         try:
+            end = (await engine.broker.lane.api(f"STREAM.INFO.{names.timeline_stream}"))["state"]["last_seq"]
             await keys.open()
-            found, before = await keys.batch(BATCH), ""
-            while found:
+            position, before = 0, ""
+            while position < end and (found := await keys.batch(BATCH)):
+                position = found[-1].position
                 ids = dict.fromkeys(seen.subject.split(".")[-2] for seen in found)
                 await self._retire([id_token for id_token in ids if id_token != before])
                 before = next(reversed(ids))
-                found = await keys.batch(BATCH) if len(found) == BATCH else []
         finally:
             keys.close()
 
@@ -106,8 +113,8 @@ class Janitor:
             await retire(self._engine, ids[start : start + TOGETHER])
 
 
-def _is_marker(seen: Seen) -> bool:
-    return EMPTY in seen.headers and OWN not in seen.headers
+def _is_marker(headers: bytes) -> bool:
+    return EMPTY in headers and OWN not in headers
 
 
 async def revisit(engine: Engine, id_token: str) -> None:

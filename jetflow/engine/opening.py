@@ -10,6 +10,7 @@ from jetflow.core.machine import last_generation
 from jetflow.engine.children import children_in, children_of
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.effects import follow, publish
+from jetflow.engine.updates import Updates
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -29,7 +30,7 @@ async def open_actor(actor: Actor) -> None:
 async def _rebuild(actor: Actor, last: Entry) -> None:
     run = actor.run
     entries = await actor.engine.timeline.run(actor.engine.queue_token, actor.id_token, last)
-    run.seq, run.number, run.cause = last.seq, last.commit.run, last.commit.cause
+    run.seq, run.position, run.number, run.cause = last.seq, last.position, last.commit.run, last.commit.cause
     history = last_generation([entry.commit for entry in entries])
     run.info = actor.info_of(history[0][0])
     if isinstance(history[-1][-1], ev.CLOSING):
@@ -54,12 +55,14 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
     run = actor.run
     last, unsure = entries[-1], _last_decision(entries)
     events = [event for entry in entries for event in entry.commit.events]
-    run.history.add(events, len(entries), sum(entry.size for entry in entries), entries[0].position)
+    run.history.add(events, len(entries), sum(entry.size for entry in entries))
     machine = actor.machine = actor.machine_for(history[0][0])
     machine.replay(history, unfinished=last.commit.more)
     if isinstance(machine.closing, ev.ContinuedAsNew):
         run.continued = machine.closing
-    actor.updates.restore(machine)
+    if machine.handlers is not None:
+        actor.updates = Updates(actor, actor.feed)
+        actor.updates.restore(machine.handlers)
     for index in [index for index, step in actor.steps.items() if index not in machine.pending]:
         actor.steps.pop(index).cancel()
     doubtful = actor.doubtful = _is_doubtful(actor, last)

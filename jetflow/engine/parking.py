@@ -41,7 +41,8 @@ def unpark(actor: Actor) -> None:
 async def _park(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
     """It cannot go on here. Its commands stay un-acked for a worker that can; the state says why."""
     actor.parked = True
-    actor.questions.refuse(f"the workflow is parked: {reason}: {message}")
+    if actor.questions is not None:
+        actor.questions.refuse(f"the workflow is parked: {reason}: {message}")
     log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message)
     for step in actor.steps.values():
         step.cancel()

@@ -77,7 +77,7 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
         actor.alarms.scheduled(unscheduled)
         faults.reach("after_schedule")
     await actor.signals.store()
-    if actor.updates.active:
+    if actor.updates:
         actor.held += actor.updates.refuse_early(machine)
     if actor.dirty_since is not None or actor.state_wanted or actor.doubtful:
         await _put_state(actor, machine)
@@ -119,14 +119,14 @@ async def _rest_closed(actor: Actor) -> None:
             else:
                 engine.background(timers)
     actor.held += actor.signals.discard()
-    if actor.updates.active:
+    if actor.updates:
         actor.held += actor.updates.end(run.closing)
     if run.told:
         await engine.lifecycle.settled(run.told)
     held, actor.held = actor.held, []
     actor.ack(held)
     if newly and run.seq > 1 and run.history.fits:
-        engine.compaction.add(Closed(actor.id_token, run.seq, run.whole_at, run.history.first))
+        engine.compaction.add(Closed(actor.id_token, run.seq, run.position if run.is_whole else 0))
     if not actor.mailbox:
         if before:
             engine.background(revisit(engine, actor.id_token))

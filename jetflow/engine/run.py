@@ -31,7 +31,7 @@ class Run:
 
     Attributes:
         loaded: False until the timeline was looked at.
-        seq: the last timeline key.
+        seq: the last timeline key, 0 for none; ``position`` is where its stream has it.
         number: the run id, which is the inbox sequence of its start; 0 for none.
         cause: the highest inbox sequence that was applied.
         info: the present generation.
@@ -40,7 +40,7 @@ class Run:
         told_closing: whether everybody who waits for the end was told.
         closed_children: children whose fate the end of the run decides.
         history: what compaction will make one key of.
-        whole_at: position of the closing commit when it holds the whole run already; 0 if not.
+        is_whole: whether the closing commit holds the whole run already.
         accepted: the parent that is to be told that the run has begun.
         told: lifecycle events that the broker has not answered for yet.
         tasks_due: attempts to publish for other workers, by operation; True for one that may have been published before.
@@ -48,19 +48,19 @@ class Run:
 
     __slots__ = (
         "accepted", "cause", "closed_children", "closing", "continued", "history", "info",
-        "loaded", "number", "seq", "tasks_due", "told", "told_closing", "whole_at",
+        "is_whole", "loaded", "number", "position", "seq", "tasks_due", "told", "told_closing",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.loaded = False
-        self.seq = self.number = self.cause = 0
+        self.seq = self.position = self.number = self.cause = 0
         self.info: RunInfo | None = None
         self.closing: Any = None
         self.continued: ev.ContinuedAsNew | None = None
         self.told_closing = False
         self.closed_children: list[ev.ChildStarted] = []
         self.history = History()
-        self.whole_at = 0
+        self.is_whole = False
         self.accepted: ev.Parent | None = None
         self.tasks_due: dict[int, bool] = {}
         self.told: Told = []

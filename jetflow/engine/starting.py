@@ -39,7 +39,7 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
             await actor.engine.timers.cancel_all(actor.engine.queue_token, actor.id_token)
         actor.run.closing, actor.run.told_closing, actor.run.closed_children = None, False, []
         actor.signals.reset()
-        actor.run.history, actor.run.whole_at = History(), 0
+        actor.run.history, actor.run.is_whole = History(), False
     actor.run.number = command.seq
     started = started_by(actor, start, first_index)
     actor.run.info = actor.info_of(started)

@@ -92,9 +92,9 @@ class StepRunner:
         else:
             value = await self._call_within(definition, args, attempt, timeout, options.heartbeat)
         faults.reach("after_activity")
-        result = encode(value, f"activity {definition.name!r}, result")
-        if len(bytes(result)) > self._max_bytes:
-            raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(bytes(result)), self._max_bytes)
+        result = encode(value, definition.signature.result.what)
+        if len(result) > self._max_bytes:
+            raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(result), self._max_bytes)
         return result
 
     async def _call_within(

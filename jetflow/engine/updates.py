@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.state import FAILED, TERMINATED
 from jetflow.core import events as ev
-from jetflow.core.handlers import DisturbedError, Outcome
+from jetflow.core.handlers import DisturbedError, Handlers, Outcome
 from jetflow.core.machine import Machine
 from jetflow.engine.alarms import now_ms
 from jetflow.engine.answers import CLOSED, NOT_FOUND, REFUSED, Answer, failed, send
@@ -29,22 +29,14 @@ class Updates:
         self._asking: dict[str, set[str]] = {}
         self._answers: list[tuple[str | None, Answer]] = []
 
-    @property
-    def active(self) -> bool:
+    def __bool__(self) -> bool:
         """Whether anybody waits for anything."""
         return bool(self._early or self._asking or self._answers)
 
-    def reset(self) -> None:
-        """Forgets what is in memory."""
-        self._early.clear()
-        self._asking.clear()
-        self._answers.clear()
-
-    def restore(self, machine: Machine) -> None:
+    def restore(self, handlers: Handlers) -> None:
         """After a rebuild: who waits for the updates under way. Who missed an outcome asks again."""
-        if machine.handlers is not None:
-            for event in machine.handlers.running.values():
-                self._ask(event.id, event.reply)
+        for event in handlers.running.values():
+            self._ask(event.id, event.reply)
 
     def on_command(self, command: Command, update: UpdateCommand, machine: Machine) -> bool:
         """Takes an update for a live run; True if its command is to be acked with what it leads to."""

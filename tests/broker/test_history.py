@@ -32,9 +32,10 @@ STARTED = Started(1, "w", Raw(b"null"))
 
 async def write(timeline: Timeline, queue: str, first: int, count: int, run: int = 7) -> None:
     """A run of ``count`` keys of one event each, the first of which is ``first``."""
+    position = 0
     for number in range(count):
         commit = Commit(run, run + number, [event(number) if number else STARTED])
-        await timeline.append(queue, "w", first + number, encode_commit(commit))
+        position = await timeline.append(queue, "w", first + number, encode_commit(commit), position)
 
 
 async def read(reader: RunReader) -> list[list[int]]:

@@ -27,7 +27,12 @@ def _next(run: int, number: int) -> bytes:
 async def _write(timeline: Timeline, queue: str, first: int, count: int, run: int = 7) -> None:
     """A run of ``count`` entries whose first key is ``first``."""
     bodies = [_first(run), *(_next(run, number) for number in range(1, count))]
-    await asyncio.gather(*(timeline.append(queue, "w", first + number, body) for number, body in enumerate(bodies)))
+    await asyncio.gather(*(_put(timeline, queue, first + number, body) for number, body in enumerate(bodies)))
+
+
+async def _put(timeline: Timeline, queue: str, seq: int, body: bytes) -> None:
+    """A key as it may be in a bucket, without a fence."""
+    await timeline._lane.publish(timeline.key(queue, "w", seq), body)
 
 
 async def _last(timeline: Timeline, queue: str) -> Entry:
@@ -46,8 +51,8 @@ async def test_a_workflow_without_a_timeline(timeline: Timeline, queue: str) -> 
 
 
 async def test_what_is_written_is_read_back(timeline: Timeline, queue: str) -> None:
-    await timeline.append(queue, "w", 1, _first(7))
-    await timeline.append(queue, "w", 2, _next(7, 1))
+    first = await timeline.append(queue, "w", 1, _first(7))
+    await timeline.append(queue, "w", 2, _next(7, 1), first)
     last = await _last(timeline, queue)
     assert (last.seq, last.commit.run, last.commit.cause) == (2, 7, 8)
     entries = await timeline.run(queue, "w", last)
@@ -128,16 +133,16 @@ async def test_a_key_that_cannot_be_read_is_named(broker: Broker, timeline: Time
 async def test_a_history_that_the_server_gives_in_parts_is_read_whole(timeline: Timeline, queue: str) -> None:
     """One answer has 64 MiB at most."""
     large = Raw(b'"%b"' % (b"x" * 900_000))
-    await timeline.append(queue, "w", 1, _first(7))
+    position = await timeline.append(queue, "w", 1, _first(7))
     for number in range(1, 80):
-        await timeline.append(queue, "w", number + 1, encode_commit(Commit(7, 7 + number, [SideEffect(number, 1, large)])))
+        position = await timeline.append(queue, "w", number + 1, encode_commit(Commit(7, 7 + number, [SideEffect(number, 1, large)])), position)
     entries = await timeline.run(queue, "w", await _last(timeline, queue))
     assert [entry.seq for entry in entries] == list(range(1, 81))
 
 
 async def test_a_key_wiped_a_moment_ago_is_not_the_last(timeline: Timeline, queue: str) -> None:
     first = await timeline.append(queue, "w", 1, _first(7))
-    await timeline.append(queue, "w", 2, _next(7, 1))
+    await timeline.append(queue, "w", 2, _next(7, 1), first)
     timeline.wipe(queue, "w", 1, first + 1000)
     assert (await _last(timeline, queue)).seq == 2, "the fence held"
     timeline.wipe(queue, "w", 1, first)
@@ -146,9 +151,19 @@ async def test_a_key_wiped_a_moment_ago_is_not_the_last(timeline: Timeline, queu
         await timeline.append(queue, "w", 1, _first(9))
 
 
+async def test_of_a_second_key_and_a_first_written_anew_one_is_refused(timeline: Timeline, queue: str) -> None:
+    """Whoever comes second of two owners, whichever of the two each of them writes."""
+    for winner, loser in ((1, 2), (2, 1), (1, 1), (2, 2)):
+        workflow = f"w{winner}{loser}"
+        first = await timeline.append(queue, workflow, 1, _first(7))
+        await timeline.append(queue, workflow, winner, _next(7, 1), first)
+        with pytest.raises(ConflictError):
+            await timeline.append(queue, workflow, loser, _next(7, 2), first)
+
+
 async def test_a_workflow_may_begin_only_where_no_key_is_left(timeline: Timeline, queue: str) -> None:
     first = await timeline.append(queue, "w", 1, _first(7))
-    second = await timeline.append(queue, "w", 2, _next(7, 1))
+    second = await timeline.append(queue, "w", 2, _next(7, 1), first)
     await timeline.remove(queue, "w", second)
     with pytest.raises(ConflictError):
         await timeline.append(queue, "w", 1, _first(9))

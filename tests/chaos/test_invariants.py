@@ -268,7 +268,7 @@ async def test_4_a_start_needs_no_read_and_a_repeated_one_changes_nothing(
     monkeypatch.setattr(Timeline, "last", counted)
     if broken:
 
-        async def overwrite(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
+        async def overwrite(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes, after: int = 0) -> int:
             return (await self._lane.publish(self.key(queue_token, id_token, seq), body)).seq
 
         monkeypatch.setattr(Timeline, "append", overwrite)
@@ -400,17 +400,17 @@ async def test_8_nothing_is_visible_of_a_commit_that_is_not_known_to_be_written(
     early: list[str] = []
     written = False
 
-    async def unsure(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes) -> None:
+    async def unsure(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes, after: int = 0) -> int:
         nonlocal written
         if id_token == name and failures:
             problem = failures.pop()
             if not failures:
-                await append(self, queue_token, id_token, seq, body)
+                await append(self, queue_token, id_token, seq, body, after)
                 written = True
             if broken:
-                return
+                return after + 1
             raise problem
-        await append(self, queue_token, id_token, seq, body)
+        return await append(self, queue_token, id_token, seq, body, after)
 
     start_child = Engine.start_child
 
