@@ -1,8 +1,8 @@
 """One connection to nats-server, with a short way in and out beside nats-py's.
 
-nats-py keeps what it is good at: connecting, TLS, authentication, reconnecting, parsing. Messages for our own
-subscriptions are handed over as bytes inside the parser's call, without a queue and a task each; our own publishes are
-joined and written once per turn of the event loop. Both rest on nats-py 2.16's internals, which is why its version is pinned.
+nats-py keeps what it is good at: connecting, TLS, authentication, reconnecting. Messages for our own subscriptions are handed
+over as bytes in the call that brings them, without a queue and a task each; our own publishes are joined and written once
+per turn of the event loop. Both rest on nats-py 2.16's internals, which is why its version is pinned.
 """
 
 from __future__ import annotations
@@ -65,6 +65,24 @@ class Wire(NatsClient):
             log.exception("handler of %r failed", subject)
         return True
 
+    def _read_at_once(self) -> None:
+        """Has messages for our handlers handed over when their bytes come, not a task switch later. The rest goes on to nats-py's reading,
+        and everything after it until that has been seen to, so that the order stays.
+        """
+        parser: Parser = self._ps  # type: ignore[assignment]
+        reader = getattr(self._transport, "_io_reader", None)
+        if type(reader) is not asyncio.StreamReader:  # a web socket
+            return
+        later: Callable[[bytes], None] = reader.feed_data
+
+        def feed(data: bytes) -> None:
+            if self.is_connected and not parser.busy and not reader._buffer:  # type: ignore[attr-defined]
+                data = parser.take(data)
+            if data:
+                later(data)
+
+        reader.feed_data = feed  # type: ignore[method-assign]
+
     # ---- out
 
     async def connected(self, timeout: float) -> None:
@@ -101,6 +119,14 @@ class Wire(NatsClient):
             raise PayloadTooLargeError(f"the message to {subject}", size, self._max_payload)
         self.write(command)
 
+    def ack(self, reply: str) -> None:
+        """Tells a consumer that a delivery is done with.
+
+        Raises:
+            BrokerUnavailableError: not connected now; it will come again.
+        """
+        self.write(f"PUB {reply} 0\r\n\r\n".encode())
+
     def write(self, command: bytes) -> None:
         """Adds protocol bytes to this turn's write."""
         if self._status != NatsClient.CONNECTED:
@@ -129,6 +155,7 @@ class Wire(NatsClient):
 
     async def _read_loop(self) -> None:
         """nats-py ends reading after an exception it does not know, and goes on looking connected: reconnect instead."""
+        self._read_at_once()
         await super()._read_loop()
         task = asyncio.current_task()
         if self.is_connected and task is not None and not task.cancelling():

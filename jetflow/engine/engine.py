@@ -77,6 +77,7 @@ class Engine:
         self.default_expire = default_expire
         self.max_payload = broker.max_payload - PAYLOAD_MARGIN
         self.max_commit = broker.max_payload - PAYLOAD_MARGIN // 2
+        self._small_body = broker.max_payload - 2 * BODY_MARGIN
         lane, names = broker.lane, broker.names
         self.timeline = Timeline(lane, names)
         self.states = StateStore(lane, names)
@@ -104,8 +105,10 @@ class Engine:
     def deliver(self, delivery: Delivery) -> None:
         """Gives a command to its actor; what cannot be understood goes to the dead letters."""
         self.unacked += 1
+        headers = len(delivery.headers or b"")
         try:
-            check_body("the command's body", delivery.data, self.broker.max_payload - max(0, len(delivery.headers or b"") - BODY_MARGIN // 4))
+            if len(delivery.data) + headers > self._small_body:
+                check_body("the command's body", delivery.data, self.broker.max_payload - max(0, headers - BODY_MARGIN // 4))
             command = understand(delivery)
         except InvalidInputError as error:
             self.spawn(self._refuse(delivery, str(error)))
@@ -163,7 +166,7 @@ class Engine:
 
     def _send_ack(self, delivery: Delivery) -> None:
         try:
-            self.broker.wire.send(delivery.reply, b"")
+            self.broker.wire.ack(delivery.reply)
         except BrokerError:
             log.debug("not connected: command %d will come again", delivery.seq)
 

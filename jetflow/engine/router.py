@@ -191,7 +191,7 @@ class Router:
     def ack(self, reply: str) -> None:
         """A signal is done with."""
         with contextlib.suppress(BrokerError):
-            self._broker.wire.send(reply, b"")
+            self._broker.wire.ack(reply)
 
     def done(self, lot: Lot) -> None:
         """Nothing of a name is left."""
