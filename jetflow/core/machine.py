@@ -467,12 +467,13 @@ class Machine:
             future = OperationFuture(self.loop)
             if self.halted:  # nothing resolves it: the code stays here until it is closed
                 return Operation(NOWHERE, future, False)
-            self._raise_if_cancelled()
-        event = self._decide(make(self._take_index()))
-        operation = Operation(event, future, not shielded.get() if cancellable is None else cancellable)
-        if isinstance(future, OperationFuture):
-            future.index = operation.index
-        self.pending[operation.index] = operation
+            if self.cancel_requested is not None:
+                self._raise_if_cancelled()
+        index = self._take_index()
+        operation = Operation(self._decide(make(index)), future, not shielded.get() if cancellable is None else cancellable)
+        if check:
+            future.index = index  # type: ignore[union-attr]
+        self.pending[index] = operation
         self.begun.append(operation)
         return operation
 

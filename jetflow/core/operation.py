@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 
 from jetflow.core import events as ev
 from jetflow.core.failures import Failure
-from jetflow.core.loop import DurableTimerHandle, WorkflowFuture, WorkflowLoop
+from jetflow.core.loop import DurableTimerHandle, WorkflowFuture
 from jetflow.core.values import TypedDecoder
 
 
@@ -70,9 +70,7 @@ class Operation:
 class OperationFuture(WorkflowFuture):
     """A future whose cancellation by the code (a timeout, a cancelled task) ends its operation."""
 
-    def __init__(self, loop: WorkflowLoop) -> None:
-        super().__init__(loop)
-        self.index = 0
+    index = 0
 
     def cancel(self, msg: Any = None) -> bool:
         cancelled = super().cancel(msg)
