@@ -198,7 +198,13 @@ class RegistrationError(JetflowError):
 
 
 class BrokerError(JetflowError):
-    """Raised when nats-server cannot be reached or cannot be used as it is."""
+    """Raised when nats-server cannot be reached or cannot be used as it is.
+
+    Attributes:
+        err_code: JetStream's number for what it refused; 0 where there is none.
+    """
+
+    err_code = 0
 
 
 class BrokerUnavailableError(BrokerError):

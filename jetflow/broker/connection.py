@@ -191,6 +191,9 @@ async def _check_jetstream(lane: Lane, addresses: list[str]) -> None:
     try:
         await lane.api("INFO")
     except BrokerUnavailableError as problem:
+        if lane.wire._server_info.get("jetstream"):
+            reason = "a cluster that has just started, or has lost most of its servers, has no leader; try again"
+            raise BrokerUnavailableError(f"JetStream does not answer at {where}: {reason}") from problem
         raise BrokerError(f"JetStream is off at {where}: start nats-server with --jetstream, or with jetflow's nats.conf") from problem
     except BrokerError as problem:
         if lane.wire.last_violation:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
+from jetflow.broker.codes import NO_MESSAGE
 from jetflow.broker.lane import Lane, StoredMessage
 from jetflow.broker.wire import header_block, parse_headers
 from jetflow.core.ids import Names
@@ -22,7 +23,6 @@ SIZE = "Jetflow-Size"
 """Set where the body did not fit beside the reason: how many bytes it had."""
 OWN = (SUBJECT, REASON, SIZE)
 
-NO_MESSAGE = 10037
 PAGE = 100
 
 
@@ -132,7 +132,7 @@ class DeadLetters:
         try:
             await self._lane.api(f"STREAM.MSG.DELETE.{self._names.dead_stream}", {"seq": number, "no_erase": True})
         except BrokerError as error:
-            if getattr(error, "err_code", 0) != NO_MESSAGE:
+            if error.err_code != NO_MESSAGE:
                 raise
 
 

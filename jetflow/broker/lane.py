@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from jetflow.broker.codes import NO_MESSAGE, WRONG_LAST_SEQUENCE
 from jetflow.broker.wire import Wire, header_block, parse_headers, status_of
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 
@@ -28,8 +29,6 @@ ONCE_WITHIN = 30.0
 RETRY_DELAYS = (0.05, 0.1, 0.25)
 """Seconds between tries while no leader answers (503)."""
 _TICK = 0.25
-
-WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 
 
 class ApiError(Struct):
@@ -215,7 +214,7 @@ class Lane:
         try:
             answer = await self.api(f"STREAM.MSG.GET.{stream}", request)
         except BrokerError as error:
-            if getattr(error, "err_code", 0) == 10037:
+            if error.err_code == NO_MESSAGE:
                 return None
             raise
         message = answer["message"]
@@ -353,5 +352,5 @@ def check_ack(data: bytes, subject: str) -> PubAck:
 def api_error(what: str, error: dict[str, Any]) -> BrokerError:
     """A server's refusal as an exception with ``err_code``."""
     failure = BrokerError(f"{what}: {error.get('description', 'refused')}")
-    failure.err_code = error.get("err_code", 0)  # type: ignore[attr-defined]
+    failure.err_code = error.get("err_code", 0)
     return failure

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from jetflow.broker.codes import STREAM_NOT_FOUND
 from jetflow.broker.lane import Lane
-from jetflow.broker.topology import SECOND, STREAM_NOT_FOUND, stream_config
+from jetflow.broker.topology import SECOND, stream_config
 from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names
 from jetflow.core.lifecycle import CONTENT_TYPE
@@ -52,7 +53,7 @@ class LifecycleStream:
         try:
             await self._lane.api(f"STREAM.DELETE.{self._names.events_stream}")
         except BrokerError as error:
-            if getattr(error, "err_code", 0) != STREAM_NOT_FOUND:
+            if error.err_code != STREAM_NOT_FOUND:
                 raise
 
     def send(self, queue_token: str, id_token: str, kind: str, event_id: str, body: bytes) -> asyncio.Future[Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from jetflow.broker.codes import CONSUMER_NOT_FOUND, FILTERS_OVERLAP
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import parse_headers, status_of
 from jetflow.core.ids import Names
@@ -27,7 +28,6 @@ ACK_WAIT = 24 * 3600 * SECOND
 INACTIVE_THRESHOLD = 60 * SECOND
 HEARTBEAT = 5
 EXPIRES = 30
-OVERLAP = 10100
 
 
 class Delivery:
@@ -118,7 +118,7 @@ class PullConsumer:
             await self._lane.api(f"CONSUMER.CREATE.{stream}.{self.name}", {"stream_name": stream, "config": config, "action": "create"})
         except BrokerError as error:
             self.close()
-            if getattr(error, "err_code", 0) == OVERLAP:
+            if error.err_code == FILTERS_OVERLAP:
                 return False
             raise
         return True
@@ -220,7 +220,7 @@ async def delete_consumer(lane: Lane, stream: str, name: str) -> None:
     try:
         await lane.api(f"CONSUMER.DELETE.{stream}.{name}")
     except BrokerError as error:
-        if getattr(error, "err_code", 0) != 10014:
+        if error.err_code != CONSUMER_NOT_FOUND:
             raise
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from jetflow.broker.codes import CONSUMER_NOT_FOUND
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import status_of
 from jetflow.errors import BrokerError, BrokerUnavailableError
@@ -19,7 +20,6 @@ WAIT = 5
 """Seconds the server holds a request while there is nothing."""
 REMEMBER_EVERY = 5000
 """Keys told until a scan remembers how far it is; so many at most are told again to the next reader."""
-CONSUMER_NOT_FOUND = 10014
 
 
 class Seen(NamedTuple):
@@ -115,7 +115,7 @@ class Scan:
         try:
             await self._lane.api(f"CONSUMER.DELETE.{self._stream}.{name}")
         except BrokerError as error:
-            if getattr(error, "err_code", 0) != CONSUMER_NOT_FOUND:
+            if error.err_code != CONSUMER_NOT_FOUND:
                 raise
 
     async def batch(self, size: int) -> list[Seen]:

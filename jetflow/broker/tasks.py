@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from jetflow.broker.codes import CONSUMER_EXISTS
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import header_block, parse_headers, status_of
 from jetflow.core.events import NULL
@@ -36,7 +37,6 @@ EXPIRES = 30
 RETRY_OPEN = 1.0
 PAUSE = 0.1
 MAX_NAME = 200
-CONSUMER_EXISTS = 10148
 EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
 
 
@@ -301,7 +301,7 @@ class TaskConsumer:
         try:
             return await self._lane.api(operation, {"stream_name": self._stream, "config": config, "action": "create"})
         except BrokerError as error:
-            if getattr(error, "err_code", 0) != CONSUMER_EXISTS:
+            if error.err_code != CONSUMER_EXISTS:
                 raise
             return await self._info()  # with other settings, such as another lease
 

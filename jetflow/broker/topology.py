@@ -7,14 +7,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from jetflow.broker.codes import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP
 from jetflow.broker.lane import Lane
 from jetflow.core.ids import DEFAULT_PARTITIONS, Names
 from jetflow.errors import BrokerError, InvalidInputError, TopologyError
 
 SECOND = 1_000_000_000
-STREAM_NOT_FOUND = 10059
-STREAM_NAME_IN_USE = 10058
-SUBJECTS_OVERLAP = 10065
 
 DUPLICATE_WINDOW = 60
 """Seconds in which the inbox drops a repeated message id."""
@@ -141,7 +139,7 @@ async def stream_config(lane: Lane, stream: str) -> dict[str, Any] | None:
     try:
         answer = await lane.api(f"STREAM.INFO.{stream}")
     except BrokerError as error:
-        if getattr(error, "err_code", 0) == STREAM_NOT_FOUND:
+        if error.err_code == STREAM_NOT_FOUND:
             return None
         raise
     return answer["config"]  # type: ignore[no-any-return]
@@ -152,7 +150,7 @@ async def _create(lane: Lane, config: dict[str, Any]) -> dict[str, Any]:
     try:
         return (await lane.api(f"STREAM.CREATE.{name}", config))["config"]  # type: ignore[no-any-return]
     except BrokerError as error:
-        code = getattr(error, "err_code", 0)
+        code = error.err_code
         if code == STREAM_NAME_IN_USE:  # somebody created it at the same moment, perhaps otherwise
             return await stream_config(lane, name) or config
         if code == SUBJECTS_OVERLAP:

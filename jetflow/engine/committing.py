@@ -38,13 +38,7 @@ async def commit(actor: Actor) -> None:
     whole = run.history.whole(run.number, cause, decided) if closes else None
     bodies = _bodies(actor, decided, cause) if whole is None else [whole]
     for body in bodies:
-        seq = 1 if whole is not None and run.seq == 1 else run.seq + 1  # the second commit takes the place of the first, if it has all of it
-        engine.check_partition(actor.partition)
-        faults.reach("before_commit")
-        run.position = await engine.timeline.append(engine.queue_token, actor.id_token, seq, body, run.position)
-        engine.check_partition(actor.partition)  # a late owner may have hit a key that compaction removed: nothing of it may follow
-        run.seq = seq
-        faults.reach("after_commit")
+        await _write(actor, body, whole=whole is not None)
     if closes and (whole is not None or run.history.keys + len(bodies) == 1):
         run.is_whole = True
     else:
@@ -62,6 +56,18 @@ async def commit(actor: Actor) -> None:
         if isinstance(machine.closing, ev.Terminated) and machine.closing.descend and machine.info.generation > 1:
             run.closed_children = await all_children(actor)
     await effects(actor, machine, decided, begun, ended)
+
+
+async def _write(actor: Actor, body: bytes, *, whole: bool) -> None:
+    """The next key; or, of a run that has one and all of it in this commit, that key anew."""
+    run, engine = actor.run, actor.engine
+    seq = 1 if whole and run.seq == 1 else run.seq + 1
+    engine.check_partition(actor.partition)
+    faults.reach("before_commit")
+    run.position = await engine.timeline.append(engine.queue_token, actor.id_token, seq, body, run.position)
+    engine.check_partition(actor.partition)  # a late owner may have hit a key that compaction removed: nothing of it may follow
+    run.seq = seq
+    faults.reach("after_commit")
 
 
 def _bodies(actor: Actor, events: list[Any], cause: int, *, more: bool = False) -> list[bytes]:

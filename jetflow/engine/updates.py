@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.state import FAILED, TERMINATED
@@ -25,7 +25,7 @@ class Updates:
     def __init__(self, actor: Actor, feed: Callable[[Any], None]) -> None:
         self._actor = actor
         self._feed = feed
-        self._early: list[tuple[Command, UpdateCommand]] = []
+        self._early: dict[str, list[tuple[Command, UpdateCommand]]] = {}
         self._asking: dict[str, set[str]] = {}
         self._answers: list[tuple[str | None, Answer]] = []
 
@@ -52,7 +52,7 @@ class Updates:
         elif handlers is not None and command.seq <= handlers.forgotten:
             self._answers.append((update.reply, failed(UpdateError("this update was seen to before; its outcome is not kept any more"), REFUSED)))
         elif handlers is None or update.name not in handlers.updates:
-            self._early.append((command, update))
+            self._early.setdefault(update.name, []).append((command, update))
             return False
         else:
             self._take(command, update, machine)
@@ -60,13 +60,14 @@ class Updates:
 
     def match(self, machine: Machine) -> list[Command]:
         """Takes the updates that came before their handler was given out. Gives their commands."""
-        taken = []
-        known = machine.handlers.updates if machine.handlers is not None else {}
-        for early in [early for early in self._early if early[1].name in known and machine.closing is None]:
-            self._early.remove(early)
-            self._take(*early, machine)
-            taken.append(early[0])
-        return taken
+        if not self._early or machine.handlers is None or machine.closing is not None:
+            return []
+        known = machine.handlers.updates
+        names = [name for name in known if name in self._early]
+        taken = _in_order(self._early.pop(name) for name in names)
+        for command, update in taken:
+            self._take(command, update, machine)
+        return [command for command, _ in taken]
 
     def _take(self, command: Command, update: UpdateCommand, machine: Machine) -> None:
         assert machine.handlers is not None
@@ -106,16 +107,16 @@ class Updates:
 
     def refuse_early(self, machine: Machine) -> list[Command]:
         """The workflow rests without a handler for these: they are refused. Gives the commands to ack."""
-        early, self._early = self._early, []
+        early, self._early = _in_order(self._early.values()), {}
+        known = sorted(machine.handlers.updates) if machine.handlers is not None else []
+        names = f"it has {', '.join(known)}" if known else "it has none"
         for _, update in early:
-            known = sorted(machine.handlers.updates) if machine.handlers is not None else []
-            names = f"it has {', '.join(known)}" if known else "it has none"
             self._send(update.reply, failed(UpdateError(f"the workflow has no update {update.name!r}; {names}"), REFUSED))
         return [command for command, _ in early]
 
     def end(self, closing: Any) -> list[Command]:
         """The run has ended: nobody waits for nothing. Gives the commands to ack."""
-        early, self._early = self._early, []
+        early, self._early = _in_order(self._early.values()), {}
         waiting = [reply for replies in self._asking.values() for reply in replies]
         self._asking.clear()
         for reply in [*waiting, *(update.reply for _, update in early)]:
@@ -151,6 +152,11 @@ class Updates:
 
 
 _ENDS: dict[type, str] = {ev.Failed: FAILED, ev.Terminated: TERMINATED}
+
+
+def _in_order(lots: Iterable[list[tuple[Command, UpdateCommand]]]) -> list[tuple[Command, UpdateCommand]]:
+    """Updates of several names as they came."""
+    return sorted((early for lot in lots for early in lot), key=lambda early: early[0].seq)
 
 
 def _id_of(command: Command, update: UpdateCommand) -> str:

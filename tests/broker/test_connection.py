@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jetflow.broker.connection import Broker
+from jetflow.broker.lane import Lane
 from jetflow.broker.server import LocalServer, free_port, server_binary
 from jetflow.errors import BrokerError, BrokerUnavailableError, InvalidInputError
 from tests.broker.conftest import OLD_VERSION
@@ -59,6 +60,17 @@ async def test_jetstream_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(BrokerError, match=rf"JetStream is off at {server.url}: start nats-server with --jetstream") as raised:
             await Broker.connect(server.url)
         assert not isinstance(raised.value, BrokerUnavailableError)
+
+
+async def test_a_cluster_without_a_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Lane.open
+    monkeypatch.setattr(Lane, "open", lambda wire: opened(wire, timeout=1))
+    config = tmp_path / "nats.conf"
+    routes = ", ".join(f'"nats://127.0.0.1:{free_port()}"' for _ in range(2))
+    config.write_text(f'server_name: n1\njetstream {{}}\ncluster {{ name: local, listen: "127.0.0.1:{free_port()}", routes: [{routes}] }}\n')
+    async with LocalServer(tmp_path / "store", config=config) as server:
+        with pytest.raises(BrokerUnavailableError, match=rf"JetStream does not answer at {server.url}: a cluster .* has no leader; try again"):
+            await Broker.connect(server.url)
 
 
 async def _refused(tmp_path: Path, config: str, userinfo: str) -> BrokerError:

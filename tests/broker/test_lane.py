@@ -68,7 +68,7 @@ async def test_ten_thousand_conflicts_give_their_places_back(lane: Lane, queue: 
 async def test_an_error_ack_settles_its_future(lane: Lane, queue: str) -> None:
     with pytest.raises(BrokerError, match="expected stream does not match") as raised:
         await lane.publish(f"$KV.jetflow_timeline.{queue}.w.1", b"{}", header_block(Nats_Expected_Stream="OTHER"))
-    assert raised.value.err_code == 10060  # type: ignore[attr-defined]
+    assert raised.value.err_code == 10060
     assert not isinstance(raised.value, ConflictError | BrokerUnavailableError)
     assert lane.under_way == 0
 
@@ -76,7 +76,7 @@ async def test_an_error_ack_settles_its_future(lane: Lane, queue: str) -> None:
 async def test_an_api_error_has_the_servers_words_and_number(lane: Lane) -> None:
     with pytest.raises(BrokerError, match=r"STREAM\.INFO\.NONE: stream not found") as raised:
         await lane.api("STREAM.INFO.NONE")
-    assert raised.value.err_code == 10059  # type: ignore[attr-defined]
+    assert raised.value.err_code == 10059
 
 
 async def test_no_responders_is_tried_again_until_the_stream_is_there(lane: Lane, namespace: str) -> None:

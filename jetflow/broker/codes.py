@@ -1,0 +1,11 @@
+"""JetStream's numbers for what it refuses, as ``BrokerError.err_code`` has them."""
+
+CONSUMER_NOT_FOUND = 10014
+NO_MESSAGE = 10037
+STREAM_NAME_IN_USE = 10058
+STREAM_NOT_FOUND = 10059
+SUBJECTS_OVERLAP = 10065
+FILTERS_OVERLAP = 10100
+"""Another consumer of a workqueue has one of the subjects."""
+CONSUMER_EXISTS = 10148
+WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
