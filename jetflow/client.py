@@ -209,13 +209,12 @@ class Client(Finding):
             definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
         queue_token, id_token = to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id")
+        headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
         if delay is not None:
             handle = WorkflowHandle(self, workflow_id, task_queue, workflow_type=name, definition=definition)
-            headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
             if not await self._schedule_start(handle, to_token(name, "workflow type"), delay, body, headers) and if_exists == "fail":
                 raise WorkflowAlreadyStartedError(workflow_id, task_queue)
             return handle, None
-        headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
         run = await self._publish_start(queue_token, id_token, name, body, headers, id_is_new=id_is_new)
         record = None
         if run is not None and not id_is_new and if_exists != "replace":  # only the owner's record tells whether an older run has the id

@@ -303,8 +303,7 @@ class Lane:
                 slot.future.set_exception(outcome)
             else:
                 slot.future.set_result(outcome)
-        if self._waiting:
-            self._next_turn()
+        self._next_turn()
 
     def _next_turn(self) -> None:
         while self._waiting:

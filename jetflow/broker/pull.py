@@ -86,7 +86,7 @@ class PullConsumer:
         self._inbox = f"_INBOX.jetflow.pull.{secrets.token_hex(8)}"
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
         self._sid: int | None = None
-        self._asked = self._credit = 0
+        self._asked = 0
         self._expected = 1
         self._heard = 0.0
         self._ticker: asyncio.TimerHandle | None = None
@@ -144,7 +144,7 @@ class PullConsumer:
         except BrokerError:
             self._lose("not connected")
             return
-        self._asked = self._credit = wanted
+        self._asked = wanted
 
     def close(self) -> None:
         """Stops listening; nothing more is delivered."""
@@ -183,8 +183,7 @@ class PullConsumer:
         self._expected += 1
         self._asked -= 1
         self._on_delivery(Delivery(subject.decode(), reply.decode(), data, headers, int(tokens[at + 1]), int(tokens[at + 3]) // 1_000_000))
-        if self._asked * 2 <= self._credit:
-            self.refill()
+        self.refill()
 
     def _on_status(self, status: int, headers: bytes | None) -> None:
         if status == 100:

@@ -17,7 +17,7 @@ from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
 EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
-EXPECT_NEWEST = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:%d\r\nNats-Expected-Last-Subject-Sequence-Subject:%b*\r\n\r\n"
+EXPECT_NEWEST = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:%d\r\nNats-Expected-Last-Subject-Sequence-Subject:%b\r\n\r\n"
 MAX_COMPACTED = 256 * 1024
 """Bytes of a whole run that may become one key; a longer one keeps its keys until it expires."""
 PAGE = 500
@@ -55,9 +55,8 @@ class Timeline:
             ConflictError: somebody else owns the workflow, or this very write was repeated.
             BrokerUnavailableError: whether it was written is unknown.
         """
-        key = f"{self._names.timeline_prefix}{queue_token}.{id_token}."
-        fence = EXPECT_NEW if seq > 2 else EXPECT_NEWEST % (after, key.encode())
-        return (await self._lane.publish(f"{key}{seq}", body, fence)).seq
+        fence = EXPECT_NEW if seq > 2 else EXPECT_NEWEST % (after, self.key(queue_token, id_token, "*").encode())
+        return (await self._lane.publish(self.key(queue_token, id_token, seq), body, fence)).seq
 
     async def replace(self, queue_token: str, id_token: str, seq: int, body: bytes, position: int) -> int:
         """Writes a key anew, and gives its new position, provided that it is still the one at ``position``.

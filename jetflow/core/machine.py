@@ -485,7 +485,7 @@ class Machine:
         """Records an output, or checks it against the recorded one and gives that back."""
         if self.halted or self._broken is not None:
             raise Stop
-        if self._expected is None or self._live:
+        if self._live:
             self._check_size(event)
             self.decided.append(event)
             return event

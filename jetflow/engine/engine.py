@@ -77,7 +77,6 @@ class Engine:
         self.default_expire = default_expire
         self.max_payload = broker.max_payload - PAYLOAD_MARGIN
         self.max_commit = broker.max_payload - PAYLOAD_MARGIN // 2
-        self._small_body = broker.max_payload - 2 * BODY_MARGIN
         lane, names = broker.lane, broker.names
         self.timeline = Timeline(lane, names)
         self.states = StateStore(lane, names)
@@ -105,10 +104,8 @@ class Engine:
     def deliver(self, delivery: Delivery) -> None:
         """Gives a command to its actor; what cannot be understood goes to the dead letters."""
         self.unacked += 1
-        headers = len(delivery.headers or b"")
         try:
-            if len(delivery.data) + headers > self._small_body:
-                check_body("the command's body", delivery.data, self.broker.max_payload - max(0, headers - BODY_MARGIN // 4))
+            check_body("the command's body", delivery.data, self.broker.max_payload - max(0, len(delivery.headers or b"") - BODY_MARGIN // 4))
             command = understand(delivery)
         except InvalidInputError as error:
             self.spawn(self._refuse(delivery, str(error)))
