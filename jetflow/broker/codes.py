@@ -8,4 +8,6 @@ SUBJECTS_OVERLAP = 10065
 FILTERS_OVERLAP = 10100
 """Another consumer of a workqueue has one of the subjects."""
 CONSUMER_EXISTS = 10148
+BATCHES_OFF = 10174
+"""The stream does not allow atomic batches."""
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from jetflow.broker.group_commit import GroupCommit
 from jetflow.broker.lane import Lane, StoredMessage
 from jetflow.broker.wire import header_block, ttl_of
 from jetflow.core.failures import Failure
@@ -98,6 +99,7 @@ class StateStore:
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
+        self._records = GroupCommit(lane)
 
     def subject(self, queue_token: str, id_token: str) -> str:
         """Subject of a workflow's state key."""
@@ -107,7 +109,7 @@ class StateStore:
         """Writes the record; a closed one with ``expire`` (ms) goes when that time is over."""
         subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
         headers = None if record.expire is None or not record.closed else _expiring(record.expire)
-        await self._lane.publish(subject, _encoder.encode(record), headers)
+        await self._records.publish(subject, _encoder.encode(record), headers)
 
     async def newest(self, queue_token: str, id_token: str) -> StoredMessage | None:
         """The key as the leader has it: a record, or without data the marker that is left of an expired one."""

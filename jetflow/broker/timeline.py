@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from jetflow.broker.group_commit import GroupCommit
 from jetflow.broker.lane import Lane, StoredMessage
 from jetflow.broker.wire import header_block
 from jetflow.core.events import Commit, decode_commit
@@ -39,6 +40,7 @@ class Timeline:
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
+        self._commits = GroupCommit(lane)
 
     def key(self, queue_token: str, id_token: str, seq: int | str) -> str:
         """Subject of a timeline key."""
@@ -56,7 +58,7 @@ class Timeline:
             BrokerUnavailableError: whether it was written is unknown.
         """
         fence = EXPECT_NEW if seq > 2 else EXPECT_NEWEST % (after, self.key(queue_token, id_token, "*").encode())
-        return (await self._lane.publish(self.key(queue_token, id_token, seq), body, fence)).seq
+        return await self._commits.publish(self.key(queue_token, id_token, seq), body, fence)
 
     async def replace(self, queue_token: str, id_token: str, seq: int, body: bytes, position: int) -> int:
         """Writes a key anew, and gives its new position, provided that it is still the one at ``position``.

@@ -67,9 +67,10 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
         names.state_bucket: {
             "republish": {"src": f"{names.state_prefix}>", "dest": f"{names.changed_prefix}>"},
             "subject_delete_marker_ttl": MARKER_TTL * SECOND,
+            "allow_atomic": True,
             "description": "jetflow state: what a person wants to know of each workflow",
         },
-        names.timeline_bucket: {"description": "jetflow timeline: one key is one commit"},
+        names.timeline_bucket: {"allow_atomic": True, "description": "jetflow timeline: one key is one commit"},
         names.signal_bucket: {"description": "jetflow signals that nobody waits for yet"},
         names.wait_bucket: {
             "republish": {"src": f"{names.wait_prefix}>", "dest": f"{names.waiting_prefix}>"},

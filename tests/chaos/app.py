@@ -31,6 +31,7 @@ from jetflow import (
     workflow,
 )
 from jetflow import signal as send_signal
+from tests.chaos.together import insist_if_asked
 
 LOG = Path(os.environ.get("CHAOS_LOG", "/dev/null"))
 
@@ -193,6 +194,7 @@ ACTIVITIES = [add, slow_add, flaky_add]
 
 
 async def serve(url: str, queue: str, workflows: Iterable[Any] = WORKFLOWS, activities: Iterable[Any] = ACTIVITIES) -> None:
+    insist_if_asked()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with Client.connect(url, name="chaos") as client, Worker(client, task_queue=queue, workflows=workflows, activities=activities) as worker:

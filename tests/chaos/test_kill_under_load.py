@@ -4,15 +4,34 @@ import asyncio
 import random
 from pathlib import Path
 
+import pytest
+
 from jetflow import Client
 from jetflow.broker.server import LocalServer
 from tests.chaos.app import everything, expected_everything, five_steps, one_slow_step, sleeper
 from tests.chaos.harness import Workers, check_histories, executions, timeline_events, workers
+from tests.chaos.together import VARIABLE
 
 WORKFLOWS = 2_000
 BATCH = 1_000
 AT_ONCE = 200
 KILLED = 4
+
+
+@pytest.fixture(params=[False, True], ids=["alone", "together"])
+def together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the workers' commits travel in batches, as they do where each write waits for a disk."""
+    if request.param:
+        monkeypatch.setenv(VARIABLE, "1")
+    return bool(request.param)
+
+
+async def in_batches(client: Client) -> int:
+    """How many of the last hundred keys of all timelines came in a batch with others."""
+    stream, lane = client.broker.names.timeline_stream, client.broker.lane
+    last = (await lane.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"]
+    found = [await lane.message(stream, seq) for seq in range(max(1, last - 100), last + 1)]
+    return sum("Nats-Batch-Id" in message.headers for message in found if message is not None)
 
 
 async def start_many(client: Client, queue: str, count: int, first: int = 0) -> list[str]:
@@ -47,7 +66,7 @@ async def kill_one_every_second(started: Workers, fleet: int) -> None:
         assert len([worker for worker in started.all if worker.process.poll() is None]) == fleet
 
 
-async def test_three_workers_and_one_killed_every_second(server: LocalServer, client: Client, queue: str, tmp_path: Path) -> None:
+async def test_three_workers_and_one_killed_every_second(server: LocalServer, client: Client, queue: str, tmp_path: Path, together: bool) -> None:
     log = tmp_path / "executions"
     with workers(server.url, queue, log) as started:
         await asyncio.gather(*(started.start() for _ in range(3)))
@@ -61,12 +80,15 @@ async def test_three_workers_and_one_killed_every_second(server: LocalServer, cl
         killer.cancel()
         await check_histories(client, queue, ids, log)
         assert len(executions(log)) >= 5 * len(ids)
+        assert await in_batches(client) or not together
 
 
-async def test_the_server_is_killed(tmp_path: Path, queue: str) -> None:
+async def test_the_server_is_killed(tmp_path: Path, queue: str, together: bool) -> None:
     """kill -9 of nats-server, restarted on the same store: everything that was acknowledged goes on, timers fire."""
     log = tmp_path / "executions"
-    server = LocalServer(tmp_path / "store")
+    config = tmp_path / "nats.conf"
+    config.write_text("jetstream { sync_interval: always }" if together else "jetstream {}")
+    server = LocalServer(tmp_path / "store", config=config)
     await server.start()
     try:
         async with Client.connect(server.url) as client:

@@ -1,0 +1,316 @@
+"""Messages that travel together are each stored or refused by themselves."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetflow.broker.connection import Broker
+from jetflow.broker.group_commit import AGAIN, BUSY, CROWD, GAIN, MOST, PERIOD, SLOW, SOON, Choice, GroupCommit, wanted_cpu
+from jetflow.broker.lane import Lane
+from jetflow.broker.server import LocalServer
+from jetflow.broker.timeline import EXPECT_NEW
+from jetflow.errors import BrokerUnavailableError, ConflictError, PayloadTooLargeError
+from tests.broker.conftest import until
+
+OTHERS = 3 * CROWD
+
+
+async def make_stream(lane: Lane, **config: object) -> str:
+    """A stream of this test's own; its name is the first token of its subjects."""
+    name = f"t{secrets.token_hex(6)}"
+    await lane.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": [f"{name}.*"], "storage": "file", "allow_atomic": True, **config})
+    return name
+
+
+@pytest.fixture
+async def stream(broker: Broker) -> str:
+    return await make_stream(broker.lane)
+
+
+@pytest.fixture
+def group(broker: Broker) -> GroupCommit:
+    """One that has found batches to be quicker."""
+    group = GroupCommit(broker.lane)
+    group.choice.together = group.choice._proven = True
+    group.choice._until = inf
+    group.choice._alone.each = inf
+    return group
+
+
+async def publish(group: GroupCommit, stream: str, name: str, body: bytes = b"body") -> int | BaseException:
+    try:
+        return await group.publish(f"{stream}.{name}", body, EXPECT_NEW)
+    except Exception as error:
+        return error
+
+
+async def stored(lane: Lane, stream: str) -> dict[int, tuple[str, dict[str, str]]]:
+    """Name and headers of each message by its position."""
+    state = (await lane.api(f"STREAM.INFO.{stream}"))["state"]
+    found = [await lane.message(stream, seq) for seq in range(1, state["last_seq"] + 1)]
+    return {message.seq: (message.subject.split(".")[1], message.headers) for message in found if message is not None}
+
+
+def batches_of(messages: dict[int, tuple[str, dict[str, str]]]) -> set[str]:
+    return {headers["Nats-Batch-Id"] for _, headers in messages.values() if "Nats-Batch-Id" in headers}
+
+
+async def test_each_gets_its_own_position(broker: Broker, group: GroupCommit, stream: str) -> None:
+    names = [f"n{number}" for number in range(MOST + 2 * CROWD)]
+    positions = await asyncio.gather(*(publish(group, stream, name) for name in names))
+    messages = await stored(broker.lane, stream)
+    assert dict(zip(positions, names, strict=True)) == {seq: name for seq, (name, _) in messages.items()}
+    assert len(batches_of(messages)) == 2
+
+
+async def test_few_go_alone(broker: Broker, group: GroupCommit, stream: str) -> None:
+    positions = await asyncio.gather(*(publish(group, stream, f"n{number}") for number in range(CROWD - 1)))
+    messages = await stored(broker.lane, stream)
+    assert sorted(map(str, positions)) == sorted(map(str, messages))
+    assert not batches_of(messages)
+
+
+async def test_one_whose_fence_fails_takes_nobody_with_it(broker: Broker, group: GroupCommit, stream: str) -> None:
+    assert await publish(group, stream, "taken") == 1
+    names = [f"n{number}" for number in range(OTHERS)]
+    lost, *positions = await asyncio.gather(*(publish(group, stream, name) for name in ["taken", *names]))
+    assert isinstance(lost, ConflictError)
+    messages = await stored(broker.lane, stream)
+    assert [messages[int(str(position))][0] for position in positions] == names
+    assert len(messages) == 1 + OTHERS
+    assert group.choice.together, "a lost fence says nothing against batches"
+
+
+async def test_one_that_is_too_large_takes_nobody_with_it(broker: Broker, group: GroupCommit, stream: str) -> None:
+    large = publish(group, stream, "large", b"x" * (broker.max_payload + 1))
+    before = [publish(group, stream, f"b{number}") for number in range(CROWD)]
+    after = [publish(group, stream, f"a{number}") for number in range(CROWD)]
+    outcomes = await asyncio.gather(*before, large, *after)
+    assert isinstance(outcomes[CROWD], PayloadTooLargeError)
+    assert len(await stored(broker.lane, stream)) == 2 * CROWD
+    assert sum(isinstance(outcome, int) for outcome in outcomes) == 2 * CROWD
+
+
+async def test_large_messages_make_small_batches(broker: Broker, group: GroupCommit, stream: str) -> None:
+    body = b"x" * 200_000
+    positions = await asyncio.gather(*(publish(group, stream, f"n{number}", body) for number in range(2 * CROWD)))
+    messages = await stored(broker.lane, stream)
+    assert sorted(map(str, positions)) == sorted(map(str, messages))
+    assert len(batches_of(messages)) == 1, "20 of them are 4 MB; the other 12 are too few for a batch"
+
+
+async def test_a_stream_without_batches_is_asked_once(broker: Broker, group: GroupCommit) -> None:
+    stream = await make_stream(broker.lane, allow_atomic=False)
+    positions = await asyncio.gather(*(publish(group, stream, f"n{number}") for number in range(OTHERS)))
+    assert sorted(map(str, positions)) == sorted(map(str, await stored(broker.lane, stream)))
+    assert not group.choice.together
+    assert group.choice._until == inf
+
+
+async def test_one_that_nobody_waits_for_any_more(broker: Broker, group: GroupCommit, stream: str) -> None:
+    tasks = [asyncio.create_task(publish(group, stream, f"n{number}")) for number in range(OTHERS)]
+    await asyncio.sleep(0)
+    tasks[3].cancel()
+    positions = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(positions[3], asyncio.CancelledError)
+    messages = await stored(broker.lane, stream)
+    assert all(messages[int(str(position))][0] == f"n{number}" for number, position in enumerate(positions) if number != 3)
+
+
+async def test_a_batch_that_was_left_unfinished_keeps_nobody_out(server: LocalServer, broker: Broker, group: GroupCommit, stream: str) -> None:
+    dying = await Broker.connect(server.url)
+    for number in range(1, 6):
+        headers = EXPECT_NEW[:-2] + b"Nats-Batch-Id:left\r\nNats-Batch-Sequence:%d\r\n\r\n" % number
+        dying.lane.wire.send(f"{stream}.n{number}", b"left", headers=headers)
+    await dying.lane.api("INFO")
+    await dying.close()
+    positions = await asyncio.gather(*(publish(group, stream, f"n{number}") for number in range(OTHERS)))
+    assert sorted(map(str, positions)) == sorted(map(str, await stored(broker.lane, stream)))
+
+
+async def test_the_server_is_killed_amid_batches(tmp_path: Path) -> None:
+    """What was answered is there after kill -9; what was not may be there or not, and is a BrokerUnavailableError."""
+    config = tmp_path / "always.conf"
+    config.write_text("jetstream { sync_interval: always }")
+    server = LocalServer(tmp_path / "store", config=config)
+    await server.start()
+    try:
+        broker = await Broker.connect(server.url)
+        stream = await make_stream(broker.lane)
+        group = GroupCommit(broker.lane)
+        group.choice.together, group.choice._until, group.choice._alone.each = True, inf, inf
+        outcomes: dict[str, object] = {}
+
+        async def keep_publishing(writer: int) -> None:
+            number = 0
+            while not any(isinstance(outcome, BaseException) for outcome in outcomes.values()):
+                name = f"w{writer}-{number}"
+                outcomes[name] = await publish(group, stream, name)
+                number += 1
+
+        writers = [asyncio.create_task(keep_publishing(writer)) for writer in range(OTHERS)]
+        await until(lambda: len(outcomes) > 10 * OTHERS, "ten rounds are stored")
+        server.kill()
+        await asyncio.gather(*writers)
+        await server.start()
+        await broker.lane.wire.connected(30)
+        messages = await stored(broker.lane, stream)
+        assert len(batches_of(messages)) >= 5
+        positions = {name: seq for seq, (name, _) in messages.items()}
+        for name, outcome in outcomes.items():
+            if isinstance(outcome, int):
+                assert positions[name] == outcome
+            else:
+                assert isinstance(outcome, BrokerUnavailableError), outcome
+        again = await asyncio.gather(*(publish(group, stream, f"again-{number}") for number in range(OTHERS)))
+        assert all(isinstance(outcome, int) for outcome in again), again
+        await broker.close()
+    finally:
+        await server.stop()
+
+
+class WaitsForTheDisk(Choice):
+    """One that takes whatever was measured for slow."""
+
+    def went_alone(self, messages: int, seconds: float, now: float) -> None:
+        assert messages > 0
+        assert seconds > 0
+        self.together = True
+
+
+async def test_a_crowd_is_measured_and_then_grouped(broker: Broker, stream: str) -> None:
+    group = GroupCommit(broker.lane)
+    group.choice = WaitsForTheDisk()
+    for number in range(5):
+        assert isinstance(await publish(group, stream, f"one{number}"), int)
+    await asyncio.gather(*(publish(group, stream, f"few{number}") for number in range(CROWD - 1)))
+    assert not group.choice.together, "that was no crowd"
+    await asyncio.gather(*(publish(group, stream, f"a{number}") for number in range(OTHERS)))
+    assert group.choice.together
+    await asyncio.gather(*(publish(group, stream, f"b{number}") for number in range(OTHERS)))
+    messages = await stored(broker.lane, stream)
+    assert {name for name, headers in messages.values() if "Nats-Batch-Id" in headers} == {f"b{number}" for number in range(OTHERS)}
+
+
+# ---- which way is quicker
+
+
+def idle() -> float:
+    """CPU that a thread without work wants."""
+    return 0.0
+
+
+def alone(choice: Choice, each: float, now: float) -> None:
+    """Two periods of messages on their own, each of which took ``each`` seconds: the first look at the CPU says nothing."""
+    for at in (now - PERIOD, now):
+        choice.went_alone(100, 100 * each, at)
+        choice.went_alone(round(PERIOD / each), PERIOD, at)
+
+
+def together(choice: Choice, each: float, now: float) -> None:
+    choice.went_together(round(PERIOD / each) + 1, (round(PERIOD / each) + 1) * each, now)
+
+
+def test_a_quick_server_is_never_tried() -> None:
+    choice = Choice(idle)
+    alone(choice, SLOW * 0.9, 100)
+    assert not choice.together
+
+
+def test_batches_that_pay_go_on_until_the_next_comparison() -> None:
+    choice = Choice(idle)
+    alone(choice, 200e-6, 100)
+    assert choice.together
+    together(choice, 100e-6, 101)
+    together(choice, 195e-6, 102)
+    assert choice.together, "no slower is enough, once it has paid"
+    together(choice, 100e-6, 100 + AGAIN)
+    assert not choice.together, "messages alone are measured again"
+    alone(choice, 200e-6, 101 + AGAIN)
+    assert choice.together
+
+
+def test_batches_that_do_not_pay_are_left_for_a_while() -> None:
+    choice = Choice(idle)
+    alone(choice, 200e-6, 100)
+    together(choice, GAIN * 205e-6, 101)
+    assert not choice.together
+    alone(choice, 200e-6, 100 + AGAIN)
+    assert not choice.together
+    alone(choice, 200e-6, 102 + AGAIN)
+    assert choice.together
+
+
+def test_a_process_that_needs_the_cpu_does_not_wait_for_a_disk() -> None:
+    used = 0.0
+
+    def working() -> float:
+        nonlocal used
+        used += BUSY  # looks are a second apart at most
+        return used
+
+    choice = Choice(working)
+    for now in range(100, 200):
+        alone(choice, 200e-6, now)
+        assert not choice.together
+
+
+def test_a_look_at_the_cpu_that_is_long_ago_says_nothing() -> None:
+    choice = Choice(idle)
+    for now in (100, 101 + AGAIN):
+        choice.went_alone(1000, PERIOD, now)
+        assert not choice.together
+    choice.went_alone(1000, PERIOD, 102 + AGAIN)
+    assert choice.together
+
+
+def test_the_cpu_a_thread_wants_is_in_seconds() -> None:
+    before, began = wanted_cpu(), time.thread_time()
+    while time.thread_time() - began < 0.05:
+        pass
+    assert 0.04 < wanted_cpu() - before < 30
+
+
+def test_batches_that_no_longer_pay_are_given_up() -> None:
+    choice = Choice(idle)
+    alone(choice, 200e-6, 100)
+    together(choice, 100e-6, 101)
+    together(choice, 210e-6, 102)
+    assert not choice.together
+    alone(choice, 200e-6, 101 + SOON)
+    assert not choice.together
+    alone(choice, 200e-6, 103 + SOON)
+    assert choice.together
+
+
+def test_what_was_under_way_when_a_trial_began_does_not_count() -> None:
+    choice = Choice(idle)
+    alone(choice, 200e-6, 100)
+    alone(choice, 1e-6, 101)
+    together(choice, 100e-6, 102)
+    assert choice.together
+
+
+STEPS: list[Callable[[Choice, float, float], None]] = [alone, together]
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.floats(1e-6, 1e-2), st.floats(0, 30))))
+def test_what_lost_is_not_tried_again_at_once(history: list[tuple[Callable[[Choice, float, float], None], float, float]]) -> None:
+    choice, now, barred_until = Choice(idle), 100.0, -inf
+    for step, each, passed in history:
+        now += passed
+        before, alone_took, proven = choice.together, choice._alone.each, choice._proven
+        step(choice, each, now)
+        if choice.together and not before:
+            assert step is alone
+            assert each > SLOW * 0.99
+            assert now >= barred_until
+        elif before and not choice.together and each > alone_took * 1.01:
+            barred_until = now + (SOON if proven else AGAIN)
