@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.stage import Stage, in_flight, median_ms, percentile
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.timeline import EXPECT_NEW
 
 BODY = b'[{"type":"bench","padding":"' + b"x" * 160 + b'"}]'
 """About the size of a commit with one activity."""
@@ -37,18 +37,18 @@ async def _requests(stage: Stage) -> float:
 
 
 async def _puts(stage: Stage) -> dict[str, float]:
-    """Writes of new keys to the timeline bucket, each expecting that the key is new: what a commit is."""
-    timeline = Timeline(stage.client.broker.lane, stage.client.broker.names)
+    """Writes of new keys to the timeline bucket, each expecting that the key is new: what a commit is. Each is a message of its own."""
+    lane, prefix = stage.client.broker.lane, f"{stage.client.broker.names.timeline_prefix}raw."
     samples = []
     for number in range(stage.counts.puts):
         begin = time.perf_counter()
-        await timeline.append("raw", f"alone-{number}", 1, BODY)
+        await lane.publish(f"{prefix}alone-{number}.1", BODY, EXPECT_NEW)
         samples.append(time.perf_counter() - begin)
     samples = samples[len(samples) // 10 :]
     found = {"raw_put_p50": median_ms(samples), "raw_put_p99": percentile(samples, 99) * 1000}
     for width in (20, 64, 256):
         begin, cpu = time.perf_counter(), time.process_time()
-        await in_flight(width, stage.counts.puts_in_flight, lambda number, width=width: timeline.append("raw", f"{width}-{number}", 1, BODY))
+        await in_flight(width, stage.counts.puts_in_flight, lambda number, width=width: lane.publish(f"{prefix}{width}-{number}.1", BODY, EXPECT_NEW))
         found[f"raw_puts_{width}"] = stage.counts.puts_in_flight / (time.perf_counter() - begin)
         found["raw_put_cpu"] = (time.process_time() - cpu) * 1000 / stage.counts.puts_in_flight
     return found
