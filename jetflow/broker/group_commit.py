@@ -12,6 +12,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from math import inf
@@ -38,7 +39,7 @@ GAIN = 0.8
 AGAIN = 20.0
 """Seconds that a comparison holds."""
 SOON = 2.0
-"""Seconds until the next one where batches have paid and then did not, as when the crowd was small for a moment."""
+"""Seconds until the next one where batches have paid and then did not, as when the crowd was small for a moment; and that a crowd may be away."""
 MOST = 500
 """Messages of a batch at most; the server takes 1,000."""
 MOST_BYTES = 4 * 1024 * 1024
@@ -88,7 +89,7 @@ class Choice:
         self.together = False
         self._proven = False
         self._until = 0.0
-        self._alone, self._grouped = Pace(), Pace()
+        self._alone, self._grouped, self._grouped_at = Pace(), Pace(), 0.0
         self._cpu = cpu
         self._looked_at, self._wanted = -inf, 0.0
 
@@ -97,7 +98,8 @@ class Choice:
         if self.together:  # they were under way when the trial began
             return
         if self._alone.add(messages, seconds) and self._alone.each > SLOW and now >= self._until and self._has_time(now):
-            self.together, self._proven, self._grouped, self._until = True, False, Pace(), now + AGAIN
+            self.together, self._proven, self._until = True, False, now + AGAIN
+            self._grouped, self._grouped_at = Pace(), now
 
     def _has_time(self, now: float) -> bool:
         """Whether this thread was mostly idle since this was asked before; no if that is long ago."""
@@ -107,6 +109,7 @@ class Choice:
 
     def went_together(self, messages: int, seconds: float, now: float) -> None:
         """A batch was stored. After a while messages alone are measured again: the server's day may have changed."""
+        self._grouped_at = now
         if not self._grouped.add(messages, seconds):
             return
         alone, grouped = self._alone.each, self._grouped.each
@@ -118,6 +121,11 @@ class Choice:
         log.debug(
             "a message takes %.0f us alone, %.0f us in a batch: %s from here on", alone * 1e6, grouped * 1e6, "together" if self.together else "alone"
         )
+
+    def were_few(self, now: float) -> None:
+        """There was no crowd to make a batch of: few are quicker when they do not wait for each other."""
+        if now - self._grouped_at > SOON:
+            self.give_up(now, 0)
 
     def give_up(self, now: float, seconds: float = AGAIN) -> None:
         """No batches for so many seconds."""
@@ -147,7 +155,7 @@ class GroupCommit:
         self._nonce, self._batches = secrets.token_hex(8), count(1)
         self._under_way = self._most = self._answers = 0
         self._begun = 0.0
-        self._waiting: list[_Message] = []
+        self._waiting: deque[_Message] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> int:
@@ -196,26 +204,26 @@ class GroupCommit:
         """One group after the other, each of whatever has come while the one before was under way."""
         try:
             await asyncio.sleep(0)  # for whoever else comes in this turn of the loop
-            while self._waiting:
-                group = self._next_group()
-                if len(group) < CROWD or not self._lane.wire.is_connected:
-                    await asyncio.gather(*map(self._alone, group))
-                    continue
+            while group := self._next_group():
                 begun = time.monotonic()
-                await self._together(group)
-                now = time.monotonic()
-                self.choice.went_together(len(group), now - begun, now)
+                if len(group) >= CROWD and self._lane.wire.is_connected:
+                    await self._together(group)
+                    now = time.monotonic()
+                    self.choice.went_together(len(group), now - begun, now)
+                else:
+                    self.choice.were_few(begun)
+                    await asyncio.gather(*map(self._alone, group))
         finally:
             self._sender = None
 
     def _next_group(self) -> list[_Message]:
-        size = taken = 0
-        for message in self._waiting[:MOST]:
-            size += len(message.body)
-            if taken and size > MOST_BYTES:
-                break
-            taken += 1
-        group, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        group: list[_Message] = []
+        size = 0
+        while self._waiting and len(group) < MOST and size < MOST_BYTES:
+            message = self._waiting.popleft()
+            if not message.position.done():  # else nobody waits for it any more
+                group.append(message)
+                size += len(message.body)
         return group
 
     async def _alone(self, message: _Message) -> None:
@@ -250,7 +258,7 @@ def _in_batch(headers: bytes | None, batch: bytes, number: int, commit: bytes = 
 
 
 def _settle(message: _Message, outcome: int | Exception) -> None:
-    if message.position.done():  # nobody waits for it any more
+    if message.position.done():
         return
     if isinstance(outcome, Exception):
         message.position.set_exception(outcome)

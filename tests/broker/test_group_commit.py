@@ -41,6 +41,7 @@ def group(broker: Broker) -> GroupCommit:
     group.choice.together = group.choice._proven = True
     group.choice._until = inf
     group.choice._alone.each = inf
+    group.choice._grouped_at = time.monotonic()
     return group
 
 
@@ -75,6 +76,12 @@ async def test_few_go_alone(broker: Broker, group: GroupCommit, stream: str) -> 
     messages = await stored(broker.lane, stream)
     assert sorted(map(str, positions)) == sorted(map(str, messages))
     assert not batches_of(messages)
+
+
+async def test_a_crowd_that_has_gone_leaves_the_few_alone(broker: Broker, group: GroupCommit, stream: str) -> None:
+    group.choice._grouped_at -= 2 * SOON
+    assert isinstance(await publish(group, stream, "one"), int)
+    assert not group.choice.together
 
 
 async def test_one_whose_fence_fails_takes_nobody_with_it(broker: Broker, group: GroupCommit, stream: str) -> None:
@@ -122,6 +129,7 @@ async def test_one_that_nobody_waits_for_any_more(broker: Broker, group: GroupCo
     assert isinstance(positions[3], asyncio.CancelledError)
     messages = await stored(broker.lane, stream)
     assert all(messages[int(str(position))][0] == f"n{number}" for number, position in enumerate(positions) if number != 3)
+    assert len(messages) == OTHERS - 1, "it was not sent, and never will be"
 
 
 async def test_a_batch_that_was_left_unfinished_keeps_nobody_out(server: LocalServer, broker: Broker, group: GroupCommit, stream: str) -> None:
@@ -245,6 +253,19 @@ def test_batches_that_do_not_pay_are_left_for_a_while() -> None:
     alone(choice, 200e-6, 100 + AGAIN)
     assert not choice.together
     alone(choice, 200e-6, 102 + AGAIN)
+    assert choice.together
+
+
+def test_a_crowd_that_is_away_for_a_moment_changes_nothing() -> None:
+    choice = Choice(idle)
+    alone(choice, 200e-6, 100)
+    choice.were_few(100 + SOON)
+    together(choice, 100e-6, 103)
+    choice.were_few(103 + SOON)
+    assert choice.together
+    choice.were_few(104 + SOON)
+    assert not choice.together
+    alone(choice, 200e-6, 105 + SOON)
     assert choice.together
 
 
