@@ -124,7 +124,7 @@ class Choice:
 
     def were_few(self, now: float) -> None:
         """There was no crowd to make a batch of: few are quicker when they do not wait for each other."""
-        if now - self._grouped_at > SOON:
+        if self.together and now - self._grouped_at > SOON:
             self.give_up(now, 0)
 
     def give_up(self, now: float, seconds: float = AGAIN) -> None:
@@ -206,7 +206,7 @@ class GroupCommit:
             await asyncio.sleep(0)  # for whoever else comes in this turn of the loop
             while group := self._next_group():
                 begun = time.monotonic()
-                if len(group) >= CROWD and self._lane.wire.is_connected:
+                if len(group) >= CROWD and self.choice.together and self._lane.wire.is_connected:
                     await self._together(group)
                     now = time.monotonic()
                     self.choice.went_together(len(group), now - begun, now)

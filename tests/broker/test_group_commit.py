@@ -115,8 +115,9 @@ async def test_large_messages_make_small_batches(broker: Broker, group: GroupCom
 
 async def test_a_stream_without_batches_is_asked_once(broker: Broker, group: GroupCommit) -> None:
     stream = await make_stream(broker.lane, allow_atomic=False)
-    positions = await asyncio.gather(*(publish(group, stream, f"n{number}") for number in range(OTHERS)))
+    positions = await asyncio.gather(*(publish(group, stream, f"n{number}") for number in range(MOST + CROWD - 1)))
     assert sorted(map(str, positions)) == sorted(map(str, await stored(broker.lane, stream)))
+    assert isinstance(await publish(group, stream, "one-more"), int)
     assert not group.choice.together
     assert group.choice._until == inf
 
