@@ -133,6 +133,26 @@ async def test_one_that_nobody_waits_for_any_more(broker: Broker, group: GroupCo
     assert len(messages) == OTHERS - 1, "it was not sent, and never will be"
 
 
+async def test_time_to_live_and_notices_are_those_of_messages_alone(broker: Broker, group: GroupCommit) -> None:
+    """What state records rest on: the republished copy, the TTL of a closed one, and the marker that it leaves."""
+    copies = f"t{secrets.token_hex(6)}"
+    heard: list[tuple[bytes, bytes]] = []
+    stream = await make_stream(
+        broker.lane,
+        allow_msg_ttl=True,
+        subject_delete_marker_ttl=60_000_000_000,
+        max_msgs_per_subject=1,
+        republish={"src": ">", "dest": f"{copies}.>"},
+    )
+    republished = [f"{copies}.{stream}.n{number}".encode() for number in range(CROWD)]
+    await broker.wire.listen(f"{copies}.>", lambda subject, _reply, data, _headers: heard.append((subject, data)))
+    expiring = b"NATS/1.0\r\nNats-TTL:1s\r\n\r\n"
+    await asyncio.gather(*(group.publish(f"{stream}.n{number}", b"body", expiring) for number in range(CROWD)))
+    assert len(batches_of(await stored(broker.lane, stream))) == 1
+    await until(lambda: len(heard) >= 2 * CROWD, "each is republished, and so is the marker of each that has expired")
+    assert sorted(heard) == sorted([(subject, body) for subject in republished for body in (b"", b"body")])
+
+
 async def test_a_batch_that_was_left_unfinished_keeps_nobody_out(server: LocalServer, broker: Broker, group: GroupCommit, stream: str) -> None:
     dying = await Broker.connect(server.url)
     for number in range(1, 6):
