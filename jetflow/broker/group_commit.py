@@ -110,7 +110,7 @@ class Choice:
     def went_together(self, messages: int, seconds: float, now: float) -> None:
         """A batch was stored. After a while messages alone are measured again: the server's day may have changed."""
         self._grouped_at = now
-        if not self._grouped.add(messages, seconds):
+        if not self.together or not self._grouped.add(messages, seconds):  # given up meanwhile: not to be thought over
             return
         alone, grouped = self._alone.each, self._grouped.each
         if grouped > (alone if self._proven else GAIN * alone):

@@ -277,6 +277,16 @@ def test_batches_that_do_not_pay_are_left_for_a_while() -> None:
     assert choice.together
 
 
+def test_what_is_given_up_for_good_is_not_thought_over() -> None:
+    choice = Choice(idle)
+    alone(choice, 200e-6, 100)
+    choice.give_up(101, inf)
+    together(choice, 1e-6, 101)
+    choice.were_few(102 + SOON)
+    alone(choice, 200e-6, 1e9)
+    assert not choice.together
+
+
 def test_a_crowd_that_is_away_for_a_moment_changes_nothing() -> None:
     choice = Choice(idle)
     alone(choice, 200e-6, 100)
