@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import count
 from math import inf
 from typing import NamedTuple
 
 from jetflow.broker.codes import BATCHES_OFF
-from jetflow.broker.lane import Lane, check_ack
+from jetflow.broker.lane import Lane
 from jetflow.errors import BrokerUnavailableError, ConflictError
 
 log = logging.getLogger("jetflow.broker")
@@ -152,7 +150,6 @@ class GroupCommit:
     def __init__(self, lane: Lane) -> None:
         self.choice = Choice()
         self._lane = lane
-        self._nonce, self._batches = secrets.token_hex(8), count(1)
         self._under_way = self._most = self._answers = 0
         self._begun = 0.0
         self._waiting: deque[_Message] = deque()
@@ -234,12 +231,11 @@ class GroupCommit:
 
     async def _together(self, group: list[_Message]) -> None:
         """One batch: the server takes all of it or nothing. What it takes lies in the stream as it stands here, without a gap."""
-        batch, last, size = f"{self._nonce}-{next(self._batches)}".encode(), group[-1], len(group)
+        batch, last, size = self._lane.message_id().encode(), group[-1], len(group)
         try:
             for number, message in enumerate(group[:-1], 1):
                 self._lane.wire.send(message.subject, message.body, "", _in_batch(message.headers, batch, number))
-            answer, _ = await self._lane.submit(last.subject, last.body, _in_batch(last.headers, batch, size, b"Nats-Batch-Commit:1\r\n"))
-            final = check_ack(answer, last.subject).seq
+            ack = await self._lane.publish(last.subject, last.body, _in_batch(last.headers, batch, size, b"Nats-Batch-Commit:1\r\n"))
         except BrokerUnavailableError as error:
             for message in group:
                 _settle(message, error)
@@ -250,7 +246,7 @@ class GroupCommit:
             await asyncio.gather(*map(self._alone, group))
         else:
             for number, message in enumerate(group, 1):
-                _settle(message, final - size + number)
+                _settle(message, ack.seq - size + number)
 
 
 def _in_batch(headers: bytes | None, batch: bytes, number: int, commit: bytes = b"") -> bytes:

@@ -36,8 +36,12 @@ async def stream(broker: Broker) -> str:
 
 @pytest.fixture
 def group(broker: Broker) -> GroupCommit:
+    return convinced(broker.lane)
+
+
+def convinced(lane: Lane) -> GroupCommit:
     """One that has found batches to be quicker."""
-    group = GroupCommit(broker.lane)
+    group = GroupCommit(lane)
     group.choice.together = group.choice._proven = True
     group.choice._until = inf
     group.choice._alone.each = inf
@@ -173,8 +177,7 @@ async def test_the_server_is_killed_amid_batches(tmp_path: Path) -> None:
     try:
         broker = await Broker.connect(server.url)
         stream = await make_stream(broker.lane)
-        group = GroupCommit(broker.lane)
-        group.choice.together, group.choice._until, group.choice._alone.each = True, inf, inf
+        group = convinced(broker.lane)
         outcomes: dict[str, object] = {}
 
         async def keep_publishing(writer: int) -> None:
