@@ -57,10 +57,16 @@ _decoder = msgspec.json.Decoder(Member)
 
 
 class Lease:
-    """Whether this worker may still act as an owner, by its own clock; safe to read from any thread."""
+    """Whether this worker may still act as an owner, by its own clock; safe to read from any thread.
+
+    Attributes:
+        beat_at: when the last heartbeat that got through was sent, by the monotonic clock.
+        term: how often it has begun; another number than before tells that it was over in between.
+    """
 
     def __init__(self) -> None:
         self.beat_at = float("-inf")
+        self.term = 0
 
     @property
     def valid(self) -> bool:
@@ -163,6 +169,8 @@ class Heart:
             log.debug("heartbeat failed: %s", error)
         else:
             begins = not self.lease.valid
+            if begins:
+                self.lease.term += 1
             self.lease.beat_at = at
             if begins:
                 _call(self._main_loop, self.on_lease)

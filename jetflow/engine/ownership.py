@@ -81,6 +81,7 @@ class Ownership:
         self._consumer: PullConsumer | None = None
         self._owned: frozenset[int] = frozenset()
         self._sure = False
+        self._term = 0
         self._wake = asyncio.Event()
         self._settled = asyncio.Condition()
         self._grace_until = 0.0
@@ -100,9 +101,13 @@ class Ownership:
         """Raises BrokerUnavailableError unless this worker surely owns the partition at this moment."""
         if not self._sure or partition not in self._owned:
             raise BrokerUnavailableError(f"partition {partition} is being claimed again")
-        if not self._heart.lease.valid:
+        if not self._holds_lease():
             self._doubt("no heartbeat of ours got through in time")
             raise BrokerUnavailableError("this worker's lease is over")
+
+    def _holds_lease(self) -> bool:
+        """Whether the lease under which the partitions were claimed has never been over since."""
+        return self._heart.lease.valid and self._heart.lease.term == self._term
 
     async def settled(self, partition: int) -> bool:
         """Waits while ownership is in doubt; then whether the partition is ours."""
@@ -119,7 +124,7 @@ class Ownership:
         """Keeps what is owned in step with who is alive, until cancelled."""
         self._broker.wire.on_disconnect.append(self._on_disconnect)
         self._broker.wire.on_reconnect.append(self._on_reconnect)
-        self._heart.on_lease = self._changed
+        self._heart.on_lease = self._on_lease
         while not await self._open_members():
             await asyncio.sleep(RETRY_OPEN)
         self._changed()
@@ -212,7 +217,7 @@ class Ownership:
         return frozenset(taken)
 
     async def _replace_consumer(self, target: frozenset[int]) -> None:
-        self._sure = False
+        self._sure, self._term = False, self._heart.lease.term
         old, self._consumer = self._consumer, None
         if old is not None:
             await old.delete()
@@ -268,6 +273,10 @@ class Ownership:
             log.info("worker %s claims its partitions again: %s", self._member.worker_id, why)
             self._sure = False
             self._changed()
+
+    def _on_lease(self) -> None:
+        self._doubt("its lease was over")
+        self._changed()
 
     def _on_disconnect(self) -> None:
         self._doubt("disconnected")
