@@ -28,7 +28,7 @@ from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
 from jetflow.core.values import body_of, encode, json_list
 from jetflow.engine.alarms import now_ms
-from jetflow.engine.commands import ARGS, EXPIRE, REPLACE, check_body, data_headers, expire_header
+from jetflow.engine.commands import ARGS, EXPIRE, NEW_ID, REPLACE, check_body, data_headers, expire_header
 from jetflow.errors import (
     BrokerError,
     ConflictError,
@@ -233,6 +233,7 @@ class Client(Finding):
     ) -> int | None:
         """The run id, or None when a start of this id is waiting already."""
         broker, names = self.broker, self.broker.names
+        at_first = NEW_ID if id_is_new and REPLACE not in headers else ""
         if not id_is_new and REPLACE not in headers:
             partition = partition_of(queue_token, id_token, broker.topology.partitions)
             headers |= {
@@ -241,7 +242,7 @@ class Client(Finding):
             }
         subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
         try:
-            return (await broker.lane.publish_once(subject, body, broker.lane.message_id(), **headers)).seq
+            return (await broker.lane.publish_once(subject, body, broker.lane.message_id(), at_first=at_first, **headers)).seq
         except ConflictError:
             return None
 

@@ -384,7 +384,7 @@ class CancellationScope:
 
 def now() -> datetime:
     """The workflow's time, UTC: when the input that it reacts to was recorded."""
-    return datetime.fromtimestamp(_machine().now / 1000, UTC)
+    return datetime.fromtimestamp(_machine().tell_time() / 1000, UTC)
 
 
 def random() -> float:
@@ -444,7 +444,9 @@ class WorkflowInfo:
 
 def workflow_info() -> WorkflowInfo:
     """The run that this code belongs to."""
-    return WorkflowInfo(_machine().info)
+    machine = _machine()
+    machine.told_time = True  # ``started_at``
+    return WorkflowInfo(machine.info)
 
 
 # ---- the decorator

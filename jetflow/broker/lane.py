@@ -162,13 +162,16 @@ class Lane:
         self._ids += 1
         return f"{self._nonce}-{self._ids}"
 
-    async def publish_once(self, subject: str, body: bytes, message_id: str, **headers: str) -> PubAck:
+    async def publish_once(self, subject: str, body: bytes, message_id: str, *, at_first: str = "", **headers: str) -> PubAck:
         """Stores a message once, trying again while the outcome is unknown; the broker drops repeats of a message id.
+
+        Args:
+            at_first: name of a header, with the value 1, that the first attempt alone has.
 
         Raises:
             ConflictError, BrokerError: as ``publish``; BrokerUnavailableError once ``ONCE_WITHIN`` is over.
         """
-        block = header_block(Nats_Msg_Id=message_id, **headers)
+        block = header_block(Nats_Msg_Id=message_id, **headers, **({at_first: "1"} if at_first else {}))
         deadline = time.monotonic() + ONCE_WITHIN
         while True:
             try:
@@ -176,6 +179,8 @@ class Lane:
             except BrokerUnavailableError:
                 if time.monotonic() + self.timeout > deadline:
                     raise
+                if at_first:
+                    block = header_block(Nats_Msg_Id=message_id, **headers)
 
     async def api(self, operation: str, request: Any = None) -> Any:
         """A JetStream API call, ``$JS.API.<operation>``; the answer as plain JSON types.

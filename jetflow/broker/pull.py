@@ -38,17 +38,21 @@ class Delivery:
         seq: its sequence in the inbox, the order of everything.
         stored_ms: when the broker stored it, ms since the epoch.
         reply: where to ack it.
+        only_by: the consumer that is the first to deliver it, ever; None if another one may have been.
     """
 
-    __slots__ = ("data", "headers", "reply", "seq", "stored_ms", "subject")
+    __slots__ = ("data", "headers", "only_by", "reply", "seq", "stored_ms", "subject")
 
-    def __init__(self, subject: str, reply: str, data: bytes, headers: bytes | None, seq: int, stored_ms: int) -> None:
+    def __init__(
+        self, subject: str, reply: str, data: bytes, headers: bytes | None, seq: int, stored_ms: int, only_by: PullConsumer | None = None
+    ) -> None:
         self.subject = subject
         self.reply = reply
         self.data = data
         self.headers = headers
         self.seq = seq
         self.stored_ms = stored_ms
+        self.only_by = only_by
 
 
 class PullConsumer:
@@ -92,6 +96,7 @@ class PullConsumer:
         self._ticker: asyncio.TimerHandle | None = None
         self._lost = False
         self._begun = False
+        self._born_at = 0
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
         """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""
@@ -121,6 +126,7 @@ class PullConsumer:
             if error.err_code == FILTERS_OVERLAP:
                 return False
             raise
+        self._born_at = (await self._lane.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"]
         return True
 
     def begin(self) -> None:
@@ -182,7 +188,9 @@ class PullConsumer:
             return
         self._expected += 1
         self._asked -= 1
-        self._on_delivery(Delivery(subject.decode(), reply.decode(), data, headers, int(tokens[at + 1]), int(tokens[at + 3]) // 1_000_000))
+        seq = int(tokens[at + 1])
+        only_by = self if seq > self._born_at and tokens[at] == b"1" else None  # stored while this consumer alone could get it
+        self._on_delivery(Delivery(subject.decode(), reply.decode(), data, headers, seq, int(tokens[at + 3]) // 1_000_000, only_by))
         self.refill()
 
     def _on_status(self, status: int, headers: bytes | None) -> None:

@@ -210,6 +210,10 @@ class _ReadingMachine:
             self.refuse("changing user data")
         return self._machine.user_data(False)
 
+    def tell_time(self) -> int:
+        """The workflow's time."""
+        return self.now
+
     def refuse(self, call: str) -> Any:
         """Says what is wrong."""
         raise QueryError(f"{self._what} may only read: {call} is not allowed in it")

@@ -245,7 +245,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             self.machine.cancel_operation(handle.index)
 
     def time(self) -> float:
-        now: float = self.machine.now / 1000
+        now: float = self.machine.tell_time() / 1000
         return now if now > self._time_floor else self._time_floor
 
     def create_future(self) -> WorkflowFuture:

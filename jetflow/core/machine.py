@@ -62,6 +62,7 @@ class Machine:
         next_index: index of the next operation; a following generation goes on from here.
         predicates: what ``condition`` waits for, with the future of each, whether cancellation reaches it, and its context.
         closing: the event that ended the run, once there is one.
+        told_time: whether the code has asked for its time, on which what it decides may depend.
         halted: True when no more code may run.
     """
 
@@ -83,6 +84,7 @@ class Machine:
         self.closing: ev.Completed | ev.Failed | ev.Terminated | ev.ContinuedAsNew | None = None
         self.cancel_requested: ev.CancelRequested | None = None
         self.halted = False
+        self.told_time = False
         self._random: random.Random | None = None
         self.next_index = 1
         self.predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool, Context]] = []
@@ -151,6 +153,11 @@ class Machine:
         self._main = None
         self.loop.tasks.clear()
         del self.loop
+
+    def tell_time(self) -> int:
+        """The time, as the code asks for it."""
+        self.told_time = True
+        return self.now
 
     def is_repeat(self, signal: str, sender: str | None, number: int) -> bool:
         """Whether a signal that its sender has numbered was taken before."""

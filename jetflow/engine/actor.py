@@ -29,6 +29,7 @@ from jetflow.engine.commands import Command
 from jetflow.engine.committing import commit
 from jetflow.engine.effects import publish_tasks
 from jetflow.engine.ending import waiting_terminate
+from jetflow.engine.head_start import Ahead
 from jetflow.engine.opening import open_actor
 from jetflow.engine.parking import give_up, unpark
 from jetflow.engine.queries import Question, Questions
@@ -57,6 +58,7 @@ class Actor:
         self.draining = False
         self.running = False
         self.steps: dict[int, asyncio.Task[None]] = {}
+        self.ahead: Ahead | None = None
         self.unacked: dict[int, Command] = {}
         self.dirty_since: float | None = None
         self.state_wanted = False

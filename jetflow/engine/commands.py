@@ -23,6 +23,7 @@ from jetflow.errors import InvalidInputError, PayloadTooLargeError
 EXPIRE = "Jetflow-Expire"
 ARGS = "Jetflow-Args"
 REPLACE = "Jetflow-Replace"
+NEW_ID = "Jetflow-New-Id"
 PARENT = "Jetflow-Parent"
 ORIGIN = "Jetflow-Origin"
 SENDER = "Jetflow-Sender"
@@ -44,7 +45,10 @@ BODY_MARGIN = 8 * 1024
 
 
 class StartCommand(Struct):
-    """``replace``: a run that has the id is terminated, or its record given up, instead of refusing this start."""
+    """``replace``: a run that has the id is terminated, or its record given up, instead of refusing this start.
+
+    ``new_id``: its publisher has made the id up for this message, which it has sent once.
+    """
 
     workflow_type: str
     body: bytes
@@ -55,6 +59,7 @@ class StartCommand(Struct):
     data: dict[str, Raw] = {}
     entity: dict[str, Any] | None = None
     replace: bool = False
+    new_id: bool = False
 
 
 class UpdateCommand(Struct):
@@ -243,6 +248,7 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
         data=msgspec.json.decode(headers[DATA], type=dict[str, Raw]) if DATA in headers else {},
         entity=msgspec.json.decode(headers[ENTITY], type=dict[str, Any] | None) if ENTITY in headers else None,
         replace=headers.get(REPLACE) == "1",
+        new_id=headers.get(NEW_ID) == "1",
     )
 
 

@@ -10,6 +10,7 @@ from jetflow.engine import faults
 from jetflow.engine.alarms import now_ms
 from jetflow.engine.children import all_children
 from jetflow.engine.effects import effects
+from jetflow.engine.head_start import may_run_ahead, run_ahead
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -29,6 +30,10 @@ async def commit(actor: Actor) -> None:
         if actor.updates:
             actor.updates.committed(())
         return
+    if may_run_ahead(actor, machine):
+        run_ahead(actor, machine)
+        _is_busy(actor)
+        return
     for operation in machine.begun:
         if not operation.remote and type(operation.event) is ev.ActivityScheduled and not engine.runner.knows(operation.event.name):
             actor.feed(ev.ActivityQueued(index=operation.index, at=now_ms()))
@@ -44,18 +49,24 @@ async def commit(actor: Actor) -> None:
     else:
         run.history.add(decided, len(bodies), sum(map(len, bodies)))
     run.cause = cause
+    actor.ahead = None
     actor.uncommitted.clear()
     if actor.updates:
         actor.updates.committed(decided)
-    if actor.dirty_since is None:
-        actor.dirty_since = time.monotonic()
-        engine.note_dirty(actor)
+    _is_busy(actor)
     if machine.closing is not None and not isinstance(machine.closing, ev.ContinuedAsNew):
         run.closing = machine.closing
         run.closed_children = machine.children
         if isinstance(machine.closing, ev.Terminated) and machine.closing.descend and machine.info.generation > 1:
             run.closed_children = await all_children(actor)
     await effects(actor, machine, decided, begun, ended)
+
+
+def _is_busy(actor: Actor) -> None:
+    """Its state record is to be written if that takes long."""
+    if actor.dirty_since is None:
+        actor.dirty_since = time.monotonic()
+        actor.engine.note_dirty(actor)
 
 
 async def _write(actor: Actor, body: bytes, *, whole: bool) -> None:

@@ -174,6 +174,11 @@ class Engine:
         assert self.ownership is not None
         self.ownership.check(partition)
 
+    def is_first_to_get(self, delivery: Delivery) -> bool:
+        """Whether no worker ever got a command before, nor can get it until this one's lease is over."""
+        assert self.ownership is not None
+        return self.ownership.is_first_to_get(delivery)
+
     async def ready(self, actor: Actor) -> None:
         """Returns when this worker surely owns the actor's partition again.
 

@@ -10,6 +10,7 @@ from jetflow.core.machine import last_generation
 from jetflow.engine.children import children_in, children_of
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.effects import follow, publish
+from jetflow.engine.head_start import drop_misfits
 from jetflow.engine.updates import Updates
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
     if machine.handlers is not None:
         actor.updates = Updates(actor, actor.feed)
         actor.updates.restore(machine.handlers)
+    drop_misfits(actor)
     for index in [index for index, step in actor.steps.items() if index not in machine.pending]:
         actor.steps.pop(index).cancel()
     doubtful = actor.doubtful = _is_doubtful(actor, last)

@@ -109,6 +109,10 @@ class Ownership:
         """Whether the lease under which the partitions were claimed has never been over since."""
         return self._heart.lease.valid and self._heart.lease.term == self._term
 
+    def is_first_to_get(self, delivery: Delivery) -> bool:
+        """Whether no worker ever got a command before, nor can get it until this one's lease is over."""
+        return delivery.only_by is not None and delivery.only_by is self._consumer and self._sure and self._holds_lease()
+
     async def settled(self, partition: int) -> bool:
         """Waits while ownership is in doubt; then whether the partition is ours."""
         async with self._settled:

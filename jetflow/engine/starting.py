@@ -13,6 +13,7 @@ from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import Command, StartCommand
 from jetflow.engine.compaction import History
 from jetflow.engine.effects import tell_accepted
+from jetflow.engine.head_start import drop_misfits
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -45,6 +46,7 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     actor.run.info = actor.info_of(started)
     actor.machine = actor.new_machine(actor.run.info)
     actor.feed(started)
+    drop_misfits(actor)
     actor.run.accepted = start.parent
     cancel = await actor.signals.load({})
     if cancel is not None:

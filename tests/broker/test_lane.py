@@ -13,7 +13,7 @@ from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.lane import Lane, PubAck
 from jetflow.broker.server import LocalServer
 from jetflow.broker.timeline import EXPECT_NEW
-from jetflow.broker.wire import header_block
+from jetflow.broker.wire import header_block, parse_headers
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, PayloadTooLargeError
 from tests.broker.conftest import until
 
@@ -215,6 +215,24 @@ async def test_a_killed_server_settles_everything_and_keeps_what_it_acked(own_se
     assert {type(outcome) for outcome in again} == {ConflictError}
     assert lane.under_way == 0
     await broker.close()
+
+
+async def test_what_is_sent_again_has_not_the_header_of_the_first_attempt(broker: Broker, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, sent = Lane.publish, list[bytes | None]()
+
+    async def loses_the_first_answer(lane: Lane, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
+        sent.append(headers)
+        ack = await publish(lane, subject, body, headers)
+        if len(sent) == 1:
+            raise BrokerUnavailableError("lost")
+        return ack
+
+    monkeypatch.setattr(Lane, "publish", loses_the_first_answer)
+    await broker.lane.publish_once(f"{broker.names.namespace}.{queue}.x.start.y", b"", "one-id", at_first="Jetflow-New-Id", Other="kept")
+    assert [parse_headers(headers) for headers in sent] == [
+        {"": "", "Nats-Msg-Id": "one-id", "Other": "kept", "Jetflow-New-Id": "1"},
+        {"": "", "Nats-Msg-Id": "one-id", "Other": "kept"},
+    ]
 
 
 async def test_a_request_that_is_not_allowed_fails_at_once(tmp_path: Path) -> None:

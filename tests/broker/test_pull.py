@@ -344,3 +344,23 @@ async def test_a_server_with_a_domain(tmp_path: Path, flags: str) -> None:
         assert got == seqs
         await taker.until_info(lambda info: info["num_ack_pending"] == 0, "the acks are understood")
         await broker.close()
+
+
+async def test_only_what_came_after_it_and_once_is_a_consumers_own(broker: Broker, queue: str) -> None:
+    """Anything else may have been delivered to somebody else before."""
+    await _publish(broker, queue, 1)
+    first = Taker(broker, queue)
+    assert await first.open()
+    await _publish(broker, queue, 1)
+    await until(lambda: len(first.held) == 2, "both come")
+    assert [delivery.only_by for delivery in first.held] == [None, first.consumer]
+    broker.wire.send(first.held[1].reply, b"-NAK")
+    await until(lambda: len(first.held) == 3, "it comes again")
+    assert first.held[2].seq == first.held[1].seq
+    assert first.held[2].only_by is None
+    await first.consumer.delete()
+    second = Taker(broker, queue)
+    assert await second.open()
+    await until(lambda: len(second.held) == 2, "both come again")
+    assert [delivery.only_by for delivery in second.held] == [None, None]
+    await _clean(second)

@@ -23,11 +23,13 @@ from jetflow import (
     activity,
     condition,
     execute_child,
+    random,
     search,
     set_query_handler,
     set_update_handler,
     sleep,
     start_child,
+    uuid4,
     workflow,
 )
 from jetflow import signal as send_signal
@@ -77,6 +79,17 @@ async def five_steps(n: int) -> int:
     for more in range(1, 6):
         total = await add(total, more)
     return total
+
+
+@activity
+async def drawn(key: str) -> str:
+    note(key, activity.info().workflow_id, activity.info().index)
+    return key
+
+
+@workflow
+async def draws_lots() -> str:
+    return await drawn(f"{uuid4()} {random()}")
 
 
 @workflow
@@ -189,8 +202,8 @@ async def cleans_up() -> str:
     return "went on"
 
 
-WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, collect_from, tree, tells, tells_at_last, counts, cleans_up]
-ACTIVITIES = [add, slow_add, flaky_add]
+WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, collect_from, tree, tells, tells_at_last, counts, cleans_up, draws_lots]
+ACTIVITIES = [add, slow_add, flaky_add, drawn]
 
 
 async def serve(url: str, queue: str, workflows: Iterable[Any] = WORKFLOWS, activities: Iterable[Any] = ACTIVITIES) -> None:
