@@ -29,7 +29,7 @@ class Ahead(NamedTuple):
 
 def may_run_ahead(actor: Actor, machine: Machine) -> bool:
     """Whether what a run has decided may begin, or go on, uncommitted."""
-    if actor.run.seq or actor.doubtful or actor.draining or actor.state_wanted or actor.questions or len(actor.held) != 1:
+    if actor.run.seq or actor.uncommitted or actor.doubtful or actor.draining or actor.state_wanted or actor.questions or len(actor.held) != 1:
         return False
     command = actor.held[0]
     if type(command.payload) is not StartCommand or not command.payload.new_id or machine.told_time:
