@@ -38,6 +38,7 @@ class Watches:
         self._states = states
         self._watches: dict[str, _Watch] = {}
         self._due: dict[asyncio.Future[Any], float] = {}
+        self.loop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
         broker.wire.on_reconnect.append(self._ask_everybody)
 
@@ -66,23 +67,21 @@ class Watches:
 
     def ask_at(self, future: asyncio.Future[Any], seconds: float) -> None:
         """Tells a wait after so many seconds, or a little later, that it is time to ask. One timer serves them all."""
-        loop = asyncio.get_running_loop()
-        self._due[future] = loop.time() + seconds
+        self._due[future] = self.loop.time() + seconds
         if self._ticker is None:
-            self._ticker = loop.call_later(TICK, self._tick)
+            self._ticker = self.loop.call_later(TICK, self._tick)
 
     def forget(self, future: asyncio.Future[Any]) -> None:
         """It need not be told any more."""
         self._due.pop(future, None)
 
     def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self.loop.time()
         for future in [future for future, due in self._due.items() if due <= now]:
             del self._due[future]
             if not future.done():
                 future.set_result(None)
-        self._ticker = loop.call_later(TICK, self._tick) if self._due else None
+        self._ticker = self.loop.call_later(TICK, self._tick) if self._due else None
 
     def close(self) -> None:
         """Nobody is told anything more."""
@@ -146,7 +145,7 @@ class _Listening:
             self._future = self._listen()
 
     def _listen(self) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = self._watches.loop.create_future()
         self._group.add(future)
         return future
 

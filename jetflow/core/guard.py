@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jetflow.core.location import is_border, user_location
-from jetflow.core.loop import running_threads
+from jetflow.core.loop import running
 from jetflow.errors import NotAllowedInWorkflowError
 
 _REFUSED = {
@@ -63,7 +63,7 @@ def _watched(function: Callable[..., Any], event: str) -> Callable[..., Any]:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if event not in _REFUSED or threading.get_ident() not in running_threads:
+    if event not in _REFUSED or threading.get_ident() not in running:
         return
     if _for_python_itself():
         return

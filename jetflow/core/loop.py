@@ -35,8 +35,8 @@ MAX_STEPS = 1_000_000
 PATIENCE = 5_000
 """Callbacks without a new operation before cancellation that is not getting anywhere waits for the next input."""
 
-running_threads: set[int] = set()
-"""Threads that are inside workflow code now; read by ``core.guard``."""
+running: dict[int, WorkflowLoop] = {}
+"""Loops that run workflow code now, by the number of their thread. Asking asyncio for the running loop is a system call in Python 3.11."""
 
 
 MAX_STOPS = 100
@@ -49,8 +49,8 @@ class Stop(BaseException):
 
 def current_machine() -> Machine | None:
     """The machine of the workflow whose code runs now, if any."""
-    loop = events._get_running_loop()
-    return loop.machine if isinstance(loop, WorkflowLoop) else None
+    loop = running.get(threading.get_ident())
+    return None if loop is None else loop.machine
 
 
 class _Ordered:
@@ -86,10 +86,16 @@ class DurableTimerHandle(asyncio.TimerHandle):
 
 
 class WorkflowLoop(asyncio.AbstractEventLoop):
-    """One run's loop. ``machine`` makes it known to workflow code that asks for the running loop."""
+    """One run's loop. ``machine`` makes it known to workflow code that asks for the running loop.
 
-    def __init__(self, machine: Machine) -> None:
+    ``host`` is the event loop inside which it is always run, if there is one; otherwise that is asked for each time.
+    """
+
+    host: asyncio.AbstractEventLoop | None = None
+
+    def __init__(self, machine: Machine, host: asyncio.AbstractEventLoop | None = None) -> None:
         self.machine = machine
+        self.host = host
         self.tasks: list[WorkflowTask] = []
         self._ready: deque[asyncio.Handle] = deque()
         self._running = False
@@ -112,18 +118,18 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._inside(self._drain, also)
 
     def _inside(self, function: Callable[..., Any], *args: Any) -> None:
-        outer = events._get_running_loop()
+        outer = self.host or events._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         thread = threading.get_ident()
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._finish_generator)
-        running_threads.add(thread)
+        running[thread] = self
         self._running = True
         try:
             function(*args)
         finally:
             self._running = False
-            running_threads.discard(thread)
+            running.pop(thread, None)
             sys.set_asyncgen_hooks(*hooks)
             events._set_running_loop(outer)
 
@@ -159,11 +165,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """Calls a function as if it were no workflow code: nothing is refused, and the workflow's own calls are not there."""
         thread = threading.get_ident()
         events._set_running_loop(None)
-        running_threads.discard(thread)
+        running.pop(thread, None)
         try:
             return function()
         finally:
-            running_threads.add(thread)
+            running[thread] = self
             events._set_running_loop(self)
 
     def _set_retries_aside(self) -> None:

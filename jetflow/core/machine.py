@@ -48,6 +48,11 @@ shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False
 class Machine:
     """One generation of one run.
 
+    Args:
+        definition, info: the workflow, and which run of it.
+        max_payload: bytes that one event may carry.
+        host: the event loop inside which it is always called, if there is one.
+
     Attributes:
         now: the workflow's time, ms since the epoch.
         pending: operations not yet resolved, by index, in order.
@@ -66,7 +71,9 @@ class Machine:
         halted: True when no more code may run.
     """
 
-    def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo, max_payload: int = 1 << 20) -> None:
+    def __init__(
+        self, definition: WorkflowDefinition[Any, Any], info: RunInfo, max_payload: int = 1 << 20, host: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self.definition = definition
         self.max_payload = max_payload
         self.info = info
@@ -95,7 +102,7 @@ class Machine:
         self._patch_answers: dict[str, bool] = {}
         self._broken: NondeterminismError | None = None
         self._main: WorkflowTask | None = None
-        self.loop = WorkflowLoop(self)
+        self.loop = WorkflowLoop(self, host)
 
     # ---- what the owner calls
 

@@ -75,7 +75,7 @@ def as_json(body: bytes, what: str) -> Raw:
 
 def json_list(items: Sequence[Raw]) -> Raw:
     """A JSON list of parts that are JSON already."""
-    return Raw(b"[" + b",".join(bytes(item) for item in items) + b"]") if items else EMPTY_LIST
+    return Raw(b"[%b]" % b",".join(items)) if items else EMPTY_LIST
 
 
 def encode_args(args: Sequence[Any], name: str) -> Raw:

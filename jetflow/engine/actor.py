@@ -251,7 +251,7 @@ class Actor:
             known = ", ".join(sorted(self.engine.workflows)) or "none"
             message = f"workflow type {info.workflow_type!r} waits for a worker of task queue {info.task_queue!r} that has it; this one has: {known}"
             raise CannotGoOnError("UnknownWorkflowType", message, info)
-        return Machine(definition, info, self.engine.max_payload)
+        return Machine(definition, info, self.engine.max_payload, self.engine.loop)
 
     def feed(self, event: Any) -> None:
         machine = self.machine

@@ -186,9 +186,10 @@ def _on_task_outcome(actor: Actor, index: int, outcome: TaskOutcome) -> None:
 
 
 def _fire_due(actor: Actor) -> None:
-    machine, now = actor.machine, now_ms()
-    if machine is None or actor.run.continued is not None:
+    machine = actor.machine
+    if machine is None or actor.run.continued is not None or actor.alarms.next_due() is None:
         return
+    now = now_ms()
     for index in actor.alarms.pop_due(now):
         operation = machine.pending.get(index)
         if operation is None:
