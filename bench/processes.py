@@ -35,7 +35,8 @@ QUEUE = "bench"
 WORKFLOWS = 6_000
 CHAINS = 128
 IN_FLIGHT = 256
-WARM_UP = 500
+WARM_UP = 6_000
+"""Workflows before anything is timed, most of a second of them: workers that have just started try group commit once, and then not for 20 s."""
 
 
 class Shape(Struct, frozen=True):
@@ -96,7 +97,7 @@ async def measure(shape: Shape, workflows: int, *, r3: bool = False) -> dict[str
         async def long(number: int) -> None:
             expect(await clients[number % len(clients)].execute(chain, STEPS, task_queue=QUEUE), STEPS)
 
-        await in_flight(16, WARM_UP, short)
+        await in_flight(IN_FLIGHT, WARM_UP, short)
         found = {}
         for name, work, width, total, units in (("workflows", short, IN_FLIGHT, workflows, 1), ("steps of chains", long, CHAINS, CHAINS, STEPS)):
             before, begin = _cpu(*pids), time.perf_counter()
