@@ -243,8 +243,12 @@ class Client(Finding):
     ) -> int | None:
         """The run id, or None when a start of this id is waiting already."""
         broker, names = self.broker, self.broker.names
-        at_first = NEW_ID if id_is_new and REPLACE not in headers else ""
-        if not id_is_new and REPLACE not in headers:
+        at_first = ""
+        if REPLACE in headers:
+            pass  # whoever has the id gives it up
+        elif id_is_new:
+            at_first = NEW_ID
+        else:
             partition = partition_of(queue_token, id_token, broker.topology.partitions)
             headers |= {
                 "Nats_Expected_Last_Subject_Sequence": "0",

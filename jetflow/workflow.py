@@ -445,7 +445,7 @@ class WorkflowInfo:
 def workflow_info() -> WorkflowInfo:
     """The run that this code belongs to."""
     machine = _machine()
-    machine.told_time = True  # ``started_at``
+    machine.tell_time()  # ``started_at``
     return WorkflowInfo(machine.info)
 
 

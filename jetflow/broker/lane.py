@@ -179,8 +179,7 @@ class Lane:
             except BrokerUnavailableError:
                 if time.monotonic() + self.timeout > deadline:
                     raise
-                if at_first:
-                    block = header_block(Nats_Msg_Id=message_id, **headers)
+                block = header_block(Nats_Msg_Id=message_id, **headers)
 
     async def api(self, operation: str, request: Any = None) -> Any:
         """A JetStream API call, ``$JS.API.<operation>``; the answer as plain JSON types.

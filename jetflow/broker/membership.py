@@ -73,6 +73,14 @@ class Lease:
         """False once others may count this worker as dead."""
         return time.monotonic() - self.beat_at < DEAD_AFTER
 
+    def renew(self, at: float) -> bool:
+        """A heartbeat that was sent at that time got through; True if the lease begins with it, for the first time or anew."""
+        begins = not self.valid
+        if begins:
+            self.term += 1  # before it is valid again, for whoever looks from another thread
+        self.beat_at = at
+        return begins
+
 
 class Heart:
     """The heartbeat thread of one worker.
@@ -168,11 +176,7 @@ class Heart:
         except BrokerError as error:
             log.debug("heartbeat failed: %s", error)
         else:
-            begins = not self.lease.valid
-            if begins:
-                self.lease.term += 1
-            self.lease.beat_at = at
-            if begins:
+            if self.lease.renew(at):
                 _call(self._main_loop, self.on_lease)
 
     def _loop_is_alive(self) -> bool:

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 
 import msgspec
 
@@ -38,7 +39,7 @@ class Delivery:
         seq: its sequence in the inbox, the order of everything.
         stored_ms: when the broker stored it, ms since the epoch.
         reply: where to ack it.
-        only_by: the consumer that is the first to deliver it, ever; None if another one may have been.
+        only_by: the consumer of partitions that is the first to deliver it, ever; None if another one may have been.
     """
 
     __slots__ = ("data", "headers", "only_by", "reply", "seq", "stored_ms", "subject")
@@ -96,12 +97,15 @@ class PullConsumer:
         self._ticker: asyncio.TimerHandle | None = None
         self._lost = False
         self._begun = False
-        self._born_at = 0
+        self._born_at = inf
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
         """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""
         self.partitions = frozenset(partitions)
-        return await self.create_over([self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)])
+        created = await self.create_over([self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)])
+        if created:
+            self._born_at = (await self._lane.api(f"STREAM.INFO.{self._stream}"))["state"]["last_seq"]
+        return created
 
     async def create_over(self, filters: list[str]) -> bool:
         """Creates the consumer, which claims these subjects; False if another consumer has one of them."""
@@ -126,7 +130,6 @@ class PullConsumer:
             if error.err_code == FILTERS_OVERLAP:
                 return False
             raise
-        self._born_at = (await self._lane.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"]
         return True
 
     def begin(self) -> None:
