@@ -24,7 +24,7 @@ async def _requests(stage: Stage) -> float:
     lane = stage.client.broker.lane
     other = await stage.client.another_wire("bench-answers")
     try:
-        await other.listen("bench.echo", lambda _subject, reply, data, _headers: other.send(reply.decode(), data))
+        other.listen("bench.echo", lambda _subject, reply, data, _headers: other.send(reply.decode(), data))
         await other.flush()
         samples = []
         for _ in range(stage.counts.requests):

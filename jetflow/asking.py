@@ -93,7 +93,7 @@ async def update(
         if not answered.done():
             answered.set_result(_decode(data))
 
-    sid = await broker.wire.listen(inbox, on_answer)
+    sid = broker.wire.listen(inbox, on_answer)
     try:
         async with asyncio.timeout(seconds):
             wait = FIRST_UPDATE_WAIT

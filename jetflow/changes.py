@@ -43,7 +43,7 @@ class Changes:
 
     async def __aenter__(self) -> Changes:
         self._wire.on_reconnect.append(self._missed)
-        self._sid = await self._wire.listen(self._subject, self._on_notice)
+        self._sid = self._wire.listen(self._subject, self._on_notice)
         self._position = (await self._walk.shape()).last
         return self
 

@@ -289,7 +289,7 @@ class Client(Finding):
     ) -> Any:
         """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
-        async with await self.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
+        async with self.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
             handle, record = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
             return await handle.result_of(until, record, timeout)
 

@@ -91,7 +91,7 @@ class WorkflowHandle:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
             ResultTimeoutError: the timeout came first.
         """
-        async with await self._client.watches.until_closed(self._queue_token, self._id_token) as until:
+        async with self._client.watches.until_closed(self._queue_token, self._id_token) as until:
             return await self.result_of(until, await self._glance(), timeout, throw_on_error=throw_on_error)
 
     async def result_of(self, until: Until, record: StateRecord | None, timeout: Duration | None, *, throw_on_error: bool = True) -> Any:
@@ -293,7 +293,7 @@ class WorkflowHandle:
         """
         view = View(exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs, extended=extended)
         timeline = Timeline(self._client.broker.lane, self._client.broker.names)
-        async with await self._client.watches.changes(self._queue_token, self._id_token) as changes:
+        async with self._client.watches.changes(self._queue_token, self._id_token) as changes:
             async for event in follow(self, timeline, changes, self._client.shared_reads, after, view):
                 yield event
 

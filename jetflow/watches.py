@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 from jetflow.broker.connection import Broker
@@ -19,15 +20,14 @@ ASK_AGAIN = (0.25, 1.0, 5.0, 30.0)
 
 
 class _Watch:
-    """One workflow that somebody waits for: ``waiting`` for its end, ``following`` every change of it."""
+    """One workflow that somebody waits for."""
 
-    __slots__ = ("following", "notices", "sid", "waiting")
+    __slots__ = ("listeners", "notices", "sid")
 
     def __init__(self) -> None:
         self.sid = 0
         self.notices = 0
-        self.waiting: set[asyncio.Future[Any]] = set()
-        self.following: set[asyncio.Future[Any]] = set()
+        self.listeners: set[_Listening] = set()
 
 
 class Watches:
@@ -37,50 +37,49 @@ class Watches:
         self._broker = broker
         self._states = states
         self._watches: dict[str, _Watch] = {}
-        self._due: dict[asyncio.Future[Any], float] = {}
+        self._due: dict[_Listening, float] = {}
         self.loop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
         broker.wire.on_reconnect.append(self._ask_everybody)
 
-    async def until_closed(self, queue_token: str, id_token: str) -> Until:
+    def until_closed(self, queue_token: str, id_token: str) -> Until:
         """Begins to listen; see ``Until``."""
-        return Until(self, *await self._listen(queue_token, id_token))
+        return Until(self, *self._listen(queue_token, id_token))
 
-    async def changes(self, queue_token: str, id_token: str) -> Changes:
+    def changes(self, queue_token: str, id_token: str) -> Changes:
         """Begins to listen; see ``Changes``."""
-        return Changes(self, *await self._listen(queue_token, id_token))
+        return Changes(self, *self._listen(queue_token, id_token))
 
-    async def _listen(self, queue_token: str, id_token: str) -> tuple[str, _Watch]:
+    def _listen(self, queue_token: str, id_token: str) -> tuple[str, _Watch]:
         subject = f"{self._broker.names.changed_prefix}{queue_token}.{id_token}"
         watch = self._watches.get(subject)
         if watch is None:
             watch = self._watches[subject] = _Watch()
-            watch.sid = await self._broker.wire.listen(subject, lambda _s, _r, data, _h: self._on_change(subject, data))
+            watch.sid = self._broker.wire.listen(subject, lambda _s, _r, data, _h: self._on_change(subject, data))
         return subject, watch
 
     def leave(self, subject: str, watch: _Watch) -> None:
         """Somebody waits no more."""
-        if not watch.waiting and not watch.following and self._watches.get(subject) is watch:
+        if not watch.listeners and self._watches.get(subject) is watch:
             del self._watches[subject]
             with contextlib.suppress(BrokerError):  # not connected: the server has forgotten it already
                 self._broker.wire.unlisten(watch.sid)
 
-    def ask_at(self, future: asyncio.Future[Any], seconds: float) -> None:
-        """Tells a wait after so many seconds, or a little later, that it is time to ask. One timer serves them all."""
-        self._due[future] = self.loop.time() + seconds
+    def ask_at(self, listener: _Listening, seconds: float) -> None:
+        """Tells a listener after so many seconds, or a little later, that it is time to ask. One timer serves them all."""
+        self._due[listener] = self.loop.time() + seconds
         if self._ticker is None:
             self._ticker = self.loop.call_later(TICK, self._tick)
 
-    def forget(self, future: asyncio.Future[Any]) -> None:
+    def forget(self, listener: _Listening) -> None:
         """It need not be told any more."""
-        self._due.pop(future, None)
+        self._due.pop(listener, None)
 
     def _tick(self) -> None:
         now = self.loop.time()
-        for future in [future for future, due in self._due.items() if due <= now]:
-            del self._due[future]
-            if not future.done():
-                future.set_result(None)
+        for listener in [listener for listener, due in self._due.items() if due <= now]:
+            del self._due[listener]
+            listener.tell(None)
         self._ticker = self.loop.call_later(TICK, self._tick) if self._due else None
 
     def close(self) -> None:
@@ -96,65 +95,65 @@ class Watches:
         if watch is None:
             return
         watch.notices += 1
-        _tell(watch.following, True)
-        record = decode_state(data) if watch.waiting else None
-        if record is None or record.closed:
-            _tell(watch.waiting, record)
+        for listener in watch.listeners:
+            listener.on_change(data)
 
     def _ask_everybody(self) -> None:
         for watch in self._watches.values():
             watch.notices += 1
-            _tell(watch.waiting, None)
-            _tell(watch.following, None)
+            for listener in watch.listeners:
+                listener.tell(None)
 
 
-def _tell(futures: set[asyncio.Future[Any]], what: Any) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(what)
+class _Listening(ABC):
+    """One wait. Use it as an async context manager: what it is told from when it is made is not lost."""
 
-
-class _Listening:
-    """One wait. Use it as an async context manager: what it is told from then on is not lost."""
-
-    def __init__(self, watches: Watches, subject: str, watch: _Watch, group: set[asyncio.Future[Any]]) -> None:
+    def __init__(self, watches: Watches, subject: str, watch: _Watch) -> None:
         self._watches = watches
         self._subject = subject
         self._watch = watch
-        self._group = group
         self._asked = 0
-        self._future = self._listen()
+        self._news: asyncio.Future[Any] | None = None
+        watch.listeners.add(self)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._group.discard(self._future)
-        self._future.cancel()
+        self._watch.listeners.discard(self)
         self._watches.leave(self._subject, self._watch)
+
+    @abstractmethod
+    def on_change(self, data: bytes) -> None:
+        """The workflow's record was written."""
+
+    def tell(self, what: Any) -> None:
+        """Ends the present wait, or the next one."""
+        if self._news is None:
+            self._news = self._watches.loop.create_future()
+        if not self._news.done():
+            self._news.set_result(what)
 
     async def _told(self) -> Any:
         interval = ASK_AGAIN[min(self._asked, len(ASK_AGAIN) - 1)]
         self._asked += 1
-        self._watches.ask_at(self._future, interval)
+        if self._news is None:
+            self._news = self._watches.loop.create_future()
+        self._watches.ask_at(self, interval)
         try:
-            return await self._future
+            return await self._news
         finally:
-            self._watches.forget(self._future)
-            self._group.discard(self._future)
-            self._future = self._listen()
-
-    def _listen(self) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self._watches.loop.create_future()
-        self._group.add(future)
-        return future
+            self._news = None
+            self._watches.forget(self)
 
 
 class Until(_Listening):
     """Waits for a workflow's end."""
 
-    def __init__(self, watches: Watches, subject: str, watch: _Watch) -> None:
-        super().__init__(watches, subject, watch, watch.waiting)
+    def on_change(self, data: bytes) -> None:
+        record = decode_state(data)
+        if record is None or record.closed:
+            self.tell(record)
 
     async def next(self) -> StateRecord | None:
         """A closed record when its notice came; None when it is time to read it again."""
@@ -164,13 +163,13 @@ class Until(_Listening):
 class Changes(_Listening):
     """Waits for whatever happens to a workflow."""
 
-    def __init__(self, watches: Watches, subject: str, watch: _Watch) -> None:
-        super().__init__(watches, subject, watch, watch.following)
-
     @property
     def notices(self) -> int:
         """How many there were: what was read at an earlier number may be out of date."""
         return self._watch.notices
+
+    def on_change(self, data: bytes) -> None:
+        self.tell(True)
 
     async def next(self) -> None:
         """Returns when something has changed, or when it is time to look again."""

@@ -171,7 +171,7 @@ class Worker:
         self._remote = TaskRunner(broker, self.task_queue, self._activities, runner, limit=self._max_activities, lease=self._lease)
         self._queries = Queries(self._engine)
         if self._workflows:
-            await self._queries.open()
+            self._queries.open()
             await self._engine.lifecycle.look()
         self._heart.start()
         await self._remote.start(at_once=not self._workflows)

@@ -91,7 +91,7 @@ class Lane:
     async def open(cls, wire: Wire, timeout: float = TIMEOUT) -> Lane:
         """A lane listening on its inbox."""
         lane = cls(wire, timeout)
-        await wire.listen(lane._inbox + "*", lane._on_reply)
+        wire.listen(lane._inbox + "*", lane._on_reply)
         wire.on_disconnect.append(lane._on_disconnect)
         wire.on_violation.append(lane._on_violation)
         return lane

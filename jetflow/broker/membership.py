@@ -155,7 +155,7 @@ class Heart:
         wire, lane = await self._connect()
         try:
             subject = f"{self._names.worker_prefix}{to_token(self._member.task_queue)}.{self._member.worker_id}"
-            await wire.listen(presence_subject(self._names, self._member.worker_id), lambda _s, reply, _d, _h: wire.send(reply.decode(), b"here"))
+            wire.listen(presence_subject(self._names, self._member.worker_id), lambda _s, reply, _d, _h: wire.send(reply.decode(), b"here"))
             while not self._stop.is_set():
                 self._wake.clear()
                 if self._loop_is_alive():
@@ -226,7 +226,7 @@ class Members:
 
     async def open(self) -> None:
         """Listens, and asks those known from their last heartbeat whether they are there."""
-        self._sid = await self._lane.wire.listen(f"{self._names.worker_prefix}{self._queue_token}.*", self._on_beat)
+        self._sid = self._lane.wire.listen(f"{self._names.worker_prefix}{self._queue_token}.*", self._on_beat)
         known = await self._lane.read_many(self._names.worker_stream, {"multi_last": [f"{self._names.worker_prefix}{self._queue_token}.*"]})
         for message in known:
             self._on_beat(message.subject.encode(), b"", message.data, None)

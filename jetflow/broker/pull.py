@@ -122,7 +122,7 @@ class PullConsumer:
             "inactive_threshold": INACTIVE_THRESHOLD,
             "filter_subjects": filters,
         }
-        self._sid = await self._lane.wire.listen(self._inbox, self._on_message)
+        self._sid = self._lane.wire.listen(self._inbox, self._on_message)
         try:
             await self._lane.api(f"CONSUMER.CREATE.{stream}.{self.name}", {"stream_name": stream, "config": config, "action": "create"})
         except BrokerError as error:

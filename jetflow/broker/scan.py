@@ -80,7 +80,7 @@ class Scan:
     async def open(self) -> None:
         """Makes the consumer."""
         if self._sid is None:
-            self._sid = await self._lane.wire.listen(f"{self._inbox}*", self._on_message)
+            self._sid = self._lane.wire.listen(f"{self._inbox}*", self._on_message)
         earlier = await self._earlier() if self._purpose is not None else {}
         await self._begin(min(earlier.values(), default=1), earlier)
 

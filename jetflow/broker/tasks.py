@@ -281,7 +281,7 @@ class TaskConsumer:
             self.lease = lease
         # a new inbox each time: the server drops the pulls of the one before
         self._inbox = f"_INBOX.jetflow.task.{secrets.token_hex(8)}"
-        self._sid = await self._lane.wire.listen(self._inbox, self._on_message)
+        self._sid = self._lane.wire.listen(self._inbox, self._on_message)
         self._asked, self.is_open = 0, True
         self.refill()
 

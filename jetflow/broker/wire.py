@@ -38,7 +38,7 @@ class Wire(NatsClient):
 
     # ---- in
 
-    async def listen(self, subject: str, handler: Handler) -> int:
+    def listen(self, subject: str, handler: Handler) -> int:
         """Subscribes; returns the number to ``unlisten`` with. Survives reconnects."""
         self._sid += 1
         sid = self._sid

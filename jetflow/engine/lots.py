@@ -147,7 +147,7 @@ class Lot:
     async def _match(self) -> None:
         if self._sid is None:
             prefix = self._engine.broker.names.waiting_prefix
-            self._sid = await self._wire.listen(f"{prefix}{self.token}.>", self._on_notice)
+            self._sid = self._wire.listen(f"{prefix}{self.token}.>", self._on_notice)
         for kept in [kept for kept in self._kept.values() if kept.unsure]:
             await self._what_became_of(kept)
         if any(kept.wait is None for kept in self._kept.values()):

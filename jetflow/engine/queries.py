@@ -44,9 +44,9 @@ class Queries:
         self._engine = engine
         self._sid = 0
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Begins to listen."""
-        self._sid = await self._engine.broker.wire.listen(f"{self._engine.broker.names.query_prefix}{self._engine.queue_token}.*.*", self._on_query)
+        self._sid = self._engine.broker.wire.listen(f"{self._engine.broker.names.query_prefix}{self._engine.queue_token}.*.*", self._on_query)
 
     def close(self) -> None:
         """Listens no more."""

@@ -111,13 +111,13 @@ class TaskRunner:
             at_once: every activity; otherwise each from the first task that there is for it.
         """
         names, wire = self._broker.names, self._broker.wire
-        self._ended_sid = await wire.listen(f"{names.ended_prefix}{self._queue_token}.>", self._on_ended)
+        self._ended_sid = wire.listen(f"{names.ended_prefix}{self._queue_token}.>", self._on_ended)
         if at_once:
             self._serve_all()
             return
         for name in self._consumers:
             subject = f"{names.task_prefix}{self._queue_token}.{to_token(name)}.>"
-            self._listening[name] = await wire.listen(subject, lambda *_, name=name: self._serve(name))
+            self._listening[name] = wire.listen(subject, lambda *_, name=name: self._serve(name))
         wire.on_reconnect.append(self._look)
         self._look()
 

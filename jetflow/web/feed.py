@@ -130,7 +130,7 @@ class Feed:
         buffer = Buffer(interest)
         self._buffers.add(buffer)
         try:
-            await self._begin()
+            self._begin()
             yield buffer
         finally:
             self._buffers.discard(buffer)
@@ -144,13 +144,13 @@ class Feed:
         for buffer in self._buffers:
             buffer.close()
 
-    async def _begin(self) -> None:
+    def _begin(self) -> None:
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
         if self._sid is None:
             wire, names = self._client.broker.wire, self._client.broker.names
-            self._sid = await wire.listen(f"{names.changed_prefix}>", self._on_change)
+            self._sid = wire.listen(f"{names.changed_prefix}>", self._on_change)
             wire.on_reconnect.append(self._on_reconnect)
             self._tasks = [asyncio.create_task(self._tick())]
 

@@ -149,7 +149,7 @@ async def test_time_to_live_and_notices_are_those_of_messages_alone(broker: Brok
         republish={"src": ">", "dest": f"{copies}.>"},
     )
     republished = [f"{copies}.{stream}.n{number}".encode() for number in range(CROWD)]
-    await broker.wire.listen(f"{copies}.>", lambda subject, _reply, data, _headers: heard.append((subject, data)))
+    broker.wire.listen(f"{copies}.>", lambda subject, _reply, data, _headers: heard.append((subject, data)))
     expiring = b"NATS/1.0\r\nNats-TTL:1s\r\n\r\n"
     await asyncio.gather(*(group.publish(f"{stream}.n{number}", b"body", expiring) for number in range(CROWD)))
     assert len(batches_of(await stored(broker.lane, stream))) == 1

@@ -38,7 +38,7 @@ class Responder:
         self._lane = lane
 
     async def open(self) -> "Responder":
-        await self._lane.wire.listen(self.subject, lambda _s, reply, _d, _h: self.asked.append(bytes(reply).decode()))
+        self._lane.wire.listen(self.subject, lambda _s, reply, _d, _h: self.asked.append(bytes(reply).decode()))
         return self
 
     def answer(self) -> None:

@@ -135,7 +135,7 @@ async def test_a_late_one_that_answers_is_kept(listener: Listener, broker: Broke
         asked.set()
 
     worker_id = f"slow{queue}"
-    await broker.wire.listen(presence_subject(broker.names, worker_id), answer)
+    broker.wire.listen(presence_subject(broker.names, worker_id), answer)
     await _beat(broker, queue, _member(queue, worker_id))
     await until(lambda: listener.alive, "it is heard")
     listener.age(LATE_AFTER + 0.1)

@@ -157,7 +157,7 @@ async def test_a_gap_in_the_delivery_sequence_loses_the_consumer(broker: Broker,
     taker = Taker(broker, queue)
     assert await taker.consumer.create(range(64), queue)
     stolen = asyncio.Event()
-    await broker.wire.listen(f"{queue}.thief", lambda *_: stolen.set())
+    broker.wire.listen(f"{queue}.thief", lambda *_: stolen.set())
     broker.wire.send(taker.consumer._next, msgspec.json.encode({"batch": 1}), f"{queue}.thief")
     await _publish(broker, queue, 3)
     await stolen.wait()
@@ -287,7 +287,7 @@ async def test_a_pull_dropped_for_too_many_waiting_loses_the_consumer(broker: Br
     taker = Taker(broker, queue)
     assert await taker.consumer.create(range(64), queue)
     over: list[bytes] = []
-    await broker.wire.listen(f"{queue}.other", lambda _s, _r, _d, headers: over.append(headers or b""))
+    broker.wire.listen(f"{queue}.other", lambda _s, _r, _d, headers: over.append(headers or b""))
     for _ in range(65):
         broker.wire.send(taker.consumer._next, msgspec.json.encode({"batch": 1, "expires": 60 * pull.SECOND}), f"{queue}.other")
     await until(lambda: any(b"409 Exceeded MaxWaiting" in headers for headers in over), "no more may wait")

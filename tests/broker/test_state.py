@@ -42,7 +42,7 @@ async def test_any_text_may_be_an_id(states: StateStore, queue: str) -> None:
 
 async def test_a_closed_record_goes_when_its_time_is_over(states: StateStore, broker: Broker, queue: str) -> None:
     gone: list[bytes] = []
-    await broker.wire.listen(f"jetflow_changed.{queue}.w", lambda _s, _r, data, headers: gone.append(data) if b"Marker" in (headers or b"") else None)
+    broker.wire.listen(f"jetflow_changed.{queue}.w", lambda _s, _r, data, headers: gone.append(data) if b"Marker" in (headers or b"") else None)
     await states.put(_record(queue, status=COMPLETED, expire=1))
     assert await states.get(queue, "w") is not None
     await until(lambda: gone, "the end of the record is told")
@@ -67,7 +67,7 @@ async def test_the_time_to_live_is_rounded_up_to_seconds(states: StateStore, bro
 
 async def test_every_put_is_told(states: StateStore, broker: Broker, queue: str) -> None:
     heard: list[StateRecord | None] = []
-    await broker.wire.listen(f"jetflow_changed.{queue}.*", lambda _s, _r, data, _h: heard.append(decode_state(data)))
+    broker.wire.listen(f"jetflow_changed.{queue}.*", lambda _s, _r, data, _h: heard.append(decode_state(data)))
     await asyncio.gather(*(states.put(_record(queue, f"w{number}")) for number in range(20)))
     await until(lambda: len(heard) == 20, "all notices come")
     assert sorted(record.workflow_id for record in heard if record) == sorted(f"w{number}" for number in range(20))

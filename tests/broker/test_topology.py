@@ -147,7 +147,7 @@ async def test_namespaces_live_side_by_side(server: LocalServer, namespace: str)
 
 async def test_a_state_written_is_told_to_those_who_listen(broker: Broker, queue: str) -> None:
     heard: list[tuple[str, bytes]] = []
-    await broker.wire.listen(f"jetflow_changed.{queue}.>", lambda subject, _r, data, _h: heard.append((bytes(subject).decode(), bytes(data))))
+    broker.wire.listen(f"jetflow_changed.{queue}.>", lambda subject, _r, data, _h: heard.append((bytes(subject).decode(), bytes(data))))
     await broker.lane.publish(f"$KV.jetflow_state.{queue}.w", b"{}")
     await until(lambda: heard, "the notice comes")
     assert heard == [(f"jetflow_changed.{queue}.w", b"{}")]

@@ -29,7 +29,7 @@ async def wire(server: LocalServer) -> AsyncIterator[Wire]:
 async def _echo(wire: Wire, subject: str, count: int = 1) -> list[bytes]:
     """Sends numbers to itself and returns what came."""
     heard: list[bytes] = []
-    sid = await wire.listen(subject, lambda _s, _r, data, _h: heard.append(data))
+    sid = wire.listen(subject, lambda _s, _r, data, _h: heard.append(data))
     for number in range(count):
         wire.send(subject, b"%d" % number)
     await until(lambda: len(heard) >= count, "everything sent is heard")
@@ -43,7 +43,7 @@ async def test_messages_arrive_in_the_order_of_calls(wire: Wire, queue: str) -> 
 
 async def test_reply_and_headers_are_handed_over(wire: Wire, queue: str) -> None:
     heard: list[tuple[bytes, bytes, bytes, bytes | None]] = []
-    await wire.listen(f"{queue}.*", lambda *message: heard.append(message))
+    wire.listen(f"{queue}.*", lambda *message: heard.append(message))
     wire.send(f"{queue}.plain", b"1")
     wire.send(f"{queue}.asking", b"2", "back")
     wire.send(f"{queue}.headed", b"3", "back", header_block(Nats_TTL="1s"))
@@ -62,7 +62,7 @@ async def test_a_handler_that_raises_does_not_end_the_reading(wire: Wire, queue:
         called.set()
         raise RuntimeError("this handler is broken")
 
-    await wire.listen(f"{queue}.bad", fail)
+    wire.listen(f"{queue}.bad", fail)
     wire.send(f"{queue}.bad", b"")
     await asyncio.wait_for(called.wait(), 10)
     assert await _echo(wire, f"{queue}.good") == [b"0"]
@@ -71,7 +71,7 @@ async def test_a_handler_that_raises_does_not_end_the_reading(wire: Wire, queue:
 
 async def test_nothing_is_heard_after_unlisten(wire: Wire, queue: str) -> None:
     heard: list[bytes] = []
-    sid = await wire.listen(f"{queue}.x", lambda _s, _r, data, _h: heard.append(data))
+    sid = wire.listen(f"{queue}.x", lambda _s, _r, data, _h: heard.append(data))
     wire.unlisten(sid)
     wire.send(f"{queue}.x", b"late")
     await _echo(wire, f"{queue}.y")
@@ -178,7 +178,7 @@ async def test_subscriptions_survive_a_server_that_was_killed(own_server: LocalS
     gone, back = asyncio.Event(), asyncio.Event()
     wire.on_disconnect.append(gone.set)
     wire.on_reconnect.append(back.set)
-    await wire.listen("news", lambda _s, _r, data, _h: heard.append(data))
+    wire.listen("news", lambda _s, _r, data, _h: heard.append(data))
     own_server.kill()
     await asyncio.wait_for(gone.wait(), 10)
     with pytest.raises(BrokerUnavailableError, match="nothing was sent"):
