@@ -94,15 +94,17 @@ def _profile(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=40, help="how many functions")
     parser.add_argument("--with", dest="tool", choices=("py-spy", "cprofile", "nothing"), help="py-spy where it is installed, else cProfile")
     options = parser.parse_args(arguments)
-    tool = options.tool or ("py-spy" if profiling.py_spy_is_here() else "cprofile")
-    if tool == "py-spy":
-        profiling.with_py_spy(arguments, by=options.by, top=options.top)
+    py_spy = profiling.find_py_spy()
+    if options.tool == "py-spy" and py_spy is None:
+        parser.error("py-spy is not installed: pip install py-spy, or --with cprofile")
+    if py_spy is not None and options.tool in (None, "py-spy"):
+        profiling.with_py_spy(py_spy, arguments, by=options.by, top=options.top)
         return
     what = (options.workload, options.sync, _counts(options), available(options.loop))
-    if tool == "cprofile":
-        profiling.with_cprofile(*what, by=options.by, top=options.top)
-    else:
+    if options.tool == "nothing":
         profiling.plainly(*what)
+    else:
+        profiling.with_cprofile(*what, by=options.by, top=options.top)
 
 
 def _console() -> Console:

@@ -38,19 +38,19 @@ def plainly(name: str, sync: Sync, counts: Counts, loop: str) -> None:
     _print_figures(run(_work(name, sync, counts, loop, None), loop))
 
 
-def with_py_spy(arguments: list[str], *, by: str, top: int) -> None:
+def with_py_spy(py_spy: str, arguments: list[str], *, by: str, top: int) -> None:
     """Has py-spy sample ``python -m bench profile … --with nothing`` and prints the top functions."""
     with tempfile.TemporaryDirectory() as folder:
         stacks = Path(folder) / "stacks"
-        command = ["py-spy", "record", "--format", "raw", "--function", "--rate", str(SAMPLES_A_SECOND), "--output", str(stacks), "--"]
+        command = [py_spy, "record", "--format", "raw", "--function", "--rate", str(SAMPLES_A_SECOND), "--output", str(stacks), "--"]
         command += [sys.executable, "-m", "bench", "profile", *arguments, "--with", "nothing"]
         subprocess.run(command, check=True)
         _print_samples(stacks.read_text().splitlines(), by, top)
 
 
-def py_spy_is_here() -> bool:
-    """Whether py-spy is on PATH."""
-    return shutil.which("py-spy") is not None
+def find_py_spy() -> str | None:
+    """Where py-spy is: beside this Python, or on PATH."""
+    return shutil.which("py-spy", path=Path(sys.executable).parent) or shutil.which("py-spy")
 
 
 def _print_samples(lines: list[str], by: str, top: int) -> None:

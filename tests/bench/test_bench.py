@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import profiling
+from bench.__main__ import main
 from bench.figures import FIGURES
 from bench.growth import GROWING
 
@@ -56,6 +58,13 @@ def test_profile_prints_the_top_functions() -> None:
     out = bench("profile", "start", "--smoke", "--with", "cprofile", "--top", "5")
     assert "start_p50" in out
     assert "tottime" in out
+
+
+def test_a_profiler_that_is_not_there_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(profiling, "find_py_spy", lambda: None)
+    with pytest.raises(SystemExit):
+        main(["profile", "start", "--with", "py-spy"])
+    assert "pip install py-spy" in capsys.readouterr().err
 
 
 def test_growth_prints_the_cost_of_a_unit_at_each_size() -> None:
