@@ -62,7 +62,7 @@ class Client(Finding):
         self._ids: list[str] = []
         self.states = StateStore(broker.lane, broker.names)
         self.timers = Timers(broker.lane, broker.names)
-        self.watches = Watches(broker, self.states)
+        self.watches = Watches(broker)
         self._events = LifecycleStream(broker.lane, broker.names)
         self.shared_reads = SharedReads()
 

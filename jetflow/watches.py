@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Self
 
 from jetflow.broker.connection import Broker
-from jetflow.broker.state import StateRecord, StateStore, decode_state
+from jetflow.broker.state import StateRecord, decode_state
 from jetflow.errors import BrokerError
 
 TICK = 0.1
@@ -33,9 +33,8 @@ class _Watch:
 class Watches:
     """Everything that a client waits for."""
 
-    def __init__(self, broker: Broker, states: StateStore) -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._states = states
         self._watches: dict[str, _Watch] = {}
         self._due: dict[_Listening, float] = {}
         self.loop = asyncio.get_running_loop()
@@ -129,19 +128,22 @@ class _Listening(ABC):
 
     def tell(self, what: Any) -> None:
         """Ends the present wait, or the next one."""
+        news = self._awaited()
+        if not news.done():
+            news.set_result(what)
+
+    def _awaited(self) -> asyncio.Future[Any]:
         if self._news is None:
             self._news = self._watches.loop.create_future()
-        if not self._news.done():
-            self._news.set_result(what)
+        return self._news
 
     async def _told(self) -> Any:
         interval = ASK_AGAIN[min(self._asked, len(ASK_AGAIN) - 1)]
         self._asked += 1
-        if self._news is None:
-            self._news = self._watches.loop.create_future()
+        news = self._awaited()
         self._watches.ask_at(self, interval)
         try:
-            return await self._news
+            return await news
         finally:
             self._news = None
             self._watches.forget(self)

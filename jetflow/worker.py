@@ -174,7 +174,7 @@ class Worker:
             self._queries.open()
             await self._engine.lifecycle.look()
         self._heart.start()
-        await self._remote.start(at_once=not self._workflows)
+        self._remote.start(at_once=not self._workflows)
         # without workflows it owns nothing, and no actor ever comes to be
         works = [self._sweep()]
         if self._workflows:
@@ -222,7 +222,7 @@ class Worker:
 
     async def _heart_connection(self) -> tuple[Wire, Lane]:
         wire = await self.client.another_wire(f"heart/{self.task_queue}")
-        return wire, await Lane.open(wire, timeout=3)
+        return wire, Lane(wire, timeout=3)
 
 
 def _registry(given: Iterable[Any], make: Callable[[Any], Any], what: str) -> dict[str, Any]:

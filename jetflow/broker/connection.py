@@ -76,7 +76,7 @@ class Broker:
         wire = await open_wire(addresses, credentials=credentials, tls=tls, name=name, timeout=timeout)
         try:
             _check_version(wire, addresses)
-            lane = await Lane.open(wire)
+            lane = Lane(wire)
             await _check_jetstream(lane, addresses)
             topology = await ensure_topology(lane, names, partitions=partitions, replicas=replicas)
         except BaseException:

@@ -73,7 +73,7 @@ _decode_ack = msgspec.json.Decoder(PubAck).decode
 
 
 class Lane:
-    """Requests over one connection, in the event loop it is made in. Make it with ``await Lane.open(wire)``."""
+    """Requests over one connection, in the event loop it is made in; it listens for the answers from then on."""
 
     def __init__(self, wire: Wire, timeout: float = TIMEOUT) -> None:
         self.wire = wire
@@ -86,15 +86,9 @@ class Lane:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._count = 0
         self._ticker: asyncio.TimerHandle | None = None
-
-    @classmethod
-    async def open(cls, wire: Wire, timeout: float = TIMEOUT) -> Lane:
-        """A lane listening on its inbox."""
-        lane = cls(wire, timeout)
-        wire.listen(lane._inbox + "*", lane._on_reply)
-        wire.on_disconnect.append(lane._on_disconnect)
-        wire.on_violation.append(lane._on_violation)
-        return lane
+        wire.listen(self._inbox + "*", self._on_reply)
+        wire.on_disconnect.append(self._on_disconnect)
+        wire.on_violation.append(self._on_violation)
 
     @property
     def under_way(self) -> int:

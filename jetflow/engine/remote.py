@@ -104,7 +104,7 @@ class TaskRunner:
         """Whether tasks of every activity can come."""
         return all(consumer.is_open for consumer in self._consumers.values())
 
-    async def start(self, *, at_once: bool) -> None:
+    def start(self, *, at_once: bool) -> None:
         """Begins to serve.
 
         Args:

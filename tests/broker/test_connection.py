@@ -5,6 +5,7 @@ import logging
 import os
 import stat
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,7 @@ async def test_jetstream_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_cluster_without_a_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Lane.open
-    monkeypatch.setattr(Lane, "open", lambda wire: opened(wire, timeout=1))
+    monkeypatch.setattr("jetflow.broker.connection.Lane", partial(Lane, timeout=1))
     config = tmp_path / "nats.conf"
     routes = ", ".join(f'"nats://127.0.0.1:{free_port()}"' for _ in range(2))
     config.write_text(f'server_name: n1\njetstream {{}}\ncluster {{ name: local, listen: "127.0.0.1:{free_port()}", routes: [{routes}] }}\n')

@@ -25,7 +25,7 @@ NEVER = 600.0
 async def lane(server: LocalServer, broker: Broker) -> AsyncIterator[Lane]:
     """A lane without haste, on the shared server."""
     wire = await open_wire(server.url, credentials=None, tls=None, name="lane", timeout=5)
-    yield await Lane.open(wire, timeout=NEVER)
+    yield Lane(wire, timeout=NEVER)
     await wire.close()
 
 
@@ -36,10 +36,7 @@ class Responder:
         self.subject = subject
         self.asked: list[str] = []
         self._lane = lane
-
-    async def open(self) -> "Responder":
-        self._lane.wire.listen(self.subject, lambda _s, reply, _d, _h: self.asked.append(bytes(reply).decode()))
-        return self
+        lane.wire.listen(subject, lambda _s, reply, _d, _h: self.asked.append(bytes(reply).decode()))
 
     def answer(self) -> None:
         for reply in self.asked:
@@ -102,7 +99,7 @@ async def test_no_responders_is_an_answer_without_retry(lane: Lane, namespace: s
 
 
 async def test_silence_is_unavailable_at_the_deadline(lane: Lane, queue: str) -> None:
-    responder = await Responder(lane, queue).open()
+    responder = Responder(lane, queue)
     lane.timeout = 0.2
     with pytest.raises(BrokerUnavailableError, match=f"no answer on {queue} within 0.2 s"):
         await lane.request(queue)
@@ -119,7 +116,7 @@ async def test_a_payload_too_large_takes_no_place(lane: Lane, queue: str) -> Non
 
 
 async def test_a_cancelled_request_gives_its_place_back_with_its_answer(lane: Lane, queue: str) -> None:
-    responder = await Responder(lane, queue).open()
+    responder = Responder(lane, queue)
     asking = [asyncio.create_task(lane.request(queue)) for _ in range(100)]
     await until(lambda: len(responder.asked) == 100, "all requests are there")
     for task in asking[::2]:
@@ -132,7 +129,7 @@ async def test_a_cancelled_request_gives_its_place_back_with_its_answer(lane: La
 
 async def test_those_who_wait_for_a_place_get_one_in_turn(lane: Lane, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_module, "MAX_UNDER_WAY", 4)
-    responder = await Responder(lane, queue).open()
+    responder = Responder(lane, queue)
     asking = [asyncio.create_task(lane.request(queue)) for _ in range(20)]
     for _ in range(5):
         await until(lambda: len(responder.asked) == 4, "as many as there are places")
@@ -145,7 +142,7 @@ async def test_those_who_wait_for_a_place_get_one_in_turn(lane: Lane, queue: str
 
 async def test_a_waiter_cancelled_with_its_turn_hands_it_on(lane: Lane, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_module, "MAX_UNDER_WAY", 1)
-    responder = await Responder(lane, queue).open()
+    responder = Responder(lane, queue)
     first, second, third = (asyncio.create_task(lane.request(queue)) for _ in range(3))
     await until(lambda: responder.asked and len(lane._waiting) == 2, "one is under way, two wait")
     lane._settle(next(iter(lane._slots)), (b"{}", None))  # the second has its turn, and before it can take it:
@@ -162,8 +159,8 @@ async def test_a_waiter_cancelled_with_its_turn_hands_it_on(lane: Lane, queue: s
 async def test_a_disconnect_settles_those_under_way_and_those_who_wait(own_server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_module, "MAX_UNDER_WAY", 3)
     wire = await open_wire(own_server.url, credentials=None, tls=None, name="lane", timeout=5)
-    lane = await Lane.open(wire, timeout=NEVER)
-    responder = await Responder(lane, "ask").open()
+    lane = Lane(wire, timeout=NEVER)
+    responder = Responder(lane, "ask")
     asking = [asyncio.create_task(lane.request("ask")) for _ in range(50)]
     await until(lambda: len(responder.asked) == 3 and len(lane._waiting) == 47, "three are under way, the others wait")
     own_server.kill()
@@ -240,7 +237,7 @@ async def test_a_request_that_is_not_allowed_fails_at_once(tmp_path: Path) -> No
     config.write_text('authorization { users: [ { user: a, password: b, permissions { publish { deny: "No.>" } } } ] }')
     async with LocalServer(tmp_path / "store", config=config) as server:
         wire = await open_wire(server.url.replace("//", "//a:b@"), credentials=None, tls=None, name="lane", timeout=5)
-        lane = await Lane.open(wire, timeout=NEVER)
+        lane = Lane(wire, timeout=NEVER)
         with pytest.raises(BrokerError, match=r"this user may not use No\.Way"):
             await lane.request("No.Way")
         assert lane.under_way == 0
@@ -253,7 +250,7 @@ async def test_an_inbox_that_is_not_allowed_fails_at_once(tmp_path: Path) -> Non
     config.write_text('authorization { users: [ { user: a, password: b, permissions { subscribe { deny: "_INBOX.>" } } } ] }')
     async with LocalServer(tmp_path / "store", config=config) as server:
         wire = await open_wire(server.url.replace("//", "//a:b@"), credentials=None, tls=None, name="lane", timeout=5)
-        lane = await Lane.open(wire, timeout=NEVER)
+        lane = Lane(wire, timeout=NEVER)
         with pytest.raises(BrokerError, match="subscription"):
             await lane.api("INFO")
         await wire.close()

@@ -25,7 +25,7 @@ def _member(queue: str, worker_id: str, version: int = 0) -> Member:
 def _connect(url: str) -> Callable[[], Awaitable[tuple[Wire, Lane]]]:
     async def connect() -> tuple[Wire, Lane]:
         wire = await open_wire(url, credentials=None, tls=None, name="heart", timeout=5)
-        return wire, await Lane.open(wire, timeout=3)
+        return wire, Lane(wire, timeout=3)
 
     return connect
 
