@@ -82,6 +82,22 @@ async def test_filters_by_hand(shop: Shop, visit: Open) -> None:
     await expect(page.get_by_role("heading", name="Workflows")).to_be_visible()
 
 
+async def test_what_happened_before_the_stream_of_events_was_open_is_shown(shop: Shop, visit: Open) -> None:
+    page = await visit("/workflows")
+
+    async def late(route: Any) -> None:
+        await asyncio.sleep(3)
+        await route.continue_()
+
+    await page.route("**/api/events*", late)
+    handle = await shop.client.start("order", Order("A-3", 1, "Grace"), workflow_id="late-stream")
+    await page.goto(page.url.removesuffix("/workflows") + "/workflows/default/late-stream")
+    await expect(page.locator(".w-head .status")).to_have_text("running")
+    await handle.signal("approval", {"ok": True})
+    await handle.result(timeout="30s")
+    await expect(page.locator(".w-head .status")).to_have_text("completed")
+
+
 async def test_a_workflow_is_followed_and_signaled(shop: Shop, visit: Open) -> None:
     handle = await shop.client.start("order", Order("A-2", 2, "Grace"), workflow_id="followed")
     page = await visit("/workflows/default/followed")

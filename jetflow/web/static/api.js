@@ -35,7 +35,7 @@ export const post = (path, body) =>
 
 /**
  * Events while somebody looks. A hidden tab listens to nothing, since browsers allow only six connections to a server;
- * when it is shown again, or the connection was away, `onagain` is called: what happened in between has to be read.
+ * whenever they begin to come, `onagain` is called: what happened before, since the page was read, has to be read.
  */
 class Live {
   constructor() {
@@ -44,16 +44,16 @@ class Live {
     this.handlers = {};
     this.source = null;
     this.retry = 0;
-    document.addEventListener("visibilitychange", () => this.#open(true));
+    document.addEventListener("visibilitychange", () => this.#open());
     window.addEventListener("pagehide", () => this.source?.close());
-    window.addEventListener("pageshow", (event) => event.persisted && this.#open(true));
+    window.addEventListener("pageshow", (event) => event.persisted && this.#open());
   }
 
   /** What the page shows now: what to hear of, and who takes it. Returns what ends it. */
   watch(interest, handlers) {
     this.interest = interest;
     this.handlers = handlers;
-    this.#open(false);
+    this.#open();
     return () => {
       if (this.handlers === handlers) this.handlers = {};
     };
@@ -63,25 +63,23 @@ class Live {
     this.listeners.add(listener);
   }
 
-  #open(again) {
+  #open() {
     clearTimeout(this.retry);
     this.source?.close();
     this.source = null;
     if (document.visibilityState === "hidden") return;
-    let missed = again;
     const source = (this.source = new EventSource(`/api/events${query(this.interest)}`));
     source.addEventListener("hello", (event) => {
       this.#tell("state", "live");
       this.#tell("before", JSON.parse(event.data).ticks);
-      if (missed) this.handlers.onagain?.();
-      missed = true;
+      this.handlers.onagain?.();
     });
     source.addEventListener("tick", (event) => this.#tell("tick", JSON.parse(event.data)));
     source.addEventListener("rows", (event) => this.handlers.onrows?.(JSON.parse(event.data)));
     source.addEventListener("error", () => {
       if (source !== this.source) return;
       this.#tell("state", "away");
-      if (source.readyState === EventSource.CLOSED) this.retry = setTimeout(() => this.#open(true), 3000);
+      if (source.readyState === EventSource.CLOSED) this.retry = setTimeout(() => this.#open(), 3000);
     });
   }
 

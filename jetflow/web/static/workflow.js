@@ -228,10 +228,10 @@ export function workflow(main, { about }, queue, id) {
     { view: "workflow", queue, id },
     {
       onrows: ({ rows, gone, more }) => (rows.length || more || gone.some((each) => each[0] === queue && each[1] === id)) && changed(),
-      onagain: load,
+      onagain: changed,
     },
   );
-  load();
+  changed();
   return () => {
     over = true;
     changed.cancel();
