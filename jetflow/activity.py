@@ -12,13 +12,13 @@ It runs in the workflow's own worker. With ``task_queue=`` it runs on the worker
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec import Raw, Struct
 
+from jetflow.core import clock
 from jetflow.core.definitions import ActivityDefinition, RetryPolicy, activity_options
 from jetflow.core.durations import Duration
 from jetflow.core.events import NULL
@@ -64,7 +64,7 @@ class Attempt:
     Attributes:
         info: which one.
         details: the JSON of what a heartbeat said last, also of the attempt before.
-        beat_at: when it last said that it is there, by ``time.monotonic()``.
+        beat_at: when it last said that it is there, by ``clock.monotonic()``.
         over: why nobody waits for it any more; None while somebody does.
         on_beat: called after each heartbeat, perhaps in the activity's thread.
     """
@@ -117,7 +117,7 @@ def heartbeat(details: Any = None) -> None:
         if len(encoded) > MAX_DETAILS:
             raise PayloadTooLargeError("the details of a heartbeat", len(encoded), MAX_DETAILS)
         attempt.details = encoded
-    attempt.beat_at = time.monotonic()
+    attempt.beat_at = clock.monotonic()
     if attempt.on_beat is not None:
         attempt.on_beat()
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from jetflow.broker.connection import Broker
 from jetflow.broker.wire import header_block, status_of
+from jetflow.core import clock
 from jetflow.core.ids import to_token
 from jetflow.core.values import TypedDecoder, body_of
 from jetflow.engine.answers import CLOSED, NOT_FOUND, Answer
@@ -47,8 +46,8 @@ async def query(broker: Broker, handle: WorkflowHandle, name: str, args: tuple[A
     queue_token, id_token = to_token(handle.task_queue), to_token(handle.workflow_id)
     subject = f"{broker.names.query_prefix}{queue_token}.{id_token}.{to_token(name, 'query name')}"
     headers = header_block(**{ARGS: "1"}) if tell else None
-    deadline, wait, why = time.monotonic() + seconds, FIRST_WAIT, "no worker of the task queue answered"
-    while (left := deadline - time.monotonic()) > 0:
+    deadline, wait, why = clock.monotonic() + seconds, FIRST_WAIT, "no worker of the task queue answered"
+    while (left := deadline - clock.monotonic()) > 0:
         try:
             async with asyncio.timeout(min(wait, left)):
                 data, status = await broker.lane.submit(subject, body, headers, retry=False)
@@ -84,7 +83,7 @@ async def update(
     decode = TypedDecoder(result_type, f"update {name!r}, result")
     body, tell = body_of(args, single=None)
     check_body(f"the arguments of update {name!r}", body, broker.max_payload)
-    inbox = f"_INBOX.jetflow.{secrets.token_hex(8)}"
+    inbox = f"_INBOX.jetflow.{clock.token(8)}"
     headers = {REPLY: inbox, UPDATE: update_id} | ({ARGS: "1"} if tell else {})
     subject = broker.names.command(to_token(handle.task_queue), to_token(handle.workflow_id), f"update.{to_token(name, 'update name')}")
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

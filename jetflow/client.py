@@ -8,7 +8,6 @@ async with Client.connect() as client:                      # JETFLOW_URL, or na
 from __future__ import annotations
 
 import contextlib
-import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
@@ -23,11 +22,12 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore
 from jetflow.broker.timers import Timers
 from jetflow.broker.wire import Wire
+from jetflow.core import clock
+from jetflow.core.clock import now_ms
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
 from jetflow.core.values import body_of, encode, json_list
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import ARGS, EXPIRE, NEW_ID, REPLACE, check_body, data_headers, expire_header
 from jetflow.errors import (
     BrokerError,
@@ -189,7 +189,7 @@ class Client(Finding):
     def _new_id(self) -> str:
         """96 bits of chance in hex, drawn from the system for many ids at once: each call of it is a twentieth of a start."""
         if not self._ids:
-            drawn = secrets.token_hex(12 * IDS_AT_ONCE)
+            drawn = clock.token(12 * IDS_AT_ONCE)
             self._ids = [drawn[at : at + 24] for at in range(0, len(drawn), 24)]
         return self._ids.pop()
 
@@ -311,7 +311,7 @@ class Client(Finding):
         check_body("the signal's body", body, self.broker.max_payload)
         headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
         subject = f"{self.broker.names.by_id_prefix}{to_token(signal_id, 'signal id')}"
-        await self.broker.lane.publish_once(subject, body, secrets.token_hex(8), **headers)
+        await self.broker.lane.publish_once(subject, body, clock.token(8), **headers)
 
     async def signal_with_start(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +12,7 @@ import msgspec
 from jetflow import asking
 from jetflow.broker.state import RUNNING, StateRecord, summary
 from jetflow.broker.timeline import Timeline
+from jetflow.core import clock
 from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
@@ -369,7 +369,7 @@ class WorkflowHandle:
         if record is not None and record.closed and update_id is None:
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
         seconds = None if timeout is None else to_ms(timeout, "timeout") / 1000
-        return await asking.update(self._client.broker, self, name, args, seconds, update_id or secrets.token_hex(8), result_type)
+        return await asking.update(self._client.broker, self, name, args, seconds, update_id or clock.token(8), result_type)
 
     async def cancel(self, reason: str | None = None) -> None:
         """Asks the workflow to stop: its pending or next durable operation raises ``CancelledFailure``, which it may catch.

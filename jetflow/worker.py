@@ -14,7 +14,6 @@ import asyncio
 import logging
 import os
 import platform
-import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -22,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from jetflow.broker.lane import Lane
 from jetflow.broker.membership import Heart, Member
 from jetflow.broker.wire import Wire
-from jetflow.core import guard
+from jetflow.core import clock, guard
+from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
 from jetflow.engine.janitor import Janitor
 from jetflow.engine.ownership import Ownership
@@ -94,7 +93,7 @@ class Worker:
                 raise InvalidInputError(f"{name} must be at least 1, not {number}")
         self.client = client
         self.task_queue = task_queue
-        self.worker_id = secrets.token_hex(6)
+        self.worker_id = clock.token(6)
         self._workflows: dict[str, WorkflowDefinition[Any, Any]] = _registry(workflows, as_workflow, "workflow")
         self._activities: dict[str, ActivityDefinition[Any, Any]] = _registry(activities, as_activity, "activity")
         if not self._workflows and not self._activities:

@@ -6,7 +6,6 @@ subject, and then removes the letter; should it fail in between the letter is st
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
@@ -14,6 +13,7 @@ from msgspec import Struct
 from jetflow.broker.codes import NO_MESSAGE
 from jetflow.broker.lane import Lane, StoredMessage
 from jetflow.broker.wire import header_block, parse_headers
+from jetflow.core import clock
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, InvalidInputError
 
@@ -110,7 +110,7 @@ class DeadLetters:
         self._check_subject(chosen)
         sent = letter.body if body is None else body
         headers = {name.replace("-", "_"): value for name, value in letter.headers.items()}
-        await self._lane.publish_once(chosen, sent, f"requeue-{number}-{secrets.token_hex(8)}", **headers)
+        await self._lane.publish_once(chosen, sent, f"requeue-{number}-{clock.token(8)}", **headers)
         await self.drop(number)
         return DeadLetter(number, chosen, letter.reason, sent, letter.headers, letter.at)
 

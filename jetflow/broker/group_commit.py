@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from jetflow.broker.codes import BATCHES_OFF
 from jetflow.broker.lane import Lane
+from jetflow.core import clock
 from jetflow.errors import BrokerUnavailableError, ConflictError
 
 log = logging.getLogger("jetflow.broker")
@@ -179,7 +180,7 @@ class GroupCommit:
                 self._end_stretch()
 
     def _begin_stretch(self) -> None:
-        self._begun, self._answers, self._most = time.monotonic(), 0, self._under_way
+        self._begun, self._answers, self._most = clock.monotonic(), 0, self._under_way
 
     def _end_stretch(self) -> None:
         begun, answers, crowded = self._begun, self._answers, self._most >= CROWD
@@ -202,10 +203,10 @@ class GroupCommit:
         try:
             await asyncio.sleep(0)  # for whoever else comes in this turn of the loop
             while group := self._next_group():
-                begun = time.monotonic()
+                begun = clock.monotonic()
                 if len(group) >= CROWD and self.choice.together and self._lane.wire.is_connected:
                     await self._together(group)
-                    now = time.monotonic()
+                    now = clock.monotonic()
                     self.choice.went_together(len(group), now - begun, now)
                 else:
                     self.choice.were_few(begun)
@@ -242,7 +243,7 @@ class GroupCommit:
         except Exception as error:  # one of them is refused, or the batch is: nothing is stored
             if not isinstance(error, ConflictError):
                 log.debug("no batches: %s", error)
-                self.choice.give_up(time.monotonic(), inf if getattr(error, "err_code", 0) == BATCHES_OFF else AGAIN)
+                self.choice.give_up(clock.monotonic(), inf if getattr(error, "err_code", 0) == BATCHES_OFF else AGAIN)
             await asyncio.gather(*map(self._alone, group))
         else:
             for number, message in enumerate(group, 1):

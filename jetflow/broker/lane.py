@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
-import time
 from collections import deque
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from msgspec import Struct
 
 from jetflow.broker.codes import NO_MESSAGE, WRONG_LAST_SEQUENCE
 from jetflow.broker.wire import Wire, header_block, parse_headers, status_of
+from jetflow.core import clock
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 
 TIMEOUT = 10.0
@@ -79,7 +78,7 @@ class Lane:
         self.wire = wire
         self.timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._nonce, self._ids = secrets.token_hex(8), 0
+        self._nonce, self._ids = clock.token(8), 0
         self._inbox = f"_INBOX.jetflow.{self._nonce}."
         self._token_at = len(self._inbox)
         self._slots: dict[str, _Slot] = {}  # in the order of their deadlines
@@ -110,7 +109,7 @@ class Lane:
             self._next_turn()
             raise
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._slots[token] = _Slot(future, subject, body, headers, time.monotonic() + self.timeout, retry, [] if many else None)
+        self._slots[token] = _Slot(future, subject, body, headers, clock.monotonic() + self.timeout, retry, [] if many else None)
         if self._ticker is None:
             self._ticker = self._loop.call_later(_TICK, self._tick)
         return future
@@ -166,12 +165,12 @@ class Lane:
             ConflictError, BrokerError: as ``publish``; BrokerUnavailableError once ``ONCE_WITHIN`` is over.
         """
         block = header_block(Nats_Msg_Id=message_id, **headers, **({at_first: "1"} if at_first else {}))
-        deadline = time.monotonic() + ONCE_WITHIN
+        deadline = clock.monotonic() + ONCE_WITHIN
         while True:
             try:
                 return await self.publish(subject, body, block)
             except BrokerUnavailableError:
-                if time.monotonic() + self.timeout > deadline:
+                if clock.monotonic() + self.timeout > deadline:
                     raise
                 block = header_block(Nats_Msg_Id=message_id, **headers)
 
@@ -280,7 +279,7 @@ class Lane:
     def _retry(self, token: str, slot: _Slot) -> None:
         delay = RETRY_DELAYS[min(slot.tries, len(RETRY_DELAYS) - 1)]
         slot.tries += 1
-        if time.monotonic() + delay > slot.deadline or slot.tries > 12:
+        if clock.monotonic() + delay > slot.deadline or slot.tries > 12:
             self._settle(token, BrokerUnavailableError(f"nobody answers on {slot.subject}; is JetStream on, and does the stream exist?"))
             return
         self._loop.call_later(delay, self._send_again, token, slot)
@@ -312,7 +311,7 @@ class Lane:
 
     def _tick(self) -> None:
         self._ticker = None
-        now = time.monotonic()
+        now = clock.monotonic()
         late = list(takewhile(lambda item: item[1].deadline <= now, self._slots.items()))
         hint = f" (the server refused something: {self.wire.last_violation})" if self.wire.last_violation else ""
         for token, slot in late:

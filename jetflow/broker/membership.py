@@ -11,7 +11,6 @@ import contextlib
 import logging
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +20,7 @@ from msgspec import Struct
 
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import Wire, header_block, status_of
+from jetflow.core import clock
 from jetflow.core.ids import Names, to_token
 from jetflow.errors import BrokerError
 
@@ -71,7 +71,7 @@ class Lease:
     @property
     def valid(self) -> bool:
         """False once others may count this worker as dead."""
-        return time.monotonic() - self.beat_at < DEAD_AFTER
+        return clock.monotonic() - self.beat_at < DEAD_AFTER
 
     def renew(self, at: float) -> bool:
         """A heartbeat that was sent at that time got through; True if the lease begins with it, for the first time or anew."""
@@ -106,7 +106,7 @@ class Heart:
         self.on_lease: Callable[[], None] = lambda: None
         self._main_loop: asyncio.AbstractEventLoop | None = None
         self._main_thread = threading.get_ident()
-        self._main_tick = time.monotonic()
+        self._main_tick = clock.monotonic()
         self._warned = False
 
     def start(self) -> None:
@@ -117,7 +117,7 @@ class Heart:
 
     def tick(self) -> None:
         """The worker's event loop says that it runs."""
-        self._main_tick = time.monotonic()
+        self._main_tick = clock.monotonic()
         self._warned = False
 
     def tell(self, member: Member) -> None:
@@ -169,7 +169,7 @@ class Heart:
             await wire.close()
 
     async def _beat_once(self, lane: Lane, subject: str) -> None:
-        at = time.monotonic()
+        at = clock.monotonic()
         try:
             headers = header_block(Nats_TTL="1s") if self._member.leaving else None
             await lane.publish(subject, _encoder.encode(self._member), headers)
@@ -180,7 +180,7 @@ class Heart:
                 _call(self._main_loop, self.on_lease)
 
     def _loop_is_alive(self) -> bool:
-        blocked = time.monotonic() - self._main_tick
+        blocked = clock.monotonic() - self._main_tick
         if blocked > BLOCKED_WARNING and not self._warned:
             self._warned = True
             frame = sys._current_frames().get(self._main_thread)
@@ -222,7 +222,7 @@ class Members:
         self._asking: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sid: int | None = None
-        self._last_look = time.monotonic()
+        self._last_look = clock.monotonic()
 
     async def open(self) -> None:
         """Listens, and asks those known from their last heartbeat whether they are there."""
@@ -246,12 +246,12 @@ class Members:
 
     def forgive(self) -> None:
         """Everybody counts as just heard: after a pause or a reconnect of our own, silence means nothing."""
-        now = time.monotonic()
+        now = clock.monotonic()
         self._heard = {worker_id: (member, now) for worker_id, (member, _) in self._heard.items()}
 
     def look(self) -> None:
         """Called at least a few times a second: asks the late, drops the dead."""
-        now = time.monotonic()
+        now = clock.monotonic()
         paused = now - self._last_look > PAUSE
         self._last_look = now
         if paused:
@@ -291,7 +291,7 @@ class Members:
             self._drop(worker_id)
             return
         before = self._heard.get(worker_id)
-        self._heard[worker_id] = (member, time.monotonic())
+        self._heard[worker_id] = (member, clock.monotonic())
         if before is None or before[0].version != member.version:
             self._on_change()
 

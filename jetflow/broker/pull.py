@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import time
 from collections.abc import Callable, Iterable
 from math import inf
 
@@ -18,6 +16,7 @@ import msgspec
 from jetflow.broker.codes import CONSUMER_NOT_FOUND, FILTERS_OVERLAP
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import parse_headers, status_of
+from jetflow.core import clock
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError
 
@@ -80,7 +79,7 @@ class PullConsumer:
         on_lost: Callable[[str], None],
         stream: str | None = None,
     ) -> None:
-        self.name = f"{owner}-{secrets.token_hex(4)}"
+        self.name = f"{owner}-{clock.token(4)}"
         self._stream = stream or names.inbox_stream
         self.partitions: frozenset[int] = frozenset()
         self._lane = lane
@@ -88,7 +87,7 @@ class PullConsumer:
         self._room = room
         self._on_delivery = on_delivery
         self._on_lost = on_lost
-        self._inbox = f"_INBOX.jetflow.pull.{secrets.token_hex(8)}"
+        self._inbox = f"_INBOX.jetflow.pull.{clock.token(8)}"
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
         self._sid: int | None = None
         self._asked = 0
@@ -135,7 +134,7 @@ class PullConsumer:
     def begin(self) -> None:
         """Begins to pull."""
         if not self._lost:
-            self._heard = time.monotonic()
+            self._heard = clock.monotonic()
             self._begun = True
             self._ticker = asyncio.get_running_loop().call_later(HEARTBEAT, self._tick)
             self.refill()
@@ -178,7 +177,7 @@ class PullConsumer:
     def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         if self._lost:
             return
-        self._heard = time.monotonic()
+        self._heard = clock.monotonic()
         status = status_of(headers)
         if status:
             self._on_status(status, headers)
@@ -214,7 +213,7 @@ class PullConsumer:
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(HEARTBEAT, self._tick)
-        if self._asked and time.monotonic() - self._heard > 2.5 * HEARTBEAT:
+        if self._asked and clock.monotonic() - self._heard > 2.5 * HEARTBEAT:
             self._lose("no heartbeat")
         else:
             self.refill()

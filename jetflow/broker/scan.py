@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import msgspec
 from jetflow.broker.codes import CONSUMER_NOT_FOUND
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import status_of
+from jetflow.core import clock
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
 SECOND = 1_000_000_000
@@ -63,7 +63,7 @@ class Scan:
         self._name = ""
         self._kept = kept
         self._wanted = wanted
-        self._inbox = f"_INBOX.jetflow.scan.{secrets.token_hex(8)}."
+        self._inbox = f"_INBOX.jetflow.scan.{clock.token(8)}."
         self._sid: int | None = None
         self._pulls = 0
         self._found: list[Seen] = []
@@ -91,7 +91,7 @@ class Scan:
 
     async def _begin(self, start: int, instead_of: Iterable[str]) -> None:
         """A consumer from a position on. Where it began is all that is remembered: acks of all before would go wrong when a key expires."""
-        self._name, self._told = f"{self._purpose or 'scan'}-{secrets.token_hex(6)}", 0
+        self._name, self._told = f"{self._purpose or 'scan'}-{clock.token(6)}", 0
         config: dict[str, object] = {
             "name": self._name,
             "ack_policy": "none",

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import time
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -25,6 +23,7 @@ from msgspec import Raw, Struct
 from jetflow.broker.codes import CONSUMER_EXISTS
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import header_block, parse_headers, status_of
+from jetflow.core import clock
 from jetflow.core.events import NULL
 from jetflow.core.ids import Names, to_token
 from jetflow.errors import BrokerError, ConflictError
@@ -238,7 +237,7 @@ class TaskConsumer:
             self._lost.set()
             return
         if not self._asked:
-            self._heard = time.monotonic()
+            self._heard = clock.monotonic()
         self._asked = wanted
 
     # ---- staying open
@@ -267,7 +266,7 @@ class TaskConsumer:
             wire.on_disconnect.remove(self._lost.set)
 
     def _look(self) -> None:
-        if self._asked and time.monotonic() - self._heard > 2.5 * HEARTBEAT:
+        if self._asked and clock.monotonic() - self._heard > 2.5 * HEARTBEAT:
             log.info("no word from %s; pulling anew", self.name)
             self._lost.set()
         else:
@@ -280,7 +279,7 @@ class TaskConsumer:
             log.info("the lease of %s is %g s, not %g s: `nats consumer edit` changes it", self.name, lease, self.lease)
             self.lease = lease
         # a new inbox each time: the server drops the pulls of the one before
-        self._inbox = f"_INBOX.jetflow.task.{secrets.token_hex(8)}"
+        self._inbox = f"_INBOX.jetflow.task.{clock.token(8)}"
         self._sid = self._lane.wire.listen(self._inbox, self._on_message)
         self._asked, self.is_open = 0, True
         self.refill()
@@ -320,7 +319,7 @@ class TaskConsumer:
     # ---- messages
 
     def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        self._heard = time.monotonic()
+        self._heard = clock.monotonic()
         status = status_of(headers)
         if status:
             self._on_status(status, headers)

@@ -7,7 +7,6 @@ What is overwritten meanwhile comes back above where the walk began; ``upwards``
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import msgspec
 
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import parse_headers, status_of
+from jetflow.core import clock
 from jetflow.errors import BrokerUnavailableError
 
 FIRST_ROWS = 64
@@ -89,7 +89,7 @@ class Walk:
         """Where ``upwards`` is to begin once all up to ``top`` was walked: for a replica that lags a little before it."""
         if not self._replicated:
             return top + 1
-        since = datetime.fromtimestamp(time.time() - SETTLE, UTC).isoformat().replace("+00:00", "Z")
+        since = datetime.fromtimestamp(clock.now_ms() / 1000 - SETTLE, UTC).isoformat().replace("+00:00", "Z")
         rows, _ = await self._ask({"start_time": since, "batch": 1})
         return min(top + 1, rows[0].position) if rows else top + 1
 
@@ -143,14 +143,14 @@ class Walk:
         """Rows from a position on, oldest first, until there are none: a key that moves meanwhile is met again, none is missed."""
         newest = await self._lane.last_message(self._stream, self._filter or ">") if self._replicated else None
         last = 0 if newest is None else newest.seq
-        give_up = time.monotonic() + PATIENCE
+        give_up = clock.monotonic() + PATIENCE
         while True:
             rows, pending = await self._batch(start, batch)
             if rows:
                 yield rows
                 start = rows[-1].position + 1
             if not rows or not pending:
-                if start > last or time.monotonic() > give_up:
+                if start > last or clock.monotonic() > give_up:
                     return
                 await asyncio.sleep(0.05)  # this replica has not come as far as the leader had
 

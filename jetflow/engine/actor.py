@@ -19,10 +19,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.machine import Machine
 from jetflow.core.operation import RunInfo
 from jetflow.engine import faults
-from jetflow.engine.alarms import Alarms, now_ms
+from jetflow.engine.alarms import Alarms
 from jetflow.engine.applying import apply
 from jetflow.engine.by_id import SignalsById
 from jetflow.engine.commands import Command

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
 from collections.abc import Callable
+
+from jetflow.core.clock import now_ms
 
 MAX_SLEEP = 3600
 """Seconds one in-memory timer waits at most before it looks again."""
@@ -90,7 +91,7 @@ class Alarms:
             self._timer = None
         if due is not None:
             self._timer_due = due
-            delay = min(max(0.0, due / 1000 - time.time()), MAX_SLEEP)
+            delay = min(max(0.0, due / 1000 - now_ms() / 1000), MAX_SLEEP)
             self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
 
     def _ring(self) -> None:
@@ -119,8 +120,3 @@ class Alarms:
 
 def _nobody() -> None:
     """Nobody is woken any more."""
-
-
-def now_ms() -> int:
-    """The worker's clock, ms since the epoch."""
-    return time.time_ns() // 1_000_000

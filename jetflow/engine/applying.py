@@ -8,9 +8,9 @@ import msgspec
 
 from jetflow.broker.signals import CANCEL, DEFAULT_EXPIRE_MS, EarlySignal
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.failures import Failure
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.children import all_children
 from jetflow.engine.commands import (
     CancelCommand,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.waits import Wait
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.ids import to_token
 from jetflow.core.machine import Machine
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import Command, RoutedSignal
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
+from jetflow.core import clock
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.children import all_children
 from jetflow.engine.effects import effects
 from jetflow.engine.head_start import may_run_ahead, run_ahead
@@ -65,7 +65,7 @@ async def commit(actor: Actor) -> None:
 def _is_busy(actor: Actor) -> None:
     """Its state record is to be written if that takes long."""
     if actor.dirty_since is None:
-        actor.dirty_since = time.monotonic()
+        actor.dirty_since = clock.monotonic()
         actor.engine.note_dirty(actor)
 
 

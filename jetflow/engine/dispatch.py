@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
 from jetflow.activity import MAX_DETAILS
 from jetflow.broker.tasks import Task, operation_tokens
+from jetflow.core import clock
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, Failure
 from jetflow.core.ids import to_token
 from jetflow.core.retries import after_failure
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import TaskOutcome
 from jetflow.engine.remote import is_outcome_of
 from jetflow.errors import BrokerError
@@ -125,7 +125,7 @@ def event_of(outcome: TaskOutcome, operation: Operation) -> Event:
     options = _options(operation)
     final = told.non_retryable or not {told.type, *told.bases}.isdisjoint(options.retry.non_retryable)
     timed_out = told.code == ACTIVITY_TIMEOUT
-    due, code = after_failure(options, attempt, operation.event.at, now, retryable=not final, timed_out=timed_out, jitter=random.random())
+    due, code = after_failure(options, attempt, operation.event.at, now, retryable=not final, timed_out=timed_out, jitter=clock.chance())
     if due is None:
         return ev.ActivityFailed(index=index, at=now, failure=Failure(told.type, told.message, code, told.stack, told.cause), attempt=attempt)
     failure = Failure(told.type, told.message, told.code, told.stack, told.cause)

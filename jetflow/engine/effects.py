@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.activity import ActivityInfo
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.children import children_in
 from jetflow.engine.commands import ChildNotice
 from jetflow.engine.dispatch import closes_at

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.durations import to_ms
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import CancelCommand, Command, StartCommand, TerminateCommand
 from jetflow.engine.starting import REPLACED, started_by
 

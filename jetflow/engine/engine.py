@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
@@ -21,6 +20,7 @@ from jetflow.broker.timeline import Timeline
 from jetflow.broker.timers import Timers
 from jetflow.broker.waits import Waits
 from jetflow.broker.wire import header_block
+from jetflow.core import clock
 from jetflow.core import events as ev
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.failures import Failure
@@ -203,8 +203,8 @@ class Engine:
         leaving = [actor for actor in self.actors if actor.partition in partitions]
         for actor in leaving:
             actor.draining = True
-        deadline = time.monotonic() + (0 if force else grace)
-        while any(not actor.idle for actor in leaving) and time.monotonic() < deadline:
+        deadline = clock.monotonic() + (0 if force else grace)
+        while any(not actor.idle for actor in leaving) and clock.monotonic() < deadline:
             await asyncio.sleep(0.02)
         for actor in leaving:
             actor.drop()
@@ -241,7 +241,7 @@ class Engine:
 
     def sweep(self) -> None:
         """Called a few times a second: shows what has been busy for a while."""
-        now = time.monotonic()
+        now = clock.monotonic()
         for actor in list(self._dirty):
             if actor.dirty_since is None:
                 del self._dirty[actor]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from msgspec import Raw
 
 from jetflow.broker.waits import Registered, Routed, Wait
+from jetflow.core.clock import now_ms
 from jetflow.core.values import as_json
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.errors import BrokerError, ConflictError
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from jetflow.broker.connection import Broker
 from jetflow.broker.membership import Heart, Member, Members
 from jetflow.broker.pull import Delivery, PullConsumer, claimed_partitions, delete_consumer
+from jetflow.core import clock
 from jetflow.core.ids import to_token
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
@@ -137,7 +137,7 @@ class Ownership:
                 # not wait_for, which in Python 3.11 may lose the cancellation that is the worker's stop
                 async with asyncio.timeout(LOOK_EVERY):
                     await self._wake.wait()
-            if time.monotonic() > self._grace_until:
+            if clock.monotonic() > self._grace_until:
                 self._members.look()
             else:
                 self._members.forgive()
@@ -286,7 +286,7 @@ class Ownership:
         self._doubt("disconnected")
 
     def _on_reconnect(self) -> None:
-        self._grace_until = time.monotonic() + RECONNECT_GRACE
+        self._grace_until = clock.monotonic() + RECONNECT_GRACE
         self._doubt("reconnected")
         self._changed()
 

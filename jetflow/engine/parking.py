@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from jetflow.core.clock import now_ms
 from jetflow.core.operation import RunInfo
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.ending import end_unseen
 from jetflow.engine.run import BROKER_TROUBLE

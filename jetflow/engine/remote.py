@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -22,13 +21,14 @@ from jetflow.broker.state import StateStore
 from jetflow.broker.tasks import Task, TaskConsumer, TaskDelivery, Tasks, decode_task, operation_tokens
 from jetflow.broker.timeline import Timeline
 from jetflow.broker.wire import header_block
+from jetflow.core import clock
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.failures import to_failure
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.steps import StepRunner, is_final
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
@@ -93,7 +93,7 @@ class TaskRunner:
         self._waiting = 0
         self._pauses = 0
         self._catching_up = 0
-        self._last_tick = time.monotonic()
+        self._last_tick = clock.monotonic()
         self._work: set[asyncio.Task[Any]] = set()
         self._ended_sid: int | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -151,7 +151,7 @@ class TaskRunner:
 
     def _notice_pause(self) -> None:
         """After this process stood still, what lies in its socket may have been leased to others since, and done."""
-        now = time.monotonic()
+        now = clock.monotonic()
         stood, self._last_tick = now - self._last_tick, now
         if stood > self._lease / 3 and not self._stopping:
             log.info("this worker stood still for %.1f s: tasks that came meanwhile are looked up", stood)
@@ -354,8 +354,8 @@ class TaskRunner:
         loop, every = asyncio.get_running_loop(), (running.task.heartbeat or self._lease * 1000) / 3000
 
         def on_beat() -> None:  # maybe in the activity's thread
-            if time.monotonic() - running.kept_at >= every:
-                running.kept_at = time.monotonic()
+            if clock.monotonic() - running.kept_at >= every:
+                running.kept_at = clock.monotonic()
                 loop.call_soon_threadsafe(self._keep_details, running)
 
         running.attempt.on_beat = on_beat
@@ -363,7 +363,7 @@ class TaskRunner:
     def _keep_details(self, running: _Running) -> None:
         details = bytes(running.attempt.details)
         if running.began and details != running.kept and details != bytes(running.task.details) and not self._stopping:
-            running.kept, running.kept_at = details, time.monotonic()
+            running.kept, running.kept_at = details, clock.monotonic()
             self._spawn(self._quietly(self._tasks.keep_details(running.task, details)))
 
     def _on_ended(self, subject: bytes, _reply: bytes, _data: bytes, _headers: bytes | None) -> None:

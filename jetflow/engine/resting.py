@@ -7,10 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.data import UserData
 from jetflow.core.machine import Machine
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.compaction import Closed
 from jetflow.engine.janitor import revisit
 from jetflow.engine.queries import replay_end

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from jetflow.broker.signals import CANCEL, DEFAULT_EXPIRE_MS, EarlySignal
+from jetflow.core.clock import now_ms
 from jetflow.core.ids import to_token
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import Command, SignalCommand
 
 if TYPE_CHECKING:

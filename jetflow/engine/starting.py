@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.values import args_from_body
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.commands import Command, StartCommand
 from jetflow.engine.compaction import History
 from jetflow.engine.effects import tell_accepted

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import random
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -15,13 +13,14 @@ from msgspec.structs import replace
 
 from jetflow.activity import ActivityInfo, Attempt
 from jetflow.activity import current as current_activity
+from jetflow.core import clock
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, is_retryable, to_failure
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
-from jetflow.engine.alarms import now_ms
 from jetflow.errors import FailureError, InvalidInputError, NonRetryableError, PayloadTooLargeError
 
 DURABLE_BACKOFF_MS = 1000
@@ -133,7 +132,7 @@ class StepRunner:
         now = now_ms()
         retryable = not is_final(error) and is_retryable(error, options.retry.non_retryable)
         timed_out = isinstance(error, AttemptTimeout)
-        due, code = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=random.random())
+        due, code = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=clock.chance())
         if due is None:
             return _failed(scheduled, now, error, code, attempt)
         return ev.ActivityRetrying(index=scheduled.index, at=now, attempt=attempt, due=due, failure=to_failure(error), details=details)
@@ -146,12 +145,12 @@ class Pulse:
         self._attempt = attempt
         self._scope = scope
         self._limit = limit
-        attempt.beat_at = time.monotonic()
+        attempt.beat_at = clock.monotonic()
         self._timer = asyncio.get_running_loop().call_later(limit, self._look)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        left = self._attempt.beat_at + self._limit - time.monotonic()
+        left = self._attempt.beat_at + self._limit - clock.monotonic()
         if left > 0:
             self._timer = loop.call_later(left, self._look)
         else:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.state import FAILED, TERMINATED
 from jetflow.core import events as ev
+from jetflow.core.clock import now_ms
 from jetflow.core.handlers import DisturbedError, Handlers, Outcome
 from jetflow.core.machine import Machine
-from jetflow.engine.alarms import now_ms
 from jetflow.engine.answers import CLOSED, NOT_FOUND, REFUSED, Answer, failed, send
 from jetflow.engine.commands import Command, UpdateCommand
 from jetflow.engine.starting import is_taken

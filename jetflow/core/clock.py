@@ -1,0 +1,70 @@
+"""Time and chance as the engine knows them: the one place that a simulation replaces.
+
+The event loop's own time (``asyncio.sleep``, ``call_later``, ``asyncio.timeout``) comes from the loop; a simulation brings a loop of its
+own. Everything else that depends on a clock or on chance asks here.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from typing import Protocol
+
+
+class Source(Protocol):
+    """Where time and chance come from."""
+
+    def time(self) -> float:
+        """Seconds since the epoch, as this machine's clock has them."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    def token(self, size: int) -> str:
+        """``size`` bytes of chance in hex, which nobody else has drawn."""
+        ...
+
+    def chance(self) -> float:
+        """A number from 0 up to before 1."""
+        ...
+
+
+class System:
+    """The machine's own clock and chance."""
+
+    monotonic = staticmethod(time.monotonic)
+    token = staticmethod(secrets.token_hex)
+    chance = staticmethod(random.random)
+    time = staticmethod(time.time)
+
+
+_source: Source = System()
+
+
+def use(source: Source | None) -> None:
+    """Replaces the source for the whole process; None brings the machine's own back."""
+    global _source
+    _source = source or System()
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, as this machine's clock has them."""
+    return int(_source.time() * 1000)
+
+
+def monotonic() -> float:
+    """Seconds since some moment; never goes back."""
+    return _source.monotonic()
+
+
+def token(size: int) -> str:
+    """``size`` bytes of chance in hex."""
+    return _source.token(size)
+
+
+def chance() -> float:
+    """A number from 0 up to before 1."""
+    return _source.chance()
