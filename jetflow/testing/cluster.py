@@ -1,0 +1,86 @@
+"""Clients and workers upon the double."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from jetflow import worker
+from jetflow.broker import membership
+from jetflow.broker.connection import Broker
+from jetflow.broker.lane import Lane
+from jetflow.broker.topology import Topology, ensure_topology
+from jetflow.client import Client
+from jetflow.core.ids import DEFAULT_NAMESPACE, Names
+from jetflow.errors import BrokerUnavailableError
+from jetflow.testing.network import MemoryWire
+from jetflow.testing.server import MemoryServer
+from jetflow.testing.virtual import Process
+
+log = logging.getLogger("jetflow.testing")
+
+
+async def connect(
+    server: MemoryServer, process: Process, *, namespace: str = DEFAULT_NAMESPACE, partitions: int | None = None, replicas: int | None = None
+) -> Broker:
+    """A connection ready for use, as ``Broker.connect`` gives it. The streams are made by the first to come; later ones take that as seen to."""
+    if worker.Heart is not SimHeart:
+        process.world.replace(worker, "Heart", SimHeart)
+    wire: Any = await open_wire(server, process)
+    lane, names = Lane(wire), Names(namespace)
+    topology: Topology | None = server.topologies.get(namespace)
+    if topology is None:
+        topology = server.topologies[namespace] = await ensure_topology(lane, names, partitions=partitions, replicas=replicas)
+    return Broker(wire, lane, names, topology)
+
+
+async def client_for(
+    server: MemoryServer, process: Process, *, namespace: str = DEFAULT_NAMESPACE, partitions: int | None = None, replicas: int | None = None
+) -> Client:
+    """A client, for workers too."""
+
+    async def again(_purpose: str) -> Any:
+        return await open_wire(server, process)
+
+    return Client(await connect(server, process, namespace=namespace, partitions=partitions, replicas=replicas), again)
+
+
+async def open_wire(server: MemoryServer, process: Process) -> MemoryWire:
+    """A connection for the event loop that runs.
+
+    Raises:
+        BrokerUnavailableError: the server is down.
+    """
+    await asyncio.sleep(2 * server.latency())
+    if not server.up:
+        raise BrokerUnavailableError("no nats-server")
+    return server.connect(process, asyncio.get_running_loop())
+
+
+class SimHeart(membership.Heart):
+    """A worker's heart upon an event loop of its own, as if in a thread of its own."""
+
+    _beating: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._main_loop = asyncio.get_running_loop()
+        self._beating = self._main_loop.process.thread().create_task(self._beats())  # type: ignore[attr-defined]
+
+    async def _beats(self) -> None:
+        while True:
+            try:
+                await self._beat()
+                return
+            except Exception as error:
+                if self._stop.is_set():
+                    return
+                log.warning("heartbeats interrupted: %s", error)
+                await asyncio.sleep(membership.BEAT_EVERY)
+
+    async def stop(self) -> None:
+        await super().stop()
+        while self._beating is not None and not self._beating.done():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.sleep(0.01)

@@ -1,0 +1,180 @@
+"""An event loop without I/O, run one callback at a time by a ``World``."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from asyncio import events
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jetflow.testing.virtual import Process
+
+log = logging.getLogger("jetflow.testing")
+
+
+class SimFuture(asyncio.Future):  # type: ignore[type-arg]
+    """Hashes by creation order, so that a set of them iterates in the same way in every run."""
+
+    __slots__ = ("_order",)
+
+    def __init__(self, loop: SimLoop) -> None:
+        loop.world.objects += 1
+        self._order = loop.world.objects
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._order
+
+    __eq__ = object.__eq__
+
+
+class SimTask(asyncio.Task):  # type: ignore[type-arg]
+    """Hashes by creation order, as ``SimFuture`` does."""
+
+    __slots__ = ("_order",)
+
+    def __init__(self, coro: Any, loop: SimLoop, name: str | None, context: Context | None) -> None:
+        loop.world.objects += 1
+        self._order = loop.world.objects
+        super().__init__(coro, loop=loop, name=name or f"Task-{self._order}", context=context)
+
+    def __hash__(self) -> int:
+        return self._order
+
+    __eq__ = object.__eq__
+
+
+class SimLoop(asyncio.AbstractEventLoop):
+    """One thread's event loop within a process.
+
+    Attributes:
+        process: whose it is.
+        ready: callbacks that can run.
+        late: timers that have become due while the process stood still.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.world = process.world
+        self.ready: deque[asyncio.Handle] = deque()
+        self.late: list[asyncio.Handle] = []
+        self.listed = False
+        self._timers = self.world.timers
+        self._exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
+
+    # ---- callbacks
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        process = self.process
+        if not process.dead:
+            self.ready.append(handle)
+            if not self.listed and not process.paused:
+                self.listed = True
+                self.world.runnable.append(self)
+        return handle
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+        return self.call_at(self.world.now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        if not self.process.dead:
+            self.world.events += 1
+            heapq.heappush(self._timers, (when, self.world.events, self._due, handle))
+        return handle
+
+    def _due(self, handle: asyncio.TimerHandle) -> None:
+        process = self.process
+        if handle._cancelled or process.dead:
+            return
+        if process.paused:
+            self.late.append(handle)
+            return
+        self.ready.append(handle)
+        if not self.listed:
+            self.listed = True
+            self.world.runnable.append(self)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is passed over when its time comes."""
+
+    def time(self) -> float:
+        return self.world.now
+
+    # ---- futures and tasks
+
+    def create_future(self) -> SimFuture:
+        return SimFuture(self)
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> SimTask:
+        return SimTask(coro, self, name, context)
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> SimFuture:  # type: ignore[override]
+        """Runs the function in a callback of its own, some moments later."""
+        future = self.create_future()
+
+        def run() -> None:
+            if future.cancelled():
+                return
+            try:
+                result = func(*args)
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.call_later(self.world.rng.random() * 0.002, run)
+        return future
+
+    async def shutdown_asyncgens(self) -> None:
+        """They are left to the garbage collector."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """There is none."""
+
+    # ---- the rest of what asyncio asks for
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        pass
+
+    def is_running(self) -> bool:
+        return events._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        return self.process.dead
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def get_exception_handler(self) -> Any:
+        return self._exception_handler
+
+    def set_exception_handler(self, handler: Any) -> None:
+        self._exception_handler = handler
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self.process.dead:
+            self.process.errors.append(context)
+            log.error("%s: %s", self.process.name, context.get("message"), exc_info=context.get("exception"))
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if self.process.dead:
+            return
+        if self._exception_handler is not None:
+            self._exception_handler(self, context)
+        else:
+            self.default_exception_handler(context)
+
+
+SimLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]

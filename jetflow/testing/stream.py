@@ -1,0 +1,429 @@
+"""A stream of the double: what is taken, what is refused and why, and what goes by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from jetflow.core.ids import partition_of
+from jetflow.testing.consumer import Consumer
+from jetflow.testing.store import Follower, Message, Store, fields_of, from_text, matcher, overlap, to_text, to_world
+
+if TYPE_CHECKING:
+    from jetflow.testing.server import MemoryServer
+
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+NOT_FIRED = frozenset(
+    ("Nats-Schedule", "Nats-Schedule-Target", "Nats-Msg-Id", "Nats-TTL", "Nats-Rollup", EXPECTED, EXPECTED_SUBJECT, "Nats-Schedule-TTL")
+)
+"""Headers of a schedule that what it fires does not have."""
+BATCH_TIMEOUT = 10.0
+MOST_LAG = 0.4
+"""Seconds by which a follower may lag when it answers a direct get."""
+DEFAULTS: dict[str, Any] = {
+    "retention": "limits", "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1,
+    "max_msg_size": -1, "discard": "old", "storage": "file", "num_replicas": 1, "duplicate_window": 120_000_000_000, "compression": "none",
+    "allow_direct": False, "mirror_direct": False, "sealed": False, "deny_delete": False, "deny_purge": False, "allow_rollup_hdrs": False,
+    "consumer_limits": {}, "metadata": {"_nats.ver": "2.15.1"},
+}  # fmt: skip
+
+
+class Refusal(Exception):  # noqa: N818
+    """What the server says instead of storing a message."""
+
+    def __init__(self, err_code: int, description: str, code: int = 400) -> None:
+        super().__init__(description)
+        self.error = {"code": code, "err_code": err_code, "description": description}
+
+
+def wrong_last(seq: int | None) -> Refusal:
+    """A compare-and-set that lost; None when something is in process."""
+    return Refusal(10071, "wrong last sequence" if seq is None else f"wrong last sequence: {seq}")
+
+
+class Stream:
+    """One stream of a server.
+
+    Attributes:
+        config: as it was asked for, with the server's defaults.
+        store: what it holds.
+        consumers: by name.
+        ghosts: values that a marker with a TTL replaced, which a crash of the server may bring back.
+    """
+
+    def __init__(self, server: MemoryServer, config: dict[str, Any]) -> None:
+        self.server = server
+        self.name: str = config["name"]
+        self.store = Store()
+        self.consumers: dict[str, Consumer] = {}
+        self.ids: dict[str, tuple[int, float]] = {}
+        self.batches: dict[str, list[tuple[str, bytes, bytes | None]]] = {}
+        self.in_process: dict[str, int] = {}
+        self.in_flight: dict[str, int] = {}
+        self.ghosts: dict[int, Message] = {}
+        self.oplog: list[tuple[float, Message | int]] = []
+        self.created = server.now_ns()
+        self._ages = False
+        self._followers: list[Follower] = []
+        self.configure(config)
+
+    @property
+    def messages(self) -> dict[int, Message]:
+        """What is stored, by position."""
+        return self.store.messages
+
+    def view(self) -> Store:
+        """What the server that answers a direct get has of it: the leader, or one that lags."""
+        rng = self.server.world.rng
+        if not self._followers:
+            self._followers = [Follower(), Follower()]
+        place = int(rng.random() * 3)
+        if place == 2:
+            return self.store
+        chance = rng.random()
+        lag = chance * 0.005 if chance < 0.9 else (chance - 0.9) * 10 * MOST_LAG
+        return self._followers[place].catch_up(self.oplog, self.server.world.now - lag)
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Takes a configuration, new or changed."""
+        self.config = DEFAULTS | {name: value for name, value in config.items() if value not in (None, "")}
+        if self.config.get("subject_delete_marker_ttl") or self.config.get("allow_msg_schedules"):
+            self.config["allow_rollup_hdrs"] = True
+        self.subjects: list[str] = self.config.get("subjects") or [self.name]
+        self.workqueue = self.config["retention"] == "workqueue"
+        self.per_subject: int = self.config["max_msgs_per_subject"]
+        self.window = self.config["duplicate_window"] / 1e9
+        self.max_age = self.config["max_age"] / 1e9
+        self.marker_ttl = self.config.get("subject_delete_marker_ttl", 0)
+        self.replicas: int = self.config["num_replicas"]
+        self.scheduling = bool(self.config.get("allow_msg_schedules"))
+        republish = self.config.get("republish")
+        self._republish = (matcher(republish["src"]), len(republish["src"]) - 1, republish["dest"][:-1]) if republish else None
+        transform = self.config.get("subject_transform")
+        found = re.search(r"\.\{\{partition\((\d+),1,2\)\}\}\.", transform["dest"]) if transform else None
+        self._transform = (matcher(transform["src"]), int(found[1])) if transform and found else None
+        self._age()
+
+    def takes(self, subject: str) -> bool:
+        """Whether it stores what is published to a subject."""
+        return any(matcher(pattern)(subject) for pattern in self.subjects)
+
+    def stored_subject(self, subject: str) -> str:
+        """Where a message is stored."""
+        if self._transform is None or not self._transform[0](subject):
+            return subject
+        prefix, queue, key, rest = subject.split(".", 3)
+        return f"{prefix}.{partition_of(queue, key, self._transform[1])}.{queue}.{key}.{rest}"
+
+    # ---- publishing
+
+    def publish(self, subject: str, data: bytes, headers: bytes | None) -> bytes | None:
+        """Stores a message, or refuses it, and gives the answer; None for none yet."""
+        server = self.server
+        fields = fields_of(headers)
+        subject = self.stored_subject(subject)
+        try:
+            if "Nats-Batch-Id" in fields:
+                return self._in_batch(subject, data, headers, fields)
+            seq = self.check(subject, fields)
+            if seq:
+                server.note("duplicate", self.name, subject, seq)
+                return b'{"stream":"%b","seq":%d,"duplicate": true}' % (self.name.encode(), seq)
+        except Refusal as refusal:
+            server.note("refused", self.name, subject, refusal.error["description"])
+            return json.dumps({"error": refusal.error, "stream": self.name, "seq": 0}).encode()
+        message = self.append(subject, data, headers, fields)
+        return b'{"stream":"%b","seq":%d}' % (self.name.encode(), message.seq)
+
+    def check(self, subject: str, fields: dict[str, str]) -> int:
+        """Raises ``Refusal``, or gives the position of an earlier message with the same id, or 0."""
+        if not fields:
+            return 0
+        ttl = fields.get("Nats-TTL")
+        if ttl is not None:
+            if not self.config.get("allow_msg_ttl"):
+                raise Refusal(10166, "per-message TTL is disabled")
+            if ttl_seconds(ttl) is None:
+                raise Refusal(10165, "invalid per-message TTL")
+        message_id = fields.get("Nats-Msg-Id")
+        if message_id and self.replicas > 1:  # checked before it is proposed
+            seq = self.seen(message_id)
+            if seq:
+                return seq
+        self.expect(subject, fields)
+        if message_id and self.replicas == 1:
+            seq = self.seen(message_id)
+            if seq:
+                return seq
+        if "Nats-Rollup" in fields and not self.config["allow_rollup_hdrs"]:
+            raise Refusal(10111, "rollup not permitted")
+        if "Nats-Schedule" in fields:
+            self._check_schedule(subject, fields)
+        return 0
+
+    def expect(self, subject: str, fields: dict[str, str], written: dict[str, int] | None = None) -> None:
+        """The compare-and-set; ``written`` are subjects that a batch has written to before."""
+        expected = fields.get(EXPECTED)
+        if expected is None:
+            return
+        checked = fields.get(EXPECTED_SUBJECT, subject)
+        if (written is not None and checked in written) or checked in self.in_process or checked in self.in_flight:
+            raise wrong_last(None)
+        last = self.store.last(checked)
+        seq = 0 if last is None else last.seq
+        if seq != int(expected):
+            raise wrong_last(seq)
+
+    def _check_schedule(self, subject: str, fields: dict[str, str]) -> None:
+        if not self.scheduling:
+            raise Refusal(10188, "message schedules is disabled")
+        try:
+            if not fields["Nats-Schedule"].startswith("@at "):
+                raise ValueError
+            from_text(fields["Nats-Schedule"][4:])
+        except ValueError:
+            raise Refusal(10189, "message schedules pattern is invalid") from None
+        target = fields.get("Nats-Schedule-Target", "")
+        if not target or target == subject or not any(overlap(target, pattern) for pattern in self.subjects):
+            raise Refusal(10190, "message schedules target is invalid")
+
+    def seen(self, message_id: str) -> int:
+        """Position of the message that had an id within the window, or 0."""
+        found = self.ids.get(message_id)
+        if found is None or found[1] <= self.server.world.now:
+            return 0
+        if found[0] < 0:
+            raise Refusal(10158, "duplicate message id is in process", 409)
+        return found[0]
+
+    def append(self, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str]) -> Message:
+        """Stores a message that was found good."""
+        server, store = self.server, self.store
+        seq, ns = store.last_seq + 1, server.now_ns()
+        before = store.by_subject.get(subject)
+        previous = before[-1] if before else 0
+        message = Message(seq, subject, data, headers, fields, ns)
+        store.add(message)
+        self._logged(message)
+        server.note("stored", self.name, subject, seq)
+        if server.keep is not None and self.name in server.keep:
+            server.keep[self.name].append((server.world.now, message))
+        if fields:
+            self._consequences(message)
+        if previous:
+            self._displace(message)
+        if self.max_age:
+            self._age()
+        if self._republish is not None and self._republish[0](subject):
+            self._tell(message, previous)
+        for consumer in tuple(self.consumers.values()):
+            consumer.arrived(message)
+        return message
+
+    def _consequences(self, message: Message) -> None:
+        """Of its headers."""
+        fields, world = message.fields, self.server.world
+        message_id = fields.get("Nats-Msg-Id")
+        if message_id:
+            self.ids[message_id] = (message.seq, world.now + self.window)
+        ttl = fields.get("Nats-TTL")
+        if ttl is not None and self.config.get("allow_msg_ttl"):
+            seconds = ttl_seconds(ttl)
+            if seconds:
+                world.after(seconds + world.rng.random() * 0.3, self._expire, message)
+        if "Nats-Schedule" in fields and self.scheduling:
+            due = to_world(from_text(fields["Nats-Schedule"][4:]))
+            world.at(max(due, world.now + 0.25 * world.rng.random()), self.fire, message)
+
+    def _displace(self, message: Message) -> None:
+        """What was there before of its subject goes, if the stream keeps no more, or the message says so."""
+        fields = message.fields
+        rollup = fields.get("Nats-Rollup") == "sub" or "Nats-Schedule" in fields
+        keep = 1 if rollup else self.per_subject
+        if keep < 1:
+            return
+        for seq in self.store.by_subject[message.subject][:-keep]:
+            gone = self.remove(seq, "replaced")
+            if gone is not None and "Nats-TTL" in fields and fields.get("KV-Operation") and not gone.fields.get("KV-Operation"):
+                self.ghosts[message.seq] = gone
+
+    def _tell(self, message: Message, previous: int) -> None:
+        assert self._republish is not None
+        _, cut, dest = self._republish
+        added = f"Nats-Stream: {self.name}\r\nNats-Subject: {message.subject}\r\nNats-Sequence: {message.seq}\r\n"
+        added += f"Nats-Time-Stamp: {to_text(message.ns)}\r\nNats-Last-Sequence: {previous}\r\n\r\n"
+        headers = (message.headers or b"NATS/1.0\r\n\r\n")[:-2] + added.encode()
+        self.server.route(dest + message.subject[cut:], "", message.data, headers)
+
+    # ---- batches
+
+    def _in_batch(self, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str]) -> bytes | None:
+        if not self.config.get("allow_atomic"):
+            raise Refusal(10174, "atomic publish is disabled")
+        batch, number = fields["Nats-Batch-Id"], int(fields.get("Nats-Batch-Sequence", "0"))
+        staged = self.batches.get(batch)
+        if number == 1 and staged is None:
+            staged = self.batches[batch] = []
+            self.server.world.after(BATCH_TIMEOUT, self._abandon, batch)
+        if staged is None or number != len(staged) + 1 or number > 1000:
+            self.batches.pop(batch, None)
+            raise Refusal(10176, "atomic publish batch is incomplete")
+        staged.append((subject, data, headers))
+        if fields.get("Nats-Batch-Commit") != "1":
+            return b""
+        del self.batches[batch]
+        written: dict[str, int] = {}
+        for place, (each, _, block) in enumerate(staged):
+            own = fields_of(block)
+            self.expect(each, own, written)
+            if own.get("Nats-Msg-Id") and self.seen(own["Nats-Msg-Id"]):
+                raise Refusal(10201, "atomic publish batch contains duplicate message id")
+            written[each] = place
+        last = 0
+        for each, body, block in staged:
+            last = self.append(each, body, block, fields_of(block)).seq
+        return json.dumps({"stream": self.name, "seq": last, "batch": batch, "count": len(staged)}).encode()
+
+    def _abandon(self, batch: str) -> None:
+        self.batches.pop(batch, None)
+
+    # ---- what goes
+
+    def remove(self, seq: int, why: str) -> Message | None:
+        """Takes a message out of the stream."""
+        gone = self.store.remove(seq)
+        if gone is not None:
+            self._logged(seq)
+            self.server.note(why, self.name, gone.subject, seq)
+            for consumer in self.consumers.values():
+                consumer.gone(seq)
+        return gone
+
+    def _logged(self, change: Message | int) -> None:
+        if self.replicas > 1:
+            self.oplog.append((self.server.world.now, change))
+
+    def _expire(self, message: Message) -> None:
+        """The message's own time to live is over."""
+        if self.server.up and self.store.messages.get(message.seq) is message:
+            self._put_away(message)
+
+    def _put_away(self, message: Message) -> None:
+        self.remove(message.seq, "expired")
+        self._mark(message)
+
+    def _mark(self, message: Message) -> None:
+        """A marker tells that the last message of a subject has expired, unless that was one itself."""
+        fields = message.fields
+        if self.marker_ttl and message.subject not in self.store.by_subject and "KV-Operation" not in fields and "Nats-Marker-Reason" not in fields:
+            text = _go_duration(self.marker_ttl // 1_000_000_000)
+            block = f"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: {text}\r\nNats-Rollup: sub\r\n\r\n".encode()
+            self.append(message.subject, b"", block, fields_of(block))
+
+    def _age(self) -> None:
+        if self.max_age and not self._ages and self.store.messages:
+            self._ages = True
+            first = next(iter(self.store.messages.values()))
+            self.server.world.at(to_world(first.ns) + self.max_age + 0.001, self._look_at_age)
+
+    def _look_at_age(self, _: object) -> None:
+        self._ages = False
+        limit = self.server.now_ns() - int(self.max_age * 1e9)
+        while self.server.up and self.max_age and self.store.messages:
+            first = next(iter(self.store.messages.values()))
+            if first.ns > limit:
+                break
+            self._put_away(first)
+        self._age()
+
+    def fire(self, schedule: Message) -> None:
+        """A schedule is due."""
+        if not self.server.up or self.store.messages.get(schedule.seq) is not schedule:
+            return
+        target = self.stored_subject(schedule.fields["Nats-Schedule-Target"])
+        lines = schedule.headers.decode().split("\r\n")[1:-2] if schedule.headers else []
+        kept = [line for line in lines if line.partition(":")[0] not in NOT_FIRED]
+        block = "\r\n".join(["NATS/1.0", *kept, f"Nats-Scheduler: {schedule.subject}", "Nats-Schedule-Next: purge", "", ""]).encode()
+        self.append(target, schedule.data, block, fields_of(block))
+        self.remove(schedule.seq, "fired")
+
+    def purge(self, pattern: str, before: int, keep: int) -> int:
+        """Removes messages of a filter, before a position, or all but so many of the newest; tells how many."""
+        found = [message.seq for message in self.store.after(1, [pattern] if pattern else []) if not before or message.seq < before]
+        if keep:
+            found = found[:-keep]
+        for seq in found:
+            self.remove(seq, "purged")
+        return len(found)
+
+    # ---- a restart
+
+    def crashed(self, *, forget_ids: bool, resurrect: bool) -> None:
+        """The server has ended: what it had in memory alone is gone."""
+        self.batches.clear()
+        self.in_process.clear()
+        self.in_flight.clear()
+        if forget_ids:
+            self.ids.clear()
+        else:  # the table is made from what is stored
+            self.ids = {name: entry for name, entry in self.ids.items() if entry[0] in self.store.messages}
+        for name in [name for name, consumer in self.consumers.items() if consumer.in_memory]:
+            self.consumers.pop(name).end(None)
+        for consumer in self.consumers.values():
+            consumer.crashed()
+        if resurrect:
+            for marker, ghost in self.ghosts.items():
+                if marker not in self.store.messages and ghost.subject not in self.store.by_subject:
+                    self.store.insert(ghost)
+                    self._logged(ghost)
+                    self.server.note("back", self.name, ghost.subject, ghost.seq)
+            self.ghosts.clear()
+
+    def recovered(self) -> None:
+        """The server is there again: what became due meanwhile happens now."""
+        now = self.server.world.now
+        for message in list(self.store.messages.values()):
+            fields = message.fields
+            ttl = ttl_seconds(fields["Nats-TTL"]) if "Nats-TTL" in fields and self.config.get("allow_msg_ttl") else None
+            if ttl and to_world(message.ns) + ttl <= now:
+                self.server.world.after(self.server.world.rng.random() * 0.3, self._expire, message)
+            if "Nats-Schedule" in fields and self.scheduling and to_world(from_text(fields["Nats-Schedule"][4:])) <= now:
+                self.server.world.after(0.25 * self.server.world.rng.random(), self.fire, message)
+        if not self._ages:
+            self._age()
+
+    def state(self) -> dict[str, Any]:
+        """As ``STREAM.INFO`` tells it."""
+        store = self.store
+        first = store.messages.get(store.first_seq)
+        state = {
+            "messages": len(store.messages), "bytes": sum(len(message.data) + 64 for message in store.messages.values()),
+            "first_seq": store.first_seq, "first_ts": to_text(first.ns if first else 0), "last_seq": store.last_seq,
+            "last_ts": to_text(store.last_ns), "consumer_count": len(self.consumers),
+        }  # fmt: skip
+        if store.by_subject:
+            state["num_subjects"] = len(store.by_subject)
+        return state
+
+
+def ttl_seconds(text: str) -> float | None:
+    """A header's time to live: 0 for never; None if it is none."""
+    if text == "never":
+        return 0.0
+    if text.isdigit():
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    seconds = sum(float(number) * {"h": 3600, "m": 60, "s": 1, "ms": 0.001}[unit] for number, unit in parts)
+    return seconds if seconds >= 1 else None
+
+
+def _go_duration(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
