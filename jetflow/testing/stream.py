@@ -40,7 +40,7 @@ class Refusal(Exception):  # noqa: N818
 
 def wrong_last(seq: int | None) -> Refusal:
     """A compare-and-set that lost; None when something is in process."""
-    return Refusal(10071, "wrong last sequence" if seq is None else f"wrong last sequence: {seq}")
+    return Refusal(10164, "wrong last sequence") if seq is None else Refusal(10071, f"wrong last sequence: {seq}")
 
 
 class Stream:
