@@ -20,7 +20,7 @@ from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.lifecycle import LifecycleStream
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore
-from jetflow.broker.timers import Timers
+from jetflow.broker.timers import ScheduledStarts
 from jetflow.broker.wire import Wire
 from jetflow.core import clock
 from jetflow.core.clock import now_ms
@@ -61,7 +61,7 @@ class Client(Finding):
         self._connect_again = connect_again
         self._ids: list[str] = []
         self.states = StateStore(broker.lane, broker.names)
-        self.timers = Timers(broker.lane, broker.names)
+        self.timers = ScheduledStarts(broker.lane, broker.names)
         self.watches = Watches(broker)
         self._events = LifecycleStream(broker.lane, broker.names)
         self.shared_reads = SharedReads()

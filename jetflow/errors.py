@@ -21,6 +21,7 @@
     ├── PayloadTooLargeError            more bytes than the broker takes in one message
     ├── ResultTimeoutError              ``result(timeout=…)`` ran out; the workflow goes on
     ├── RegistrationError               a worker was given workflows or activities it cannot serve
+    ├── WorkerFailedError               a worker cannot keep one of its own loops going, and ends
     └── BrokerError                     nats-server cannot be reached or cannot be used
         ├── BrokerUnavailableError      no answer in time; what was asked may or may not have happened
         ├── ConflictError               a compare-and-set lost: somebody else wrote first
@@ -195,6 +196,10 @@ class ResultTimeoutError(JetflowError, TimeoutError):
 
 class RegistrationError(JetflowError):
     """Raised when a worker is given workflows or activities that it cannot serve."""
+
+
+class WorkerFailedError(JetflowError):
+    """Raised by ``Worker.run()`` when one of the worker's own loops fails again and again: a bug, or a broker that nothing can be done with."""
 
 
 class BrokerError(JetflowError):

@@ -202,7 +202,9 @@ class Exporter:
         for subject in (f"{names.namespace}.*.{queue}.{workflow}.>", f"{names.timer_prefix}{queue}.{workflow}.>"):
             seq = 1
             while True:
-                page = await self._broker.lane.read_many(names.inbox_stream, {"seq": seq, "next_by_subj": subject, "batch": INBOX_PAGE})
+                page = await self._broker.lane.read_many(
+                    names.inbox_stream, {"seq": seq, "next_by_subj": subject, "batch": INBOX_PAGE}, may_lag="an export is of about now"
+                )
                 found += page
                 if len(page) < INBOX_PAGE:
                     break

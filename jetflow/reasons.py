@@ -95,8 +95,9 @@ class Kept(Struct):
 
 async def kept_signals(client: Client, workflow_id: str, task_queue: str) -> list[Kept]:
     """Signals that nobody waits for yet, also for a workflow that there is not."""
-    found = await EarlySignals(client.broker.lane, client.broker.names).load(to_token(task_queue), to_token(workflow_id))
-    return [Kept(signal.signal, signal.expires) for _, signal in found]
+    signals = EarlySignals(client.broker.lane, client.broker.names, replicated=client.broker.topology.replicas > 1)
+    found = await signals.load(to_token(task_queue), to_token(workflow_id))
+    return [Kept(stored.signal.signal, stored.signal.expires) for stored in found]
 
 
 async def why(client: Client, workflow_id: str, task_queue: str, *, depth: int = DEEPEST) -> Why:
@@ -178,7 +179,7 @@ class _Look:
     async def _stored(self) -> int:
         """Commands of it that are not done; those that are many are counted as 256."""
         asked = {"seq": 1, "next_by_subj": f"{self.names.namespace}.*.{self.queue_token}.{self.id_token}.>", "batch": 256}
-        return len(await self.broker.lane.read_many(self.names.inbox_stream, asked))
+        return len(await self.broker.lane.read_many(self.names.inbox_stream, asked, may_lag="a number to look at"))
 
     async def _wait(self, record: StateRecord, waiting: Waiting, depth: int) -> Wait:
         wait = Wait(waiting.kind, waiting.name, waiting.since, "", waiting.due, waiting.attempt, waiting.failure)

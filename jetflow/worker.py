@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from jetflow.engine.queries import Queries
 from jetflow.engine.remote import TaskRunner
 from jetflow.engine.router import Router
 from jetflow.engine.steps import StepRunner
+from jetflow.engine.supervision import Supervisor
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("jetflow.worker")
 
 SWEEP_EVERY = 0.05
-COMPACTION_GRACE = 5
-"""Seconds for what has ended to become one timeline key before the worker goes."""
+OWNERSHIP = "ownership"
 READY_TIMEOUT = 15
 DEFAULT_EXPIRE: Duration = "7d"
 MIN_LEASE = 0.5
@@ -107,7 +107,7 @@ class Worker:
         self._lease = to_ms(activity_lease, "activity_lease") / 1000
         if self._lease < MIN_LEASE:
             raise InvalidInputError(f"activity_lease must be at least {MIN_LEASE:g} s, not {self._lease:g} s")
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._supervisor: Supervisor | None = None
         self._stopped: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Worker:
@@ -118,19 +118,35 @@ class Worker:
         await self.stop()
 
     async def run(self, until: asyncio.Event | None = None) -> None:
-        """Serves until the event is set, or for ever; then stops gracefully."""
+        """Serves until the event is set, or for ever; then stops gracefully.
+
+        Raises:
+            WorkerFailedError: one of the worker's own loops could not be kept going; says which, and why.
+        """
         async with self:
-            await (until or asyncio.Event()).wait()
+            ended = asyncio.ensure_future((until or asyncio.Event()).wait())
+            try:
+                await asyncio.wait([ended, self.failed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ended.cancel()
+            if self.failed.done():
+                self.failed.result()
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Settled with a ``WorkerFailedError`` once one of the worker's own loops cannot be kept going: it must be stopped then."""
+        assert self._supervisor is not None, "the worker has not started"
+        return self._supervisor.failed
 
     @property
     def partitions(self) -> int:
         """Partitions of the task queue that this worker owns now."""
-        return len(self._ownership.partitions) if self._tasks else 0
+        return len(self._ownership.partitions) if self._supervisor is not None else 0
 
     @property
     def ready(self) -> bool:
         """Whether there is anything that can come: it owns partitions, or without workflows can be given every activity of its queue."""
-        return bool(self._tasks) and (self.partitions > 0 if self._workflows else self._remote.ready)
+        return self._supervisor is not None and (self.partitions > 0 if self._workflows else self._remote.ready)
 
     # ---- life
 
@@ -158,15 +174,8 @@ class Worker:
             activities=sorted(self._activities),
         )
         self._heart = Heart(self._heart_connection, broker.names, member)
-        self._ownership = self._engine.ownership = Ownership(
-            broker,
-            self._heart,
-            member,
-            room=lambda: self._engine.room(self._max_commands),
-            on_delivery=self._engine.deliver,
-            before_begin=self._engine.take_over,
-            release=lambda partitions, force: self._engine.release(partitions, force, self._grace),
-        )
+        self._ownership = Ownership(self._engine, self._heart, member, room=lambda: self._engine.room(self._max_commands), grace=self._grace)
+        self._janitor = Janitor(self._engine)
         self._remote = TaskRunner(broker, self.task_queue, self._activities, runner, limit=self._max_activities, lease=self._lease)
         self._queries = Queries(self._engine)
         if self._workflows:
@@ -175,10 +184,17 @@ class Worker:
         self._heart.start()
         self._remote.start(at_once=not self._workflows)
         # without workflows it owns nothing, and no actor ever comes to be
-        works = [self._sweep()]
+        loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"the sweep": self._sweep}
         if self._workflows:
-            works = [self._ownership.run(), *works, Janitor(self._engine).run(), Router(self._engine).run(), self._engine.lifecycle.run()]
-        self._tasks = [asyncio.create_task(work) for work in works]
+            loops |= {
+                OWNERSHIP: self._ownership.run,
+                "the janitor": self._janitor.run,
+                "the router of signals by id": Router(self._engine).run,
+                "the look for lifecycle events": self._engine.lifecycle.run,
+            }
+        self._supervisor = Supervisor()
+        for name, loop in loops.items():
+            self._supervisor.start(name, loop)
         workflows, activities = ", ".join(sorted(self._workflows)) or "none", ", ".join(sorted(self._activities)) or "none"
         log.info("worker %s serves %s: workflows %s; activities %s", self.worker_id, self.task_queue, workflows, activities)
 
@@ -189,14 +205,10 @@ class Worker:
         await asyncio.shield(self._stopped)
 
     async def _stop(self) -> None:
-        for task in self._tasks[:1] if self._workflows else []:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        assert self._supervisor is not None
+        await self._supervisor.stop(OWNERSHIP)
         await asyncio.gather(self._hand_over(), self._remote.stop(self._grace))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._engine.compaction.emptied(COMPACTION_GRACE)
+        await self._supervisor.stop()
         await self._engine.stop()
         await self._heart.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from jetflow.broker.codes import NO_MESSAGE
+from jetflow.broker.fence import FencedLane
 from jetflow.broker.lane import Lane, StoredMessage
-from jetflow.broker.wire import header_block, parse_headers
+from jetflow.broker.wire import parse_headers
 from jetflow.core import clock
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, InvalidInputError
@@ -24,6 +25,8 @@ SIZE = "Jetflow-Size"
 OWN = (SUBJECT, REASON, SIZE)
 
 PAGE = 100
+HEADER_ROOM = 1024
+"""Bytes of a message left for the fence and what the server adds."""
 
 
 class DeadLetter(Struct, frozen=True):
@@ -48,10 +51,10 @@ class DeadLetter(Struct, frozen=True):
     size: int | None = None
 
 
-class DeadLetters:
-    """The dead letters of one namespace."""
+class OwnedDeadLetters:
+    """Dead letters as an owner has them, who alone writes."""
 
-    def __init__(self, lane: Lane, names: Names, max_payload: int) -> None:
+    def __init__(self, lane: FencedLane, names: Names, max_payload: int) -> None:
         self._lane = lane
         self._names = names
         self._max_payload = max_payload
@@ -60,19 +63,28 @@ class DeadLetters:
         """Keeps a command; ``origin`` is its sequence in the inbox, or what else names it, so that a repeat within minutes is dropped."""
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
         kept = {name: value for name, value in parse_headers(headers).items() if name.startswith("Jetflow-") and name not in OWN}
-        block = header_block(**kept, **{SUBJECT: subject, REASON: text[:900]}, Nats_Msg_Id=f"{self._names.namespace}-{origin}")
-        room = self._max_payload - len(block)
+        kept |= {SUBJECT: subject, REASON: text[:900], "Nats-Msg-Id": f"{self._names.namespace}-{origin}"}
+        room = self._max_payload - HEADER_ROOM - sum(len(name) + len(value) + 4 for name, value in kept.items())
         if len(body) > room:
-            block = block[:-2] + f"{SIZE}:{len(body)}\r\n\r\n".encode()
-            body = body[: self._max_payload - len(block)]
-        await self._lane.publish(f"{self._names.dead_prefix}{'.'.join(subject.split('.')[1:3])}", body, block)
+            kept[SIZE] = str(len(body))
+            body = body[: max(room, 0)]
+        fields = "".join(f"{name}:{value}\r\n" for name, value in kept.items()).encode()
+        await self._lane.store("dead", f"{self._names.dead_prefix}{'.'.join(subject.split('.')[1:3])}", body, fields)
+
+
+class DeadLetters:
+    """The dead letters of one namespace, for people."""
+
+    def __init__(self, lane: Lane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
 
     async def list(self, *, limit: int | None = None, start: int = 1) -> AsyncIterator[DeadLetter]:
         """Oldest first, from the number ``start`` on."""
         seq, found = start, 0
         while limit is None or found < limit:
             asked = {"seq": seq, "next_by_subj": f"{self._names.dead_prefix}>", "batch": PAGE if limit is None else min(PAGE, limit - found)}
-            page = await self._lane.read_many(self._names.dead_stream, asked)
+            page = await self._lane.read_many(self._names.dead_stream, asked, may_lag="people look again")
             for message in page:
                 yield _letter(message)
                 found += 1
@@ -87,7 +99,7 @@ class DeadLetters:
             InvalidInputError: there is none of this number.
         """
         asked = {"seq": number, "next_by_subj": f"{self._names.dead_prefix}>", "batch": 1}
-        found = await self._lane.read_many(self._names.dead_stream, asked) if number > 0 else []
+        found = await self._lane.read_many(self._names.dead_stream, asked, may_lag="people look again") if number > 0 else []
         if not found or found[0].seq != number:
             raise InvalidInputError(f"there is no dead letter {number}: it was requeued or dropped, or never was")
         return _letter(found[0])

@@ -17,7 +17,7 @@ from math import inf
 from typing import NamedTuple
 
 from jetflow.broker.codes import BATCHES_OFF
-from jetflow.broker.lane import Lane
+from jetflow.broker.fence import FencedLane, TenureOverError
 from jetflow.core import clock
 from jetflow.errors import BrokerUnavailableError, ConflictError
 
@@ -42,8 +42,6 @@ SOON = 2.0
 MOST = 500
 """Messages of a batch at most; the server takes 1,000."""
 MOST_BYTES = 4 * 1024 * 1024
-
-_NO_HEADERS = b"NATS/1.0\r\n\r\n"
 
 
 class Pace:
@@ -132,47 +130,59 @@ class Choice:
 
 
 class _Message(NamedTuple):
+    """``headers`` are a whole block with a condition of its own; without them the message is fenced, and has ``fields`` beside."""
+
     subject: str
     body: bytes
+    fields: bytes
     headers: bytes | None
     position: asyncio.Future[int]
 
 
 class GroupCommit:
-    """Publishes to one stream. Messages may travel together, but each is stored or refused by itself.
+    """Publishes to one stream under one tenure. Messages may travel together, but each is stored or refused by itself.
 
     Args:
-        lane: the connection.
-
-    Attributes:
-        choice: how messages travel.
+        lane: the tenure's.
+        kind: which stream, as in ``Names.owned_streams``.
+        choice: how messages travel; it outlives the tenure.
     """
 
-    def __init__(self, lane: Lane) -> None:
-        self.choice = Choice()
+    def __init__(self, lane: FencedLane, kind: str, choice: Choice) -> None:
+        self.choice = choice
         self._lane = lane
+        self._kind = kind
         self._under_way = self._most = self._answers = 0
         self._begun = 0.0
         self._waiting: deque[_Message] = deque()
         self._sender: asyncio.Task[None] | None = None
 
-    async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> int:
+    async def publish(self, subject: str, body: bytes, fields: bytes = b"", *, headers: bytes | None = None) -> int:
         """Stores a message, and gives its position.
 
+        Args:
+            subject: where.
+            body: what.
+            fields: header lines beside the fence.
+            headers: a whole header block with another condition instead of the fence.
+
         Raises:
-            ConflictError: its compare-and-set lost.
-            BrokerUnavailableError: whether it was stored is unknown.
+            ConflictError: its own condition does not hold.
+            TenureOverError: the tenure is revoked.
+            BrokerUnavailableError: whether it was stored is unknown, which ends the tenure.
             BrokerError: the server refused it.
         """
         if self.choice.together:
-            return await self._with_others(subject, body, headers)
+            return await self._with_others(subject, body, fields, headers)
         if not self._under_way:
             self._begin_stretch()
         self._under_way += 1
         if self._under_way > self._most:
             self._most = self._under_way
         try:
-            return (await self._lane.publish(subject, body, headers)).seq
+            if headers is not None:
+                return (await self._lane.publish(subject, body, headers)).seq
+            return (await self._lane.store(self._kind, subject, body, fields)).seq
         finally:
             self._under_way -= 1
             self._answers += 1
@@ -190,10 +200,10 @@ class GroupCommit:
 
     # ---- together
 
-    async def _with_others(self, subject: str, body: bytes, headers: bytes | None) -> int:
+    async def _with_others(self, subject: str, body: bytes, fields: bytes, headers: bytes | None) -> int:
         loop = asyncio.get_running_loop()
         position: asyncio.Future[int] = loop.create_future()
-        self._waiting.append(_Message(subject, body, headers, position))
+        self._waiting.append(_Message(subject, body, fields, headers, position))
         if self._sender is None:
             self._sender = loop.create_task(self._send())
         return await position
@@ -226,18 +236,23 @@ class GroupCommit:
 
     async def _alone(self, message: _Message) -> None:
         try:
-            _settle(message, (await self._lane.publish(message.subject, message.body, message.headers)).seq)
+            if message.headers is not None:
+                ack = await self._lane.publish(message.subject, message.body, message.headers)
+            else:
+                ack = await self._lane.store(self._kind, message.subject, message.body, message.fields)
+            _settle(message, ack.seq)
         except Exception as error:
             _settle(message, error)
 
     async def _together(self, group: list[_Message]) -> None:
         """One batch: the server takes all of it or nothing. What it takes lies in the stream as it stands here, without a gap."""
-        batch, last, size = self._lane.message_id().encode(), group[-1], len(group)
+        spelling = await self._lane.take_spelling(self._kind)
         try:
-            for number, message in enumerate(group[:-1], 1):
-                self._lane.wire.send(message.subject, message.body, "", _in_batch(message.headers, batch, number))
-            ack = await self._lane.publish(last.subject, last.body, _in_batch(last.headers, batch, size, b"Nats-Batch-Commit:1\r\n"))
+            await self._send_batch(group, self._lane.block(self._kind, spelling))
         except BrokerUnavailableError as error:
+            for message in group:
+                _settle(message, error)
+        except TenureOverError as error:
             for message in group:
                 _settle(message, error)
         except Exception as error:  # one of them is refused, or the batch is: nothing is stored
@@ -245,13 +260,22 @@ class GroupCommit:
                 log.debug("no batches: %s", error)
                 self.choice.give_up(clock.monotonic(), inf if getattr(error, "err_code", 0) == BATCHES_OFF else AGAIN)
             await asyncio.gather(*map(self._alone, group))
-        else:
-            for number, message in enumerate(group, 1):
-                _settle(message, ack.seq - size + number)
+        finally:
+            self._lane.give_back(self._kind, spelling)
+
+    async def _send_batch(self, group: list[_Message], fence: bytes) -> None:
+        self._lane.check()
+        batch, last, size = self._lane.message_id().encode(), group[-1], len(group)
+        for number, message in enumerate(group[:-1], 1):
+            self._lane.wire.send(message.subject, message.body, "", _in_batch(message, fence, batch, number))
+        ack = await self._lane.publish(last.subject, last.body, _in_batch(last, fence, batch, size, b"Nats-Batch-Commit:1\r\n"))
+        for number, message in enumerate(group, 1):
+            _settle(message, ack.seq - size + number)
 
 
-def _in_batch(headers: bytes | None, batch: bytes, number: int, commit: bytes = b"") -> bytes:
-    return b"%bNats-Batch-Id:%b\r\nNats-Batch-Sequence:%d\r\n%b\r\n" % ((headers or _NO_HEADERS)[:-2], batch, number, commit)
+def _in_batch(message: _Message, fence: bytes, batch: bytes, number: int, commit: bytes = b"") -> bytes:
+    block = fence + message.fields if message.headers is None else message.headers[:-2]
+    return b"%bNats-Batch-Id:%b\r\nNats-Batch-Sequence:%d\r\n%b\r\n" % (block, batch, number, commit)
 
 
 def _settle(message: _Message, outcome: int | Exception) -> None:

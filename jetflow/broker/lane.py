@@ -219,8 +219,13 @@ class Lane:
         data = base64.b64decode(message.get("data") or "")
         return StoredMessage(message["subject"], message["seq"], data, headers, message["time"])
 
-    async def read_many(self, stream: str, request: dict[str, Any]) -> list[StoredMessage]:
-        """A batched direct get: the messages it gives, [] for none. May be answered by a follower that lags.
+    async def read_many(self, stream: str, request: dict[str, Any], *, may_lag: str) -> list[StoredMessage]:
+        """A batched direct get: the messages it gives, [] for none. A follower that lags may answer.
+
+        Args:
+            stream: which.
+            request: as the server takes it.
+            may_lag: why a stale answer does no harm here, for the reader; see ``jetflow.broker.fresh``.
 
         Raises:
             BrokerError: the server refused it, such as for asking too much at once.
@@ -239,7 +244,7 @@ class Lane:
                 return found
             request = {**request, "seq": found[-1].seq + 1, "up_to_seq": int(fields["Nats-UpTo-Sequence"])}  # the server cut it at 64 MiB
 
-    async def read_data(self, stream: str, subject: str) -> bytes | None:
+    async def read_data(self, stream: str, subject: str, *, may_lag: str) -> bytes | None:
         """The last payload of one subject by direct get, or None; as ``read_last`` without the rest."""
         data, headers = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
         status = status_of(headers)
@@ -247,8 +252,8 @@ class Lane:
             raise BrokerUnavailableError(f"reading {subject}: {parse_headers(headers)['']}")
         return None if status else data
 
-    async def read_last(self, stream: str, subject: str) -> StoredMessage | None:
-        """The last message of one subject by direct get, or None. May be answered by a follower that lags."""
+    async def read_last(self, stream: str, subject: str, *, may_lag: str) -> StoredMessage | None:
+        """The last message of one subject by direct get, or None. A follower that lags may answer; ``may_lag`` as in ``read_many``."""
         data, headers = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
         if status_of(headers) == 404:
             return None

@@ -227,7 +227,8 @@ class Members:
     async def open(self) -> None:
         """Listens, and asks those known from their last heartbeat whether they are there."""
         self._sid = self._lane.wire.listen(f"{self._names.worker_prefix}{self._queue_token}.*", self._on_beat)
-        known = await self._lane.read_many(self._names.worker_stream, {"multi_last": [f"{self._names.worker_prefix}{self._queue_token}.*"]})
+        asked = {"multi_last": [f"{self._names.worker_prefix}{self._queue_token}.*"]}
+        known = await self._lane.read_many(self._names.worker_stream, asked, may_lag="whoever is missed is heard within half a second")
         for message in known:
             self._on_beat(message.subject.encode(), b"", message.data, None)
         asking = [self._ask(worker_id) for worker_id in list(self._heard)]

@@ -60,7 +60,7 @@ async def overview(broker: Broker) -> Overview:
 
 async def _workers(broker: Broker) -> list[Member]:
     names = broker.names
-    found = await broker.lane.read_many(names.worker_stream, {"multi_last": [f"{names.worker_prefix}>"]})
+    found = await broker.lane.read_many(names.worker_stream, {"multi_last": [f"{names.worker_prefix}>"]}, may_lag="a picture of a moment")
     members: list[Member] = []
     for message in found:
         try:

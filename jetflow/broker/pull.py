@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from math import inf
 
 import msgspec
 
@@ -63,9 +62,11 @@ class PullConsumer:
         names: the namespace.
         owner: a name for the server's consumer list.
         credit: commands asked for ahead; ``room`` is asked each time how many may come.
-        on_delivery: gets every command, in order.
-        on_lost: called once, when the consumer can no longer be trusted.
         stream: another one than the inbox.
+
+    Attributes:
+        name: the consumer's, which no other ever has.
+        born_at: the inbox's last sequence once it was created: what comes later this consumer alone can give out while it lasts.
     """
 
     def __init__(
@@ -75,8 +76,6 @@ class PullConsumer:
         owner: str,
         *,
         room: Callable[[], int],
-        on_delivery: Callable[[Delivery], None],
-        on_lost: Callable[[str], None],
         stream: str | None = None,
     ) -> None:
         self.name = f"{owner}-{clock.token(4)}"
@@ -85,8 +84,8 @@ class PullConsumer:
         self._lane = lane
         self._names = names
         self._room = room
-        self._on_delivery = on_delivery
-        self._on_lost = on_lost
+        self._on_delivery: Callable[[Delivery], None] = _nobody
+        self._on_lost: Callable[[str], None] = _nobody
         self._inbox = f"_INBOX.jetflow.pull.{clock.token(8)}"
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
         self._sid: int | None = None
@@ -96,14 +95,14 @@ class PullConsumer:
         self._ticker: asyncio.TimerHandle | None = None
         self._lost = False
         self._begun = False
-        self._born_at = inf
+        self.born_at = 1 << 62
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
         """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""
         self.partitions = frozenset(partitions)
         created = await self.create_over([self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)])
         if created:
-            self._born_at = (await self._lane.api(f"STREAM.INFO.{self._stream}"))["state"]["last_seq"]
+            self.born_at = (await self._lane.api(f"STREAM.INFO.{self._stream}"))["state"]["last_seq"]
         return created
 
     async def create_over(self, filters: list[str]) -> bool:
@@ -130,6 +129,10 @@ class PullConsumer:
                 return False
             raise
         return True
+
+    def give_to(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[str], None]) -> None:
+        """Says who gets every command, in order, and who is told, once, when the consumer can no longer be trusted."""
+        self._on_delivery, self._on_lost = on_delivery, on_lost
 
     def begin(self) -> None:
         """Begins to pull."""
@@ -191,7 +194,7 @@ class PullConsumer:
         self._expected += 1
         self._asked -= 1
         seq = int(tokens[at + 1])
-        only_by = self if seq > self._born_at and tokens[at] == b"1" else None  # stored while this consumer alone could get it
+        only_by = self if seq > self.born_at and tokens[at] == b"1" else None  # stored while this consumer alone could get it
         self._on_delivery(Delivery(subject.decode(), reply.decode(), data, headers, seq, int(tokens[at + 3]) // 1_000_000, only_by))
         self.refill()
 
@@ -222,6 +225,10 @@ class PullConsumer:
         if not self._lost:
             self.close()
             self._on_lost(why)
+
+
+def _nobody(_: object) -> None:
+    """Before anybody is told."""
 
 
 async def delete_consumer(lane: Lane, stream: str, name: str) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from typing import NamedTuple
+
 import msgspec
 from msgspec import Raw, Struct
 
+from jetflow.broker.fence import FencedLane
+from jetflow.broker.fresh import newest_of_each
 from jetflow.broker.lane import Lane
-from jetflow.broker.wire import header_block, ttl_of
+from jetflow.broker.wire import ttl_of
 from jetflow.core.ids import Names, partition_of, to_token
-from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.core.times import from_iso
+
+log = logging.getLogger("jetflow.worker")
 
 DEFAULT_EXPIRE_MS = 600_000
 CANCEL = "=cancel"
@@ -30,47 +37,67 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(EarlySignal)
 
 
-class EarlySignals:
-    """The signals bucket of one namespace."""
+class Stored(NamedTuple):
+    """A signal as the bucket has it; ``position`` is where its stream has it."""
 
-    def __init__(self, lane: Lane, names: Names) -> None:
+    name_token: str
+    signal: EarlySignal
+    position: int
+
+
+class EarlySignals:
+    """The signals bucket of one namespace, for those who look."""
+
+    def __init__(self, lane: Lane | FencedLane, names: Names, *, replicated: bool) -> None:
         self._lane = lane
         self._names = names
+        self._replicated = replicated
 
-    async def put(self, queue_token: str, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> None:
-        """Keeps a signal until it expires; putting the same one again changes nothing."""
-        subject = self._subject(queue_token, id_token, name_token or to_token(signal.signal), signal.seq)
-        await self._lane.publish(subject, _encoder.encode(signal), header_block(Nats_TTL=ttl_of(signal.expires - now)))
-
-    async def load(self, queue_token: str, id_token: str) -> list[tuple[str, EarlySignal]]:
-        """Everything kept for a workflow as (name token, signal), in inbox order."""
+    async def load(self, queue_token: str, id_token: str) -> list[Stored]:
+        """Everything kept for a workflow, in inbox order. It must be fresh: what is missed here is never looked for again."""
         prefix = f"{self._names.signal_prefix}{queue_token}.{id_token}."
-        subjects = await self._list(f"{prefix}>")
-        found: list[tuple[str, EarlySignal]] = []
-        for start in range(0, len(subjects), 500):
-            for message in await self._lane.read_many(self._names.signal_stream, {"multi_last": subjects[start : start + 500]}):
-                if message.data:
-                    found.append((message.subject[len(prefix) :].split(".")[0], _decoder.decode(message.data)))
-        return sorted(found, key=lambda item: item[1].seq)
+        found = await newest_of_each(self._lane, self._names.signal_stream, f"{prefix}>", replicated=self._replicated)
+        kept: list[Stored] = []
+        for message in found:
+            if message.data:
+                try:
+                    kept.append(Stored(message.subject[len(prefix) :].split(".")[0], _decoder.decode(message.data), message.seq))
+                except msgspec.DecodeError as error:  # whoever wrote it was no worker
+                    log.error("early signal %s cannot be read and is left out: %s", message.subject, error)
+        return sorted(kept, key=lambda stored: stored.signal.seq)
 
-    async def remove(self, queue_token: str, id_token: str, name_token: str, seq: int) -> None:
-        """Forgets one: its key is replaced by a marker that goes after a second."""
-        headers = header_block(KV_Operation="PURGE", Nats_Rollup="sub", Nats_TTL="1s")
-        await self._lane.publish(self._subject(queue_token, id_token, name_token, seq), b"", headers)
+    def _subject(self, queue_token: str, id_token: str, name_token: str, seq: int) -> str:
+        return f"{self._names.signal_prefix}{queue_token}.{id_token}.{name_token}.{seq}"
+
+
+class OwnedSignals(EarlySignals):
+    """The signals bucket as the owner of its workflows' partitions has it, who alone writes."""
+
+    def __init__(self, lane: FencedLane, names: Names) -> None:
+        super().__init__(lane, names, replicated=lane.replicated)
+        self._owned = lane
+
+    async def put(self, queue_token: str, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
+        """Keeps a signal until it expires; putting the same one again changes nothing. Gives its position.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+        """
+        subject = self._subject(queue_token, id_token, name_token or to_token(signal.signal), signal.seq)
+        ack = await self._owned.store("signals", subject, _encoder.encode(signal), f"Nats-TTL:{ttl_of(signal.expires - now)}\r\n".encode())
+        return ack.seq
+
+    async def remove(self, queue_token: str, id_token: str, name_token: str, seq: int, position: int) -> None:
+        """Forgets the one that is at a position. A purge, since what a marker replaces may come back with a server that is killed."""
+        await self._owned.purge(self._names.signal_stream, self._subject(queue_token, id_token, name_token, seq), position + 1)
 
     async def remove_before(self, queue_token: str, id_token: str, time: str) -> None:
-        """Forgets what was kept for a workflow up to a time, as the server writes it; what very many are, goes by its own TTL."""
-        prefix = f"{self._names.signal_prefix}{queue_token}.{id_token}."
-        try:
-            found = await self._lane.read_many(self._names.signal_stream, {"multi_last": [f"{prefix}>"]})
-        except BrokerUnavailableError:
-            raise
-        except BrokerError:
-            return
-        for message in found:
-            if message.data and message.time.rstrip("Z") <= time.rstrip("Z"):
-                name_token, _, seq = message.subject[len(prefix) :].rpartition(".")
-                await self.remove(queue_token, id_token, name_token, int(seq))
+        """Forgets what was kept for a workflow up to a time, as the server writes it."""
+        subject_filter = f"{self._names.signal_prefix}{queue_token}.{id_token}.>"
+        found = await newest_of_each(self._lane, self._names.signal_stream, subject_filter, replicated=self._replicated)
+        old = [message.seq for message in found if from_iso(message.time) <= from_iso(time)]
+        if old:
+            await self._owned.purge(self._names.signal_stream, subject_filter, max(old) + 1)
 
     async def known(self, queue_token: str, partitions: frozenset[int], of: int) -> set[str]:
         """Id tokens in these partitions (of ``of``) that have something kept."""
@@ -88,6 +115,3 @@ class EarlySignals:
             subjects += page
             if not page or len(subjects) >= info.get("total", 0):
                 return subjects
-
-    def _subject(self, queue_token: str, id_token: str, name_token: str, seq: int) -> str:
-        return f"{self._names.signal_prefix}{queue_token}.{id_token}.{name_token}.{seq}"

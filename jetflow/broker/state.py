@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.broker.group_commit import GroupCommit
+from jetflow.broker.fence import FencedLane
+from jetflow.broker.group_commit import Choice, GroupCommit
 from jetflow.broker.lane import Lane, StoredMessage
-from jetflow.broker.wire import header_block, ttl_of
+from jetflow.broker.wire import ttl_of
 from jetflow.core.failures import Failure
 from jetflow.core.ids import Names, to_token
-from jetflow.errors import ConflictError
 
 RUNNING = "running"
 COMPLETED = "completed"
@@ -90,37 +89,23 @@ def decode_state(body: bytes) -> StateRecord | None:
 
 @lru_cache(maxsize=256)
 def _expiring(expire: int) -> bytes:
-    return header_block(Nats_TTL=ttl_of(expire))
+    return f"Nats-TTL:{ttl_of(expire)}\r\n".encode()
 
 
 class StateStore:
-    """Reads and writes state records of one namespace."""
+    """Reads state records of one namespace."""
 
-    def __init__(self, lane: Lane, names: Names) -> None:
+    def __init__(self, lane: Lane | FencedLane, names: Names) -> None:
         self._lane = lane
         self._names = names
-        self._records = GroupCommit(lane)
 
     def subject(self, queue_token: str, id_token: str) -> str:
         """Subject of a workflow's state key."""
         return f"{self._names.state_prefix}{queue_token}.{id_token}"
 
-    async def put(self, record: StateRecord) -> None:
-        """Writes the record; a closed one with ``expire`` (ms) goes when that time is over."""
-        subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
-        headers = None if record.expire is None or not record.closed else _expiring(record.expire)
-        await self._records.publish(subject, _encoder.encode(record), headers)
-
     async def newest(self, queue_token: str, id_token: str) -> StoredMessage | None:
         """The key as the leader has it: a record, or without data the marker that is left of an expired one."""
         return await self._lane.last_message(self._names.state_stream, self.subject(queue_token, id_token))
-
-    async def remove_marker(self, queue_token: str, id_token: str, position: int) -> None:
-        """Removes a marker unless a record has taken its place: what is put there goes by itself after a second."""
-        fence = {"Nats_Expected_Last_Subject_Sequence": str(position)}
-        headers = header_block(KV_Operation="PURGE", Nats_TTL="1s", Jetflow_Removed="1", **fence)
-        with contextlib.suppress(ConflictError):
-            await self._lane.publish(self.subject(queue_token, id_token), b"", headers)
 
     async def get(self, queue_token: str, id_token: str, *, fresh: bool = False) -> StateRecord | None:
         """The record; ``fresh`` asks the leader, for reads that something is decided on."""
@@ -128,8 +113,37 @@ class StateStore:
         if fresh:
             message = await self._lane.last_message(self._names.state_stream, subject)
             return None if message is None else decode_state(message.data)
-        data = await self._lane.read_data(self._names.state_stream, subject)
+        data = await self._lane.read_data(self._names.state_stream, subject, may_lag="whoever decides something asks with fresh=True")
         return None if data is None else decode_state(data)
+
+
+class OwnedStates(StateStore):
+    """State records as the owner of their partitions has them, who alone writes.
+
+    Args:
+        lane: the tenure's.
+        names: the namespace.
+        choice: whether records go alone or together, as measured so far.
+    """
+
+    def __init__(self, lane: FencedLane, names: Names, choice: Choice) -> None:
+        super().__init__(lane, names)
+        self._owned = lane
+        self._records = GroupCommit(lane, "state", choice)
+
+    async def put(self, record: StateRecord) -> None:
+        """Writes the record; a closed one with ``expire`` (ms) goes when that time is over.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+        """
+        subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
+        fields = b"" if record.expire is None or not record.closed else _expiring(record.expire)
+        await self._records.publish(subject, _encoder.encode(record), fields)
+
+    async def remove_marker(self, queue_token: str, id_token: str, position: int) -> None:
+        """Removes the marker at a position; a record that has taken its place stays."""
+        await self._owned.purge(self._names.state_stream, self.subject(queue_token, id_token), position + 1)
 
 
 def summary(record: StateRecord) -> dict[str, Any]:

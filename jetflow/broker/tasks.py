@@ -21,12 +21,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from jetflow.broker.codes import CONSUMER_EXISTS
+from jetflow.broker.fence import FencedLane
 from jetflow.broker.lane import Lane
-from jetflow.broker.wire import header_block, parse_headers, status_of
+from jetflow.broker.wire import parse_headers, status_of
 from jetflow.core import clock
 from jetflow.core.events import NULL
 from jetflow.core.ids import Names, to_token
-from jetflow.errors import BrokerError, ConflictError
+from jetflow.errors import BrokerError
 
 log = logging.getLogger("jetflow.broker")
 
@@ -36,7 +37,8 @@ EXPIRES = 30
 RETRY_OPEN = 1.0
 PAUSE = 0.1
 MAX_NAME = 200
-EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
+EVERYTHING = 1 << 62
+"""A position behind every other."""
 
 
 class Task(Struct, omit_defaults=True):
@@ -94,32 +96,47 @@ _encode = msgspec.json.Encoder().encode
 decode_task = msgspec.json.Decoder(Task).decode
 
 
+class OwnedTasks:
+    """Tasks as the owner of their workflows has them: it publishes them, and takes them back."""
+
+    def __init__(self, lane: FencedLane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    async def publish(self, queue: str, task: Task) -> None:
+        """Stores a task for the workers of a queue; one that may have been published before (``again``) is looked for first.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+        """
+        subject = f"{self._names.task_prefix}{to_token(queue)}.{to_token(task.activity)}.{_operation(task)}.{task.attempt}"
+        if task.again and await self._lane.last_message(self._names.task_stream, subject) is not None:
+            log.debug("task %s is there already", subject)
+            return
+        await self._lane.store("tasks", subject, _encode(task))
+
+    async def withdraw(self, operation: str) -> None:
+        """Takes back the tasks of an operation, ``<queue>.<id>.<run>.<index>`` in tokens, or of all with ``*`` as the index. They name run
+        and operation, so no later one is meant.
+        """
+        await self._lane.purge(self._names.task_stream, f"{self._names.task_prefix}*.*.{operation}.*", EVERYTHING)
+
+    def tell_ended(self, queue: str, operation: str) -> None:
+        """Tells the workers of a queue that nobody waits for an operation any more; it may be lost."""
+        self._lane.check()
+        self._lane.wire.send(f"{self._names.ended_prefix}{to_token(queue)}.{operation}", b"")
+
+
 class Tasks:
-    """Publishes tasks of one namespace, takes them back, and keeps what running ones said last."""
+    """Tasks as those have them who run them: outcomes, and what running ones said last."""
 
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
 
-    async def publish(self, queue: str, task: Task) -> None:
-        """Stores a task for the workers of a queue; one that is there already stays as it is."""
-        subject = f"{self._names.task_prefix}{to_token(queue)}.{to_token(task.activity)}.{_operation(task)}.{task.attempt}"
-        try:
-            await self._lane.publish(subject, _encode(task), EXPECT_NEW)
-        except ConflictError:
-            log.debug("task %s is there already", subject)
-
     async def outcome(self, task: Task, body: bytes) -> None:
         """Tells the workflow what became of a task."""
         await self._lane.publish(task.reply, body)
-
-    async def withdraw(self, operation: str) -> None:
-        """Takes back the tasks of an operation, ``<queue>.<id>.<run>.<index>`` in tokens, or of all with ``*`` as the index."""
-        await self._lane.api(f"STREAM.PURGE.{self._names.task_stream}", {"filter": f"{self._names.task_prefix}*.*.{operation}.*"})
-
-    def tell_ended(self, queue: str, operation: str) -> None:
-        """Tells the workers of a queue that nobody waits for an operation any more; it may be lost."""
-        self._lane.wire.send(f"{self._names.ended_prefix}{to_token(queue)}.{operation}", b"")
 
     async def waiting(self, queue_token: str) -> bool:
         """Whether there are tasks for a queue."""

@@ -1,7 +1,7 @@
 """The timeline bucket: one key is one commit, read back whole.
 
 A run that has ended is compacted: its last key then holds every event of it, and the keys before go. The last key stays
-until the run expires, since it is what keeps a late owner from writing.
+until the run expires.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from jetflow.broker.group_commit import GroupCommit
+from jetflow.broker.fence import GUARDED_FOR, FencedLane
+from jetflow.broker.group_commit import Choice, GroupCommit
 from jetflow.broker.lane import Lane, StoredMessage
-from jetflow.broker.wire import header_block
 from jetflow.core.events import Commit, decode_commit
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
-EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
-EXPECT_NEWEST = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:%d\r\nNats-Expected-Last-Subject-Sequence-Subject:%b\r\n\r\n"
+EXPECT_NO_KEY = "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:0\r\nNats-Expected-Last-Subject-Sequence-Subject:%s\r\n\r\n"
 MAX_COMPACTED = 256 * 1024
 """Bytes of a whole run that may become one key; a longer one keeps its keys until it expires."""
 PAGE = 500
@@ -26,71 +25,32 @@ PAGE = 500
 
 
 class Entry(NamedTuple):
-    """A timeline key and its commit; ``position`` is where its stream has it, ``size`` its bytes."""
+    """A timeline key and its commit; ``position`` is where its stream has it, ``size`` its bytes, ``stored`` when it was stored, by the
+    broker's clock (ISO 8601).
+    """
 
     seq: int
     commit: Commit
     position: int = 0
     size: int = 0
+    stored: str = ""
 
 
 class Timeline:
-    """Reads and writes timelines of one namespace."""
+    """Reads timelines of one namespace."""
 
-    def __init__(self, lane: Lane, names: Names) -> None:
+    def __init__(self, lane: Lane | FencedLane, names: Names) -> None:
         self._lane = lane
         self._names = names
-        self._commits = GroupCommit(lane)
 
     def key(self, queue_token: str, id_token: str, seq: int | str) -> str:
         """Subject of a timeline key."""
         return f"{self._names.timeline_prefix}{queue_token}.{id_token}.{seq}"
 
-    async def append(self, queue_token: str, id_token: str, seq: int, body: bytes, after: int = 0) -> int:
-        """Writes a key and gives its position; this compare-and-set is the fence between owners.
-
-        Keys 1 and 2 expect the workflow's newest key, whichever it is, to be the one at position ``after``, 0 for none at all: of a
-        compacted run only the last key is left, and key 1 is written anew by a run that ends with its second commit. A later key
-        expects not to be there.
-
-        Raises:
-            ConflictError: somebody else owns the workflow, or this very write was repeated.
-            BrokerUnavailableError: whether it was written is unknown.
-        """
-        fence = EXPECT_NEW if seq > 2 else EXPECT_NEWEST % (after, self.key(queue_token, id_token, "*").encode())
-        return await self._commits.publish(self.key(queue_token, id_token, seq), body, fence)
-
-    async def replace(self, queue_token: str, id_token: str, seq: int, body: bytes, position: int) -> int:
-        """Writes a key anew, and gives its new position, provided that it is still the one at ``position``.
-
-        Raises:
-            ConflictError: it is not.
-        """
-        fence = header_block(Nats_Expected_Last_Subject_Sequence=str(position))
-        return (await self._lane.publish(self.key(queue_token, id_token, seq), body, fence)).seq
-
-    async def remove(self, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:
-        """Removes a workflow's keys, or ``only`` one, that are before a position of the stream: what comes later is never touched."""
-        request = {"filter": self.key(queue_token, id_token, only), "seq": before}
-        await self._lane.api(f"STREAM.PURGE.{self._names.timeline_stream}", request)
-
-    def wipe(self, queue_token: str, id_token: str, seq: int, position: int) -> None:
-        """Removes the key that is at a position, without waiting for the answer. Much cheaper than ``remove``: what is put in its
-        place goes by itself after a second.
-
-        Raises:
-            BrokerUnavailableError: not connected now.
-        """
-        headers = b"NATS/1.0\r\nKV-Operation:PURGE\r\nNats-TTL:1s\r\nNats-Expected-Last-Subject-Sequence:%d\r\n\r\n" % position
-        self._lane.wire.send(self.key(queue_token, id_token, seq), b"", headers=headers)
-
     async def last(self, queue_token: str, id_token: str) -> Entry | None:
         """The newest entry, asked of the leader; None for a workflow without a timeline."""
-        while True:
-            message = await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, "*"))
-            if message is None or message.data:
-                return None if message is None else to_entry(message)
-            await self.remove(queue_token, id_token, message.seq + 1, only=message.subject.rpartition(".")[2])  # wiped a moment ago
+        message = await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, "*"))
+        return None if message is None else to_entry(message)
 
     async def run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
         """Every entry of the run that ``last`` belongs to, in order; a compacted run has one.
@@ -123,7 +83,8 @@ class Timeline:
     async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
         """The keys that there are from ``low`` to ``high``, of whatever run, in order; a server that lags may leave some out."""
         keys = [self.key(queue_token, id_token, seq) for seq in range(low, high + 1)]
-        messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys})
+        why = "readers look whether the last key of the row is there, and ask the leader for it if not"
+        messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys}, may_lag=why)
         return sorted((to_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
 
     async def has(self, queue_token: str, id_token: str, seq: int) -> bool:
@@ -144,6 +105,51 @@ class Timeline:
             raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entries before or after {entries[0].seq} are missing")
 
 
+class OwnedTimeline(Timeline):
+    """Timelines as the owner of their partitions has them, who alone writes.
+
+    Args:
+        lane: the tenure's.
+        names: the namespace.
+        choice: whether commits go alone or together, as measured so far.
+    """
+
+    def __init__(self, lane: FencedLane, names: Names, choice: Choice) -> None:
+        super().__init__(lane, names)
+        self._owned = lane
+        self._commits = GroupCommit(lane, "timeline", choice)
+
+    async def begin(self, queue_token: str, id_token: str, body: bytes) -> int:
+        """Writes key 1 of a workflow that nobody has heard of, without looking before; gives its position.
+
+        To be used only for a start that no earlier tenure can have been given: it is not fenced by this tenure's revocation but
+        by there being no key of the workflow, and no guard of it (see ``guard``).
+
+        Raises:
+            ConflictError: the id is taken.
+            BrokerUnavailableError: whether it was written is unknown, which ends the tenure.
+        """
+        expect = EXPECT_NO_KEY % f"*.{self._names.timeline_bucket}.{queue_token}.{id_token}.*"
+        return await self._commits.publish(self.key(queue_token, id_token, 1), body, headers=expect.encode())
+
+    async def guard(self, queue_token: str, id_token: str) -> None:
+        """Keeps ``begin`` of every earlier tenure from writing key 1, however late it arrives; look at the timeline after it."""
+        await self._owned.store("timeline", self._names.guard(queue_token, id_token), b"", b"Nats-TTL:%ds\r\n" % GUARDED_FOR)
+
+    async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
+        """Writes a key, or writes it anew, and gives its position.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+            BrokerUnavailableError: whether it was written is unknown, which ends the tenure.
+        """
+        return await self._commits.publish(self.key(queue_token, id_token, seq), body)
+
+    async def remove(self, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:
+        """Removes a workflow's keys, or ``only`` one, that are before a position of the stream: what comes later is never touched."""
+        await self._owned.purge(self._names.timeline_stream, self.key(queue_token, id_token, only), before)
+
+
 def begins_run(entry: Entry) -> bool:
     """Whether a run's history begins with this key."""
     first = entry.commit.events[0] if entry.commit.events else None
@@ -157,6 +163,6 @@ def to_entry(message: StoredMessage) -> Entry:
         BrokerError: it is none.
     """
     try:
-        return Entry(int(message.subject.rpartition(".")[2]), decode_commit(message.data), message.seq, len(message.data))
+        return Entry(int(message.subject.rpartition(".")[2]), decode_commit(message.data), message.seq, len(message.data), message.time)
     except (msgspec.DecodeError, ValueError) as error:
         raise BrokerError(f"timeline key {message.subject} cannot be read: {error}") from error

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from jetflow.broker.fence import FencedLane
 from jetflow.broker.lane import Lane
-from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names
 from jetflow.core.times import from_iso, to_iso
 
@@ -24,17 +24,12 @@ class ScheduledStart(NamedTuple):
     due: int
 
 
-class Timers:
-    """Schedules and cancels timers of one namespace."""
+class ScheduledStarts:
+    """Starts that are yet to come, of one namespace: for clients."""
 
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
-
-    async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> None:
-        """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it."""
-        headers = header_block(Nats_Schedule=_at(due), Nats_Schedule_Target=self._names.command(queue_token, id_token, f"timer.{index}"))
-        await self._lane.publish(self._subject(queue_token, id_token, index), msgspec.json.encode({"run": run, "due": due}), headers)
 
     async def schedule_start(
         self, queue_token: str, id_token: str, type_token: str, due: int, body: bytes, headers: dict[str, str], *, instead: bool
@@ -62,33 +57,56 @@ class Timers:
         due = message.headers.get("Nats-Schedule", "").removeprefix("@at ")
         return ScheduledStart(kind, from_iso(message.time), from_iso(due))
 
-    async def take_start_back(self, queue_token: str, id_token: str) -> bool:
-        """Removes a scheduled start; False if there is none."""
-        answer = await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", {"filter": self._start(queue_token, id_token)})
-        return bool(answer.get("purged"))
+    def _start(self, queue_token: str, id_token: str) -> str:
+        return _start_subject(self._names, queue_token, id_token)
 
-    async def cancel(self, queue_token: str, id_token: str, index: int) -> None:
-        """Removes a schedule; one that has fired already is fine."""
-        await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", {"filter": self._subject(queue_token, id_token, index)})
 
-    async def cancel_all(self, queue_token: str, id_token: str, before: int | None = None) -> None:
-        """Removes every schedule of a workflow, or those before a position of the inbox."""
-        request: dict[str, str | int] = {"filter": self._subject(queue_token, id_token, "*")}
-        if before is not None:
-            request["seq"] = before
-        await self._lane.api(f"STREAM.PURGE.{self._names.inbox_stream}", request)
+class Timers:
+    """Schedules and cancels timers, for the owner of their workflows' partitions.
+
+    Every removal goes up to a position of the inbox that this tenure knows of: whatever a later owner schedules lies behind it.
+    """
+
+    def __init__(self, lane: FencedLane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> int:
+        """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it. Gives its position.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+        """
+        target = self._names.command(queue_token, id_token, f"timer.{index}")
+        fields = f"Nats-Schedule:{_at(due)}\r\nNats-Schedule-Target:{target}\r\n".encode()
+        body = msgspec.json.encode({"run": run, "due": due})
+        return (await self._lane.store("inbox", self._subject(queue_token, id_token, index), body, fields)).seq
+
+    async def take_start_back(self, queue_token: str, id_token: str, before: int) -> bool:
+        """Removes a start that was scheduled before a position of the inbox; False if there is none."""
+        subject = _start_subject(self._names, queue_token, id_token)
+        return bool(await self._lane.purge(self._names.inbox_stream, subject, before))
+
+    async def cancel(self, queue_token: str, id_token: str, index: int, before: int) -> None:
+        """Removes a schedule that lies before a position of the inbox; one that has fired already is fine."""
+        await self._lane.purge(self._names.inbox_stream, self._subject(queue_token, id_token, index), before)
+
+    async def cancel_all(self, queue_token: str, id_token: str, before: int) -> None:
+        """Removes every schedule of a workflow that lies before a position of the inbox."""
+        await self._lane.purge(self._names.inbox_stream, self._subject(queue_token, id_token, "*"), before)
 
     async def newest(self, queue_token: str, id_token: str) -> int:
         """Position in the inbox of a workflow's newest schedule, asked of the leader; 0 without any."""
         message = await self._lane.last_message(self._names.inbox_stream, self._subject(queue_token, id_token, "*"))
         return 0 if message is None else message.seq
 
-    def _start(self, queue_token: str, id_token: str) -> str:
-        """Not among those of ``_subject``: it is no timer of a run."""
-        return f"{self._names.timer_prefix}{queue_token}.{id_token}.start.at"
-
     def _subject(self, queue_token: str, id_token: str, index: int | str) -> str:
         return f"{self._names.timer_prefix}{queue_token}.{id_token}.{index}"
+
+
+def _start_subject(names: Names, queue_token: str, id_token: str) -> str:
+    """Not among those of a run's timers."""
+    return f"{names.timer_prefix}{queue_token}.{id_token}.start.at"
 
 
 def _at(due: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -11,6 +12,8 @@ from jetflow.broker.codes import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_
 from jetflow.broker.lane import Lane
 from jetflow.core.ids import DEFAULT_PARTITIONS, Names
 from jetflow.errors import BrokerError, InvalidInputError, TopologyError
+
+log = logging.getLogger("jetflow.broker")
 
 SECOND = 1_000_000_000
 
@@ -48,6 +51,7 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
     tasks = {
         "subjects": [f"{ns}_task.>"],
         "retention": "workqueue",
+        "allow_msg_ttl": True,
         "duplicate_window": DUPLICATE_WINDOW * SECOND,
         "description": "jetflow tasks: attempts of activities for other workers, by task queue and activity",
     }
@@ -55,6 +59,7 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
         "subjects": [f"{ns}_dead.>"],
         "retention": "limits",
         "max_age": 30 * 86_400 * SECOND,
+        "allow_msg_ttl": True,
         "description": "jetflow dead letters: commands that could not be understood",
     }
     by_id = {
@@ -97,6 +102,9 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
             "allow_msg_ttl": True,
             **extra,
         }
+    for kind, stream in names.owned_streams.items():
+        configs[stream]["subjects"] = [*configs[stream]["subjects"], f"{names.tenure_prefix}{kind}.>"]
+    configs[names.timeline_stream]["subjects"].append(f"{names.guard_prefix}>")
     return {name: {"name": name, **config} for name, config in configs.items()}
 
 
@@ -131,8 +139,34 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
         current = inbox if name == names.inbox_stream else await stream_config(lane, name)
         if current is None:
             current = await _create(lane, config)
+        elif _is_of_before_tenures(config, current):
+            current = await _add_tenures(lane, config, current)
         _check(name, config, current)
     return topology
+
+
+def _is_of_before_tenures(wanted: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether a stream was made by a version whose owners were not fenced, and differs in that alone."""
+    missing = set(wanted["subjects"]) - set(found.get("subjects") or [])
+    return (
+        bool(missing)
+        and set(found.get("subjects") or []) < set(wanted["subjects"])
+        and wanted["subjects"][: len(found["subjects"])] == found["subjects"]
+    )
+
+
+async def _add_tenures(lane: Lane, wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Adds the subjects of tenures to a stream of before; safe to do by many at once."""
+    name = wanted["name"]
+    log.info("stream %s is given the subjects by which owners are fenced", name)
+    config = found | {"subjects": wanted["subjects"], "allow_msg_ttl": True}
+    try:
+        return (await lane.api(f"STREAM.UPDATE.{name}", config))["config"]  # type: ignore[no-any-return]
+    except BrokerError as error:
+        raise TopologyError(
+            f"stream {name} is of an earlier version and cannot be given the subjects {wanted['subjects']}: {error}; "
+            f"have someone who may do it: nats stream edit {name} --subjects={','.join(wanted['subjects'])} --allow-msg-ttl"
+        ) from error
 
 
 async def stream_config(lane: Lane, stream: str) -> dict[str, Any] | None:

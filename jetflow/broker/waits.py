@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.broker.lane import Lane, StoredMessage, check_ack
+from jetflow.broker.fence import FencedLane
+from jetflow.broker.fresh import newest_of_each
+from jetflow.broker.lane import StoredMessage
 from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names, partition_of
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 
 CLAIM = "=claim"
 """Reserved first token, which no signal's name escapes to."""
-PAGE = 1000
-_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
-_GONE = b"NATS/1.0\r\nKV-Operation:PURGE\r\nNats-TTL:1s\r\n\r\n"
+EVERYTHING = 1 << 62
+"""A position behind every other, for keys that are never written with another meaning."""
 
 
 class Wait(NamedTuple):
@@ -53,7 +54,7 @@ class Wait(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A wait as it is in the bucket: its place in the order of coming to rest, and when the wait began (ms since the epoch)."""
+    """A wait as it is in the bucket: where its stream has it, and when the wait began (ms since the epoch)."""
 
     wait: Wait
     position: int
@@ -87,46 +88,32 @@ _since = msgspec.json.Decoder(Since)
 
 
 class Waits:
-    """The waits bucket and the stream of signals by id, of one namespace."""
+    """The waits bucket and the stream of signals by id, as an owner and the router have them."""
 
-    def __init__(self, lane: Lane, names: Names, partitions: int) -> None:
+    def __init__(self, lane: FencedLane, names: Names, partitions: int) -> None:
         self._lane = lane
         self._names = names
         self._partitions = partitions
 
     # ---- for the owner of a workflow that waits
 
-    def register(self, waits: Iterable[tuple[Wait, int]]) -> list[asyncio.Future[Any]]:
-        """Writes waits, each with its beginning, without waiting for the answers; those that are there already stay as they are.
+    async def register(self, waits: Iterable[tuple[Wait, int]]) -> None:
+        """Writes waits, each with its beginning (ms since the epoch); writing one again changes nothing.
 
         Raises:
-            BrokerUnavailableError: not connected now.
+            TenureOverError: another worker has taken over.
         """
-        return [self._lane.submit(self._subject(wait.key), _encode(Since(since)), _NEW) for wait, since in waits]
+        await asyncio.gather(*(self._lane.store("waits", self._subject(wait.key), _encode(Since(since))) for wait, since in waits))
 
-    async def registered(self, answers: list[asyncio.Future[Any]]) -> None:
-        """Waits for the answers of ``register``."""
-        try:
-            for answer in answers:
-                data, _ = await answer
-                with contextlib.suppress(ConflictError):
-                    check_ack(data, self._names.wait_prefix)
-        finally:
-            for answer in answers:
-                answer.cancel()
-
-    def remove(self, wait: Wait) -> None:
-        """Forgets a wait, without waiting for the answer: what is put in its place goes by itself after a second.
-
-        Raises:
-            BrokerUnavailableError: not connected now.
-        """
-        self._lane.wire.send(self._subject(wait.key), b"", headers=_GONE)
+    async def remove(self, wait: Wait) -> None:
+        """Forgets a wait. Its key names run and operation, so it never means another one."""
+        await self._lane.purge(self._names.wait_stream, self._subject(wait.key), EVERYTHING)
+        self._lane.wire.send(f"{self._names.waiting_prefix}{wait.key}", b"")  # a purge tells nobody
 
     async def taken(self, number: int) -> None:
         """A wait has got the signal, in a commit: it goes, and only then its claim, which tells nobody anything any more."""
         await self.discard(number)
-        self._lane.wire.send(self._subject(f"{CLAIM}.{number}"), b"", headers=_GONE)
+        await self.withdraw(number)
 
     async def give_back(self, wait: Wait, number: int) -> None:
         """The wait was over before the signal came: unless that has been noticed before, the signal is free for another one."""
@@ -134,35 +121,21 @@ class Waits:
         if claim.wait == wait.key:
             with contextlib.suppress(ConflictError):
                 await self._write_claim(number, b"", claim.revision)
-        self.remove(wait)
+        await self.remove(wait)
 
     # ---- for the router
 
     async def waiting_for(self, signal: str) -> list[Registered]:
         """Who waits for a signal, longest first."""
         subject = f"{self._names.wait_prefix}{signal}.>"
-        try:
-            found = await self._lane.read_many(self._names.wait_stream, {"multi_last": [subject]})
-        except BrokerUnavailableError:
-            raise
-        except BrokerError:  # more than fit into one answer
-            found = await self._all(subject)
+        found = await newest_of_each(self._lane, self._names.wait_stream, subject, replicated=self._lane.replicated)
         at = len(self._names.wait_prefix)
         waits: list[Registered] = []
         for one in found:
             if one.data:
-                with contextlib.suppress(ValueError):  # somebody else's key
+                with contextlib.suppress(ValueError, msgspec.DecodeError):  # somebody else's key
                     waits.append(Registered(Wait.of(one.subject[at:]), one.seq, _since.decode(one.data).since))
-        return sorted(waits, key=lambda one: one.position)
-
-    async def _all(self, subject: str) -> list[StoredMessage]:
-        found: list[StoredMessage] = []
-        while True:
-            start = found[-1].seq + 1 if found else 1
-            page = await self._lane.read_many(self._names.wait_stream, {"seq": start, "next_by_subj": subject, "batch": PAGE})
-            found += page
-            if len(page) < PAGE:
-                return found
+        return sorted(waits, key=lambda one: (one.since, one.position))
 
     async def claim(self, number: int, wait: Wait, revision: int = 0) -> None:
         """Says which wait a signal is for.
@@ -181,9 +154,15 @@ class Waits:
         headers = header_block(Nats_Expected_Last_Subject_Sequence=str(revision))
         await self._lane.publish(self._subject(f"{CLAIM}.{number}"), value, headers)
 
-    def withdraw(self, number: int) -> None:
-        """Removes the claim of a signal that is not there any more."""
-        self._lane.wire.send(self._subject(f"{CLAIM}.{number}"), b"", headers=_GONE)
+    async def withdraw(self, number: int) -> None:
+        """Removes the claim of a signal that is not there any more, whose number never comes again."""
+        await self._lane.purge(self._names.wait_stream, self._subject(f"{CLAIM}.{number}"), EVERYTHING)
+
+    async def claims(self) -> list[int]:
+        """Numbers of the signals that have a claim."""
+        prefix = self._subject(f"{CLAIM}.")
+        found = await newest_of_each(self._lane, self._names.wait_stream, f"{prefix}*", replicated=self._lane.replicated)
+        return [int(one.subject[len(prefix) :]) for one in found if one.subject[len(prefix) :].isdigit()]
 
     async def signal(self, number: int) -> StoredMessage | None:
         """A signal by its number, asked of the leader; None once a wait has got it, or it has expired."""

@@ -136,7 +136,7 @@ def _as_data(letter: DeadLetter) -> dict[str, Any]:
 def _with_letters(work: Callable[[DeadLetters], Awaitable[None]], connection: Connection, *, as_json: bool) -> None:
     async def run() -> None:
         async with connection.open("dead-letters") as client:
-            await work(DeadLetters(client.broker.lane, client.broker.names, client.broker.max_payload))
+            await work(DeadLetters(client.broker.lane, client.broker.names))
 
     with reporting(as_json):
         asyncio.run(run())

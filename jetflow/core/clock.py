@@ -23,7 +23,7 @@ class Source(Protocol):
         """Seconds since some moment; never goes back."""
         ...
 
-    def token(self, size: int) -> str:
+    def token(self, size: int, /) -> str:
         """``size`` bytes of chance in hex, which nobody else has drawn."""
         ...
 

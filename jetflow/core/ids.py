@@ -140,6 +140,18 @@ class Names:
         self.events_prefix = f"{namespace}_events."
         self.by_id_prefix = f"{namespace}_signal."
         self.waiting_prefix = f"{namespace}_waiting."
+        self.tenure_prefix = f"{namespace}_tenure."
+        self.guard_prefix = f"{namespace}_guard.{self.timeline_bucket}."
+        self.owned_streams = {
+            "inbox": self.inbox_stream,
+            "timeline": self.timeline_stream,
+            "state": self.state_stream,
+            "signals": self.signal_stream,
+            "waits": self.wait_stream,
+            "tasks": self.task_stream,
+            "dead": self.dead_stream,
+        }
+        """Streams that an owner writes, by the word that their revocations are known by."""
 
     def command(self, queue_token: str, id_token: str, command: str) -> str:
         """Subject of a command; ``command`` is ``start.<type>``, ``signal.<name>``, ``cancel``, …"""
@@ -148,6 +160,18 @@ class Names:
     def partition_filter(self, partition: int, queue_token: str) -> str:
         """The stored commands of one partition of one task queue."""
         return f"{self.namespace}.{partition}.{queue_token}.>"
+
+    def revocation(self, kind: str, queue_token: str, tenure: str) -> str:
+        """Subject of the message that ends a tenure in one of the ``owned_streams``; see ``jetflow.broker.fence``."""
+        return f"{self.tenure_prefix}{kind}.{queue_token}.{tenure}"
+
+    def registry(self, queue_token: str) -> str:
+        """Subject, in the timeline's stream, of what is known of a task queue's tenures."""
+        return f"{self.tenure_prefix}timeline.registry.{queue_token}"
+
+    def guard(self, queue_token: str, id_token: str) -> str:
+        """Subject of the message that keeps an earlier owner from writing a workflow's first timeline key."""
+        return f"{self.guard_prefix}{queue_token}.{id_token}.first"
 
     def pending_start(self, queue_token: str, id_token: str) -> str:
         """The stored, unconsumed start commands of one workflow, whatever its partition and type."""

@@ -18,6 +18,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from jetflow.broker.fence import TenureOverError
 from jetflow.core import events as ev
 from jetflow.core.clock import now_ms
 from jetflow.core.machine import Machine
@@ -30,40 +31,39 @@ from jetflow.engine.commands import Command
 from jetflow.engine.committing import commit
 from jetflow.engine.effects import publish_tasks
 from jetflow.engine.ending import waiting_terminate
-from jetflow.engine.head_start import Ahead
+from jetflow.engine.inflight import Step
 from jetflow.engine.opening import open_actor
 from jetflow.engine.parking import give_up, unpark
 from jetflow.engine.queries import Question, Questions
 from jetflow.engine.resting import rest
-from jetflow.engine.run import BROKER_TROUBLE, CannotGoOnError, OwnershipLostError, Run
+from jetflow.engine.run import BROKER_TROUBLE, LOOK_AGAIN, CannotGoOnError, Run, Standing
 from jetflow.engine.signal_buffer import SignalBuffer
 from jetflow.engine.updates import Updates
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, NondeterminismError
 
 if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
+    from jetflow.engine.tenure import Tenure
 
 log = logging.getLogger("jetflow.worker")
 
 
 class Actor:
-    """One workflow id on one task queue. All of it runs on the worker's event loop, one step at a time."""
+    """One workflow id on one task queue, as one tenure has it. All of it runs on the worker's event loop, one step at a time."""
 
-    def __init__(self, engine: Engine, id_token: str, workflow_id: str, partition: int) -> None:
-        self.engine = engine
+    def __init__(self, tenure: Tenure, id_token: str, workflow_id: str, partition: int) -> None:
+        self.tenure = tenure
+        self.engine = tenure.engine
         self.id_token = id_token
         self.workflow_id = workflow_id
         self.partition = partition
         self.machine: Machine | None = None
         self.parked = False
-        self.draining = False
         self.running = False
-        self.steps: dict[int, asyncio.Task[None]] = {}
-        self.ahead: Ahead | None = None
+        self.steps: dict[int, Step] = {}
         self.unacked: dict[int, Command] = {}
         self.dirty_since: float | None = None
         self.state_wanted = False
-        self.alive = True
+        self.gone = False
         self._waiting: asyncio.Future[None] | None = None
         self.run = Run()
         self.doubtful = False
@@ -71,14 +71,30 @@ class Actor:
         self.held: list[Command] = []
         self.outcomes: deque[Any] = deque()
         self.uncommitted: list[Any] = []
-        self.signals = SignalBuffer(engine, id_token)
-        self.by_id = SignalsById(engine, id_token)
+        self.signals = SignalBuffer(tenure, id_token)
+        self.by_id = SignalsById(tenure, id_token)
         self.updates: Updates | None = None
         self.questions: Questions | None = None
         self.alarms = Alarms(self.wake)
 
+    @property
+    def standing(self) -> Standing:
+        """What is known of the workflow: "not looked at", "there is none" and "taken away" are never taken for each other."""
+        if self.gone:
+            return Standing.TAKEN_AWAY
+        if not self.run.loaded:
+            return Standing.NOT_LOADED
+        if self.run.closing is not None:
+            return Standing.ENDED
+        return Standing.RUNNING if self.machine is not None else Standing.NO_WORKFLOW
+
+    @property
+    def draining(self) -> bool:
+        """Whether another worker is to have it: nothing new begins."""
+        return self.partition in self.tenure.leaving
+
     def receive(self, command: Command) -> None:
-        """Step 2. A command that is here already came again from a new consumer: only its ack address is new."""
+        """Step 2. A command that is here already came again: only its ack address is new."""
         known = self.unacked.get(command.seq)
         if known is not None:
             known.delivery.reply = command.delivery.reply
@@ -99,6 +115,12 @@ class Actor:
         else:
             self.wake()
 
+    def on_outcome(self, step: Step) -> None:
+        """A local activity has come to an outcome."""
+        if not self.gone:
+            self.outcomes.append(step.outcome)
+            self.wake()
+
     def wake(self) -> None:
         """Makes sure that somebody drives."""
         if self._waiting is not None:
@@ -106,7 +128,7 @@ class Actor:
             self.running = True
             if not waiting.done():
                 waiting.set_result(None)
-        elif not self.running and self.alive and not self.parked:
+        elif not self.running and not self.gone and not self.parked:
             self.running = True
             self.engine.spawn(self._drive())
 
@@ -126,30 +148,35 @@ class Actor:
         return self.idle and not self.unacked and not self.parked
 
     def drop(self) -> None:
-        """Forgets it, without a trace outside; the next owner, or the next command, rebuilds it."""
-        if not self.alive:
+        """Forgets it, without a trace outside, since the broker has all of it; the next command rebuilds it."""
+        if self.gone:
             return
-        self.alive = False
-        for step in self.steps.values():
-            step.cancel()
-        self.steps.clear()
+        assert not self.steps, "a workflow with activities under way is dropped"
+        self.tenure.actors.forget(self)
+        self.leave()
+
+    def leave(self) -> None:
+        """It is taken away, or forgotten. A turn that is under way ends at its next look at the tenure, or at its end."""
+        if self.gone:
+            return
+        self.gone = True
+        self.engine.inflight.orphan(self)
         self.alarms.close()
-        if self.machine is not None:
-            self.machine.release()
-            self.machine = None
-        self.engine.forget(self)
         if self._waiting is not None:
             self.wake()
         elif not self.running:
-            self._untie()
+            self._put_away()
 
-    def _untie(self) -> None:
+    def _put_away(self) -> None:
         """Nobody drives it any more: parts that know it are let go, so that none of it waits for the garbage collector."""
+        if self.machine is not None:
+            self.machine.release()
+            self.machine = None
         self.updates = self.questions = None
 
     async def _drive(self) -> None:
         try:
-            while self.alive and not self.parked:
+            while not self.gone and not self.parked:
                 await self._turn()
                 if self._has_input():
                     continue
@@ -158,18 +185,20 @@ class Actor:
                 self.running = False
                 self._waiting = self.engine.loop.create_future()
                 await self._waiting
-        except OwnershipLostError:
-            self.drop()
+        except TenureOverError as over:
+            log.debug("workflow %s is left to its next owner: %s", self.workflow_id, over)
+            self.leave()
         except asyncio.CancelledError:
-            self.drop()
+            self.leave()
             raise
         finally:
             self.running = False
             self._waiting = None
-            if not self.alive:
-                self._untie()
+            if self.gone:
+                self._put_away()
 
     async def _turn(self) -> None:
+        self.tenure.check()
         try:
             if not self.run.loaded:
                 await open_actor(self)
@@ -182,10 +211,15 @@ class Actor:
             if self.questions and self.run.continued is None:
                 await self.questions.answer(self.machine, closed=self.run.closing is not None)
             await rest(self)
-        except (ConflictError, BrokerUnavailableError) as problem:
+        except TenureOverError:
+            raise
+        except ConflictError as problem:
             log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
             self.start_over()
-            await self.engine.ready(self)
+        except BrokerUnavailableError as problem:
+            log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
+            self.start_over()
+            await asyncio.sleep(LOOK_AGAIN)
         except NondeterminismError as error:
             await give_up(self, "NondeterminismError", str(error), self.run.info)
         except CannotGoOnError as error:
@@ -194,8 +228,6 @@ class Actor:
             log.warning("workflow %s tries again: %s", self.workflow_id, error)
             self.start_over()
             await asyncio.sleep(BROKER_TROUBLE)
-        except OwnershipLostError:
-            raise
         except Exception as error:
             log.exception("workflow %s cannot go on", self.workflow_id)
             await give_up(self, type(error).__name__, str(error), self.run.info)
@@ -213,10 +245,11 @@ class Actor:
         )
 
     def start_over(self) -> None:
-        """After an outcome that is unknown or lost, only the timeline counts. Activities under way here go on."""
+        """After an outcome that was lost only the timeline counts. Activities under way here go on, to be adopted by what is rebuilt."""
         if self.machine is not None:
             self.machine.dispose()
             self.machine = None
+        self.engine.inflight.orphan(self)
         self.run = Run()
         self.doubtful = True
         self.alarms.clear()
@@ -225,7 +258,7 @@ class Actor:
         self.updates = None
         self.held.clear()
         self.mailbox = deque(self.unacked[seq] for seq in sorted(self.unacked))
-        self.outcomes.extendleft(reversed(self.uncommitted))
+        self.outcomes.clear()
         self.uncommitted.clear()
 
     def info_of(self, started: ev.Started) -> RunInfo:
@@ -267,4 +300,4 @@ class Actor:
         if commands:
             faults.reach("before_ack")
         for command in commands:
-            self.engine.ack(command)
+            self.tenure.ack(command)

@@ -27,6 +27,7 @@ from jetflow.engine.commands import (
 from jetflow.engine.dispatch import closes_at, event_of, out_of_time
 from jetflow.engine.effects import forget_alarm, launch, queue
 from jetflow.engine.ending import is_meant, terminated
+from jetflow.engine.run import Standing
 from jetflow.engine.signal_buffer import early_signal, store_early
 from jetflow.engine.starting import end_generation, is_taken, makes_way, next_generation, on_start
 from jetflow.engine.updates import Updates
@@ -34,12 +35,15 @@ from jetflow.engine.updates import Updates
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
 
+_GIVEN_AT_ONCE = (SignalCommand, StartCommand)
+
 BATCH = 100
 """Commands applied in one commit at most."""
 
 
 async def apply(actor: Actor) -> None:
     """Everything that has come in since the last turn, in the order of the inbox."""
+    assert actor.standing not in (Standing.NOT_LOADED, Standing.TAKEN_AWAY), actor.standing
     if actor.run.continued is not None:
         await end_generation(actor)
         next_generation(actor, actor.run.continued)
@@ -51,6 +55,8 @@ async def apply(actor: Actor) -> None:
         applied += 1
         if await _apply_command(actor, command):
             actor.held.append(command)
+        if type(command.payload) in _GIVEN_AT_ONCE:  # before what came after them in the inbox
+            await _match_signals(actor)
     while actor.outcomes and actor.run.continued is None and actor.machine is not None:
         outcome = actor.outcomes.popleft()
         actor.uncommitted.append(outcome)
@@ -80,10 +86,10 @@ async def _apply_command(actor: Actor, command: Command) -> bool:
     by_hand = isinstance(payload, (CancelCommand, TerminateCommand))
     if actor.machine is None and (actor.run.closing is None or (by_hand and not await is_taken(actor))):
         await _on_stranger(actor, command)
-        actor.engine.ack(command)
+        actor.tenure.ack(command)
         return False
     if command.seq < actor.run.number:
-        actor.engine.ack(command)  # a repeat of what was seen to before this run
+        actor.tenure.ack(command)  # a repeat of what was seen to before this run
         return False
     if isinstance(payload, TimerCommand):
         _on_timer(actor, command, payload)
@@ -97,7 +103,7 @@ async def _apply_command(actor: Actor, command: Command) -> bool:
         elif actor.run.closing is None:
             actor.feed(terminated(payload))
         elif payload.descend and actor.run.info is not None:  # it has ended, and what it started may go on
-            await actor.engine.end_children(actor.run.info, await all_children(actor), descend=True)
+            await actor.tenure.outbox.end_children(actor.run.info, await all_children(actor), descend=True)
     return True
 
 
@@ -105,12 +111,12 @@ async def _on_signal(actor: Actor, command: Command, signal: SignalCommand) -> b
     if actor.run.closing is not None and await is_taken(actor):
         return True  # the workflow has ended: nobody will ever wait for it
     if actor.machine is None:
-        await store_early(actor.engine, actor.id_token, early_signal(command, signal), now_ms())
+        await store_early(actor.tenure, actor.id_token, early_signal(command, signal), now_ms())
         faults.reach("after_buffer")
-        actor.engine.ack(command)
+        actor.tenure.ack(command)
         return False
     if command.seq < actor.run.number:
-        actor.engine.ack(command)  # a repeat: it is in the bucket, or was there
+        actor.tenure.ack(command)  # a repeat: it is in the bucket, or was there
         return False
     if command.seq <= actor.machine.consumed.get(signal.name, 0) or actor.machine.is_repeat(signal.name, signal.sender, signal.number):
         return True  # a repeat
@@ -121,7 +127,7 @@ async def _on_signal(actor: Actor, command: Command, signal: SignalCommand) -> b
 async def _on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> bool:
     if command.seq < actor.run.number:
         await actor.by_id.give_back(command, routed)
-        actor.engine.ack(command)
+        actor.tenure.ack(command)
         return False
     event = await actor.by_id.on_command(command, routed, actor.machine, actor.run.number)
     if event is not None:
@@ -133,7 +139,7 @@ async def _on_update(actor: Actor, command: Command, update: UpdateCommand) -> b
     updates = actor.updates = actor.updates or Updates(actor, actor.feed)
     if actor.machine is None or command.seq < actor.run.number:
         await updates.on_ended(command, update, actor.run.closing if actor.machine is None else ev.Terminated(at=0, reason=""))
-        actor.engine.ack(command)
+        actor.tenure.ack(command)
         return False
     actor.held += updates.match(actor.machine)
     return updates.on_command(command, update, actor.machine)
@@ -144,15 +150,17 @@ async def _on_stranger(actor: Actor, command: Command) -> None:
     payload = command.payload
     if isinstance(payload, (CancelCommand, TerminateCommand)) and payload.parent is not None:
         return  # a parent's child that never began, or is long gone
-    if isinstance(payload, (CancelCommand, TerminateCommand)) and await actor.engine.timers.take_start_back(actor.engine.queue_token, actor.id_token):
+    if isinstance(payload, (CancelCommand, TerminateCommand)) and await actor.tenure.timers.take_start_back(
+        actor.engine.queue_token, actor.id_token, command.seq
+    ):
         return
     if isinstance(payload, CancelCommand):
         reason = msgspec.Raw(msgspec.json.encode(payload.reason))
         expires = command.delivery.stored_ms + DEFAULT_EXPIRE_MS
-        await store_early(actor.engine, actor.id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
+        await store_early(actor.tenure, actor.id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
         faults.reach("after_buffer")
     elif isinstance(payload, TerminateCommand):
-        await actor.engine.dead_letter(command.delivery, f"there is no workflow {actor.workflow_id!r} to terminate")
+        await actor.tenure.dead_letter(command.delivery, f"there is no workflow {actor.workflow_id!r} to terminate")
 
 
 def _on_timer(actor: Actor, command: Command, timer: TimerCommand) -> None:
@@ -204,7 +212,7 @@ def _fire_due(actor: Actor) -> None:
             launch(actor, operation)
         elif (closes := closes_at(operation)) is not None and closes <= now:
             actor.feed(out_of_time(operation, at))
-            actor.engine.dispatch.end(machine.info, [operation], closed=False)
+            actor.engine.dispatch.end(actor.tenure, machine.info, [operation], closed=False)
         else:
             queue(actor, operation, again=True)
 

@@ -19,7 +19,7 @@ from jetflow.engine import faults
 from jetflow.engine.commands import Command, RoutedSignal
 
 if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
+    from jetflow.engine.tenure import Tenure
 
 LOOK_BACK = 100
 """Waits that have ended of which a crash may have left the registration: so many are removed again."""
@@ -28,8 +28,9 @@ LOOK_BACK = 100
 class SignalsById:
     """Those of one workflow, for its owner."""
 
-    def __init__(self, engine: Engine, id_token: str) -> None:
-        self._engine = engine
+    def __init__(self, tenure: Tenure, id_token: str) -> None:
+        self._tenure = tenure
+        self._queue_token = tenure.engine.queue_token
         self._id_token = id_token
         self._registered: dict[int, Wait] = {}
         self._taken: list[tuple[Wait, int]] = []
@@ -43,15 +44,18 @@ class SignalsById:
 
     # ---- registering
 
-    def register(self, machine: Machine) -> list[asyncio.Future[Any]]:
-        """Registers waits that are not registered yet; the broker's answers are for ``Waits.registered``."""
-        fresh: list[tuple[Wait, int]] = []
-        for operations in machine.waits.values():
-            for operation in operations:
-                if operation.index not in self._registered:
-                    wait = self._registered[operation.index] = self._wait(operation.event.signal, machine.info.run, operation.index)
-                    fresh.append((wait, operation.event.at))
-        return self._engine.waits.register(fresh) if fresh else []
+    def unregistered(self, machine: Machine) -> list[tuple[Wait, int]]:
+        """Waits that are not registered yet, each with its beginning."""
+        return [
+            (self._wait(operation.event.signal, machine.info.run, operation.index), operation.event.at)
+            for operations in machine.waits.values()
+            for operation in operations
+            if operation.index not in self._registered
+        ]
+
+    def registered(self, waits: Iterable[tuple[Wait, int]]) -> None:
+        """The broker has these now."""
+        self._registered.update((wait.operation, wait) for wait, _ in waits)
 
     def restore(self, machine: Machine) -> None:
         """After a rebuild of which nothing is in doubt: all that is waited for is registered."""
@@ -69,7 +73,7 @@ class SignalsById:
                 self._taken.append((self._wait(event.signal, run, event.index), event.number))
 
     def _wait(self, signal: str, run: int, index: int) -> Wait:
-        return Wait(to_token(signal), self._engine.queue_token, self._id_token, run, index)
+        return Wait(to_token(signal), self._queue_token, self._id_token, run, index)
 
     # ---- taking
 
@@ -83,7 +87,7 @@ class SignalsById:
             if operation is None and command.index >= machine.next_index:
                 return None
             if operation is not None:
-                claim = await self._engine.waits.claim_of(routed.number)
+                claim = await self._tenure.waits.claim_of(routed.number)
                 if claim.wait != wait.key:  # forged, or free for others already
                     return None
                 self._taken.append((wait, routed.number))
@@ -97,17 +101,17 @@ class SignalsById:
 
     async def give_back(self, command: Command, routed: RoutedSignal) -> None:
         """For one that was meant for an earlier run."""
-        await self._engine.waits.give_back(self._wait(routed.signal, routed.run, command.index), routed.number)
+        await self._tenure.waits.give_back(self._wait(routed.signal, routed.run, command.index), routed.number)
 
     async def _was_taken(self, wait: Wait, routed: RoutedSignal, machine: Machine | None) -> bool:
         """Whether this wait took this signal in a commit: a crash may have come before that was told."""
         if machine is not None:
             return machine.info.run == wait.run and _has_taken(machine.consumed_from, wait.operation, routed)
-        engine = self._engine
-        last = await engine.timeline.last(engine.queue_token, self._id_token)
+        timeline = self._tenure.timeline
+        last = await timeline.last(self._queue_token, self._id_token)
         if last is None or last.commit.run != wait.run:
             return False
-        events = [event for entry in await engine.timeline.run(engine.queue_token, self._id_token, last) for event in entry.commit.events]
+        events = [event for entry in await timeline.run(self._queue_token, self._id_token, last) for event in entry.commit.events]
         signals = [event for event in events if isinstance(event, ev.Signaled)]
         return any((one.index, one.number, one.sender) == (wait.operation, routed.number, sender_of(wait.operation)) for one in signals)
 
@@ -126,7 +130,7 @@ class SignalsById:
 
         In this order, since a wait that is gone makes the router ask what became of its signal.
         """
-        waits = self._engine.waits
+        waits = self._tenure.waits
         if self._taken:
             await asyncio.gather(*(waits.taken(number) for _, number in self._taken))
             faults.reach("after_taken")
@@ -137,7 +141,7 @@ class SignalsById:
         for index in [index for index in self._registered if ended or index not in machine.pending]:  # type: ignore[union-attr]
             over.add(self._registered.pop(index))
         for wait in over:
-            waits.remove(wait)
+            self._tenure.engine.background(waits.remove(wait))
         self._taken.clear()
         self._returned.clear()
 

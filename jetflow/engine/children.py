@@ -21,7 +21,7 @@ def children_of(entries: list[Entry]) -> list[ev.ChildStarted]:
 
 async def all_children(actor: Actor) -> list[ev.ChildStarted]:
     """Every child of the run, those of earlier generations too."""
-    last = await actor.engine.timeline.last(actor.engine.queue_token, actor.id_token)
+    last = await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token)
     if last is None:
         return []
-    return children_of(await actor.engine.timeline.run(actor.engine.queue_token, actor.id_token, last))
+    return children_of(await actor.tenure.timeline.run(actor.engine.queue_token, actor.id_token, last))

@@ -20,13 +20,14 @@ async def commit(actor: Actor) -> None:
     """Writes what was decided since the last commit, and sees to what follows from it.
 
     Raises:
-        ConflictError: somebody else has written that key.
-        BrokerUnavailableError: whether it was written is unknown, or this may not be the owner any more.
+        ConflictError: the id is taken.
+        TenureOverError: another worker has taken over.
+        BrokerUnavailableError: whether it was written is unknown.
     """
     run, engine = actor.run, actor.engine
     machine = actor.machine
     if machine is None or not machine.decided:
-        actor.uncommitted.clear()
+        _settle(actor)
         if actor.updates:
             actor.updates.committed(())
         return
@@ -49,8 +50,7 @@ async def commit(actor: Actor) -> None:
     else:
         run.history.add(decided, len(bodies), sum(map(len, bodies)))
     run.cause = cause
-    actor.ahead = None
-    actor.uncommitted.clear()
+    _settle(actor)
     if actor.updates:
         actor.updates.committed(decided)
     _is_busy(actor)
@@ -62,21 +62,29 @@ async def commit(actor: Actor) -> None:
     await effects(actor, machine, decided, begun, ended)
 
 
+def _settle(actor: Actor) -> None:
+    """Outcomes of local activities are committed, or came too late to matter."""
+    for outcome in actor.uncommitted:
+        actor.engine.inflight.settled(actor, outcome.index)
+    actor.uncommitted.clear()
+
+
 def _is_busy(actor: Actor) -> None:
     """Its state record is to be written if that takes long."""
     if actor.dirty_since is None:
         actor.dirty_since = clock.monotonic()
-        actor.engine.note_dirty(actor)
+        actor.tenure.actors.note_dirty(actor)
 
 
 async def _write(actor: Actor, body: bytes, *, whole: bool) -> None:
     """The next key; or, of a run that has one and all of it in this commit, that key anew."""
-    run, engine = actor.run, actor.engine
+    run, timeline, queue_token = actor.run, actor.tenure.timeline, actor.engine.queue_token
     seq = 1 if whole and run.seq == 1 else run.seq + 1
-    engine.check_partition(actor.partition)
     faults.reach("before_commit")
-    run.position = await engine.timeline.append(engine.queue_token, actor.id_token, seq, body, run.position)
-    engine.check_partition(actor.partition)  # a late owner may have hit a key that compaction removed: nothing of it may follow
+    if run.unheard and seq == 1 and not run.seq:
+        run.position = await timeline.begin(queue_token, actor.id_token, body)
+    else:
+        run.position = await timeline.append(queue_token, actor.id_token, seq, body)
     run.seq = seq
     faults.reach("after_commit")
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jetflow.broker.timeline import MAX_COMPACTED, Entry
 from jetflow.core import events as ev
 from jetflow.engine import faults
-from jetflow.errors import BrokerError, ConflictError
+from jetflow.errors import BrokerError
 
 if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
+    from jetflow.engine.tenure import Tenure
 
 log = logging.getLogger("jetflow.worker")
 
@@ -80,8 +80,9 @@ class Closed(NamedTuple):
 class Compaction:
     """The queue of runs to compact. A run that a crash takes out of it keeps its keys until it expires."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, tenure: Tenure) -> None:
+        self._tenure = tenure
+        self._queue_token = tenure.engine.queue_token
         self._queue: deque[Closed] = deque()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -91,7 +92,7 @@ class Compaction:
         self._queue.append(closed)
         if self._empty.is_set():
             self._empty.clear()
-            self._engine.spawn(self._run())
+            self._tenure.engine.spawn(self._run())
 
     async def emptied(self, seconds: float) -> None:
         """Waits until nothing is left to do, but not longer than so many seconds."""
@@ -103,7 +104,7 @@ class Compaction:
 
     async def _run(self) -> None:
         try:
-            while self._queue:
+            while self._queue and not self._tenure.over:
                 if len(self._queue) < AT_ONCE:
                     await asyncio.sleep(PAUSE)
                 together = [self._queue.popleft() for _ in range(min(AT_ONCE, len(self._queue)))]
@@ -118,7 +119,7 @@ class Compaction:
             log.debug("%s is left uncompacted: %s", closed.id_token, error)
 
     async def _compact(self, closed: Closed) -> None:
-        timeline, queue, id_token = self._engine.timeline, self._engine.queue_token, closed.id_token
+        timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
         faults.reach("before_compaction")
         position = closed.position or await self._make_one(closed)
         faults.reach("after_compaction")
@@ -127,7 +128,7 @@ class Compaction:
 
     async def _make_one(self, closed: Closed) -> int:
         """The position of the key that has the whole run; 0 if there is none."""
-        timeline, queue, id_token = self._engine.timeline, self._engine.queue_token, closed.id_token
+        timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
         last = await timeline.last(queue, id_token)
         if last is None or last.seq != closed.seq or not isinstance(last.commit.events[-1], ev.CLOSING):
             return 0
@@ -137,10 +138,9 @@ class Compaction:
         body = _one_key(entries)
         if body is None:
             return 0
-        try:
-            return await timeline.replace(queue, id_token, last.seq, body, last.position)
-        except ConflictError:  # somebody else did it
+        if self._tenure.actors.has(id_token):  # a command has come meanwhile: another run may begin, whose keys must lie behind this one
             return 0
+        return await timeline.append(queue, id_token, last.seq, body)
 
 
 def _one_key(entries: list[Entry]) -> bytes | None:

@@ -25,6 +25,7 @@ from jetflow.errors import BrokerError
 if TYPE_CHECKING:
     from jetflow.core.operation import Operation, RunInfo
     from jetflow.engine.engine import Engine
+    from jetflow.engine.tenure import Tenure
 
 log = logging.getLogger("jetflow.worker")
 
@@ -45,18 +46,18 @@ class Dispatch:
         self._engine = engine
         self._missing: set[str] = set()
 
-    async def publish(self, info: RunInfo, wanted: list[tuple[Operation, bool]]) -> None:
+    async def publish(self, tenure: Tenure, info: RunInfo, wanted: list[tuple[Operation, bool]]) -> None:
         """Publishes the next attempt of each operation; True beside it means that this may have been done before."""
         for place in range(0, len(wanted), AT_ONCE):
-            await asyncio.gather(*(self._publish(info, operation, again) for operation, again in wanted[place : place + AT_ONCE]))
+            await asyncio.gather(*(self._publish(tenure, info, operation, again) for operation, again in wanted[place : place + AT_ONCE]))
 
-    async def _publish(self, info: RunInfo, operation: Operation, again: bool) -> None:
+    async def _publish(self, tenure: Tenure, info: RunInfo, operation: Operation, again: bool) -> None:
         engine, scheduled, attempt = self._engine, operation.event, operation.attempt + 1
         id_token = to_token(info.workflow_id)
         if scheduled.task_queue is None and scheduled.name not in self._missing:
             self._missing.add(scheduled.name)
             log.warning("activity %r is not here: it waits for a worker of task queue %r that has it", scheduled.name, info.task_queue)
-        if again and await self._outcome_waits(id_token, info.run, operation.index, attempt):
+        if again and await self._outcome_waits(tenure, id_token, info.run, operation.index, attempt):
             return
         options = _options(operation)
         limits = [options.start_to_close] if options.start_to_close is not None else []
@@ -76,24 +77,24 @@ class Dispatch:
             details=operation.details,
             again=again,
         )
-        await engine.tasks.publish(queue_of(operation, engine.task_queue), task)
+        await tenure.tasks.publish(queue_of(operation, engine.task_queue), task)
 
-    async def _outcome_waits(self, id_token: str, run: int, index: int, attempt: int) -> bool:
+    async def _outcome_waits(self, tenure: Tenure, id_token: str, run: int, index: int, attempt: int) -> bool:
         names = self._engine.broker.names
         subject = f"{names.namespace}.*.{self._engine.queue_token}.{id_token}.activity.{index}"
-        message = await self._engine.broker.lane.last_message(names.inbox_stream, subject)
+        message = await tenure.lane.last_message(names.inbox_stream, subject)
         return message is not None and is_outcome_of(message.data, run, attempt)
 
-    def end(self, info: RunInfo, ended: list[Operation], *, closed: bool) -> None:
+    def end(self, tenure: Tenure, info: RunInfo, ended: list[Operation], *, closed: bool) -> None:
         """Nobody waits for these any more: tasks not begun are taken back, and who runs the others is told. Both may be lost."""
         engine, id_token = self._engine, to_token(info.workflow_id)
         for operation in ended:
             with contextlib.suppress(BrokerError):
                 tokens = operation_tokens(engine.queue_token, id_token, info.run, operation.index)
-                engine.tasks.tell_ended(queue_of(operation, engine.task_queue), tokens)
+                tenure.tasks.tell_ended(queue_of(operation, engine.task_queue), tokens)
         indexes: list[int | str] = ["*"] if closed and len(ended) > ALL_AT_ONCE else [operation.index for operation in ended]
         for index in indexes:
-            engine.background(engine.tasks.withdraw(operation_tokens(engine.queue_token, id_token, info.run, index)))
+            engine.background(tenure.tasks.withdraw(operation_tokens(engine.queue_token, id_token, info.run, index)))
 
 
 def queue_of(operation: Operation, own: str) -> str:

@@ -29,15 +29,16 @@ async def effects(actor: Actor, machine: Machine, decided: list[Any], begun: lis
     faults.reach("after_effects")
     actor.signals.flush_removals()
     for operation in ended:
-        step = actor.steps.pop(operation.index, None)
+        step = actor.steps.get(operation.index)
         if step is not None:
-            step.cancel()
+            actor.engine.inflight.cancel(step)
         forget_alarm(actor, operation.index)
     if remote := [operation for operation in ended if operation.remote]:
-        actor.engine.dispatch.end(machine.info, remote, closed=actor.run.closing is not None)
-    for operation in begun:
-        if operation.index in machine.pending:
-            follow(actor, operation)
+        actor.engine.dispatch.end(actor.tenure, machine.info, remote, closed=actor.run.closing is not None)
+    if machine.closing is None:  # nothing of a run that is over begins
+        for operation in begun:
+            if operation.index in machine.pending:
+                follow(actor, operation)
 
 
 async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> None:
@@ -56,8 +57,9 @@ async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> N
         children = children_in(sent)
         if run.closing is not None:  # a child that would only be terminated need not begin
             children = [child for child in children if child.parent_close_policy != "terminate"]
-        starts = [engine.start_child(info, child, check_first=again) for child in children]
-        await asyncio.gather(*starts, engine.send_signals(info, [event for event in sent if type(event) is ev.SignalSent]))
+        outbox = actor.tenure.outbox
+        starts = [outbox.start_child(info, child, check_first=again) for child in children]
+        await asyncio.gather(*starts, outbox.send_signals(info, [event for event in sent if type(event) is ev.SignalSent]))
 
 
 async def publish_tasks(actor: Actor) -> None:
@@ -66,13 +68,14 @@ async def publish_tasks(actor: Actor) -> None:
     machine = actor.machine
     if machine is not None and machine.closing is None:
         wanted = [(machine.pending[index], again) for index, again in due.items() if index in machine.pending]
-        await actor.engine.dispatch.publish(machine.info, wanted)
+        await actor.engine.dispatch.publish(actor.tenure, machine.info, wanted)
 
 
 def forget_alarm(actor: Actor, index: int) -> None:
     """An operation's timer is not needed any more, neither here nor at the broker."""
     if actor.alarms.forget(index):
-        actor.engine.background(actor.engine.timers.cancel(actor.engine.queue_token, actor.id_token, index))
+        tenure = actor.tenure
+        actor.engine.background(tenure.timers.cancel(actor.engine.queue_token, actor.id_token, index, tenure.position + 1))
 
 
 def follow(actor: Actor, operation: Operation, *, maybe_scheduled: bool = False) -> None:
@@ -99,27 +102,25 @@ def queue(actor: Actor, operation: Operation, *, again: bool) -> None:
 def launch(actor: Actor, operation: Operation) -> None:
     """Runs an activity in this process, or sends it out if this worker does not have it."""
     index, scheduled = operation.index, operation.event
-    if index in actor.steps or actor.draining:
+    if index in actor.steps:
         return
-    if actor.doubtful and any(outcome.index == index for outcome in actor.outcomes):
-        return  # it has ended, and its outcome was not committed: only after a rebuild can that be
+    step = actor.engine.inflight.adopt(actor, scheduled)
+    if step is not None:
+        if step.outcome is not None:
+            actor.on_outcome(step)
+        return
+    if actor.draining:
+        return
     if not actor.engine.runner.knows(scheduled.name):
         actor.feed(ev.ActivityQueued(index=index, at=now_ms()))
         queue(actor, operation, again=False)
         return
     info = ActivityInfo(scheduled.name, actor.workflow_id, actor.engine.task_queue, str(actor.run.number), index)
     options = operation.options if operation.options is not None else ActivityOptions()
-    actor.steps[index] = actor.engine.loop.create_task(_step(actor, scheduled, options, info, operation))
-
-
-async def _step(actor: Actor, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
-    outcome = await actor.engine.runner.run(scheduled, options, info, operation.attempt, operation.details)
-    if actor.steps.pop(scheduled.index, None) is not None and actor.alive:
-        actor.outcomes.append(outcome)
-        actor.wake()
+    actor.engine.inflight.begin(actor, scheduled, options, info, operation)
 
 
 async def tell_accepted(actor: Actor, parent: ev.Parent | None) -> None:
     """A parent that does not wait for the result waits for this."""
     if parent is not None and not parent.awaited:
-        await actor.engine.notify(parent, ChildNotice(run=parent.run, child=actor.workflow_id, outcome="accepted", child_run=actor.run.number))
+        await actor.tenure.outbox.notify(parent, ChildNotice(run=parent.run, child=actor.workflow_id, outcome="accepted", child_run=actor.run.number))

@@ -8,6 +8,7 @@ from jetflow.core import events as ev
 from jetflow.core.clock import now_ms
 from jetflow.core.durations import to_ms
 from jetflow.engine.commands import CancelCommand, Command, StartCommand, TerminateCommand
+from jetflow.engine.first_commit import guard
 from jetflow.engine.starting import REPLACED, started_by
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ async def end_unseen(actor: Actor) -> bool:
     if command is None:
         return False
     engine = actor.engine
-    last = await engine.timeline.last(engine.queue_token, actor.id_token)
+    timeline = actor.tenure.timeline
+    for start in [known for known in actor.unacked.values() if isinstance(known.payload, StartCommand) and not actor.tenure.is_first_hand(known)]:
+        if start.seq not in actor.run.guarded:
+            await guard(actor, start)
+    last = await timeline.last(engine.queue_token, actor.id_token)
     ends = command.payload
     events: list[Any] = [terminated(ends) if isinstance(ends, TerminateCommand) else ev.Terminated(at=now_ms(), reason=REPLACED)]
     if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
@@ -68,10 +73,8 @@ async def end_unseen(actor: Actor) -> bool:
             return False
         run = cause = start.seq
         events.insert(0, started_by(actor, start.payload))  # type: ignore[arg-type]
-    engine.check_partition(actor.partition)
     if isinstance(ends, TerminateCommand):
         cause = command.seq
     commit = ev.Commit(run=run, cause=cause, events=events)
-    seq, position = (last.seq, last.position) if last is not None else (0, 0)
-    await engine.timeline.append(engine.queue_token, actor.id_token, seq + 1, ev.encode_commit(commit), position)
+    await timeline.append(engine.queue_token, actor.id_token, 1 if last is None else last.seq + 1, ev.encode_commit(commit))
     return True

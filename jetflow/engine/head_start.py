@@ -8,8 +8,7 @@ when something else comes, when somebody asks, or when the run has been busy for
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from jetflow.core import events as ev
 from jetflow.core.machine import Machine
@@ -18,13 +17,6 @@ from jetflow.engine.effects import follow
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
-
-
-class Ahead(NamedTuple):
-    """Activities that began before anything of their run was committed."""
-
-    run: int
-    activities: list[ev.ActivityScheduled]
 
 
 def may_run_ahead(actor: Actor, machine: Machine) -> bool:
@@ -37,33 +29,11 @@ def may_run_ahead(actor: Actor, machine: Machine) -> bool:
     knows, scheduled = actor.engine.runner.knows, machine.decided[1:]
     if not scheduled or not all(type(event) is ev.ActivityScheduled and event.task_queue is None and knows(event.name) for event in scheduled):
         return False
-    return actor.engine.is_first_to_get(command.delivery)
+    return actor.tenure.is_first_hand(command)
 
 
 def run_ahead(actor: Actor, machine: Machine) -> None:
     """Begins the activities that were decided; none again while the first of them are under way."""
     begun, machine.begun = machine.begun, []
-    if begun:
-        actor.ahead = Ahead(actor.run.number, [operation.event for operation in begun])
     for operation in begun:
         follow(actor, operation)
-
-
-def drop_misfits(actor: Actor) -> None:
-    """After a rebuild: of activities that ran ahead, those count for nothing that the run does not wait for as it turned out to be."""
-    if actor.ahead is None:
-        return
-    run, activities = actor.ahead
-    pending = actor.machine.pending if actor.machine is not None and actor.run.number == run else {}
-    for event in activities:
-        operation = pending.get(event.index)
-        if operation is not None and _same(operation.event, event):
-            continue
-        step = actor.steps.pop(event.index, None)
-        if step is not None:
-            step.cancel()
-        actor.outcomes = deque(outcome for outcome in actor.outcomes if outcome.index != event.index)
-
-
-def _same(one: Any, other: ev.ActivityScheduled) -> bool:
-    return type(one) is ev.ActivityScheduled and one.name == other.name and bytes(one.input) == bytes(other.input)

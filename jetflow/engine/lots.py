@@ -16,8 +16,8 @@ from jetflow.engine import faults
 from jetflow.errors import BrokerError, ConflictError
 
 if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
     from jetflow.engine.router import Router
+    from jetflow.engine.tenure import Tenure
 
 log = logging.getLogger("jetflow.worker")
 
@@ -59,12 +59,12 @@ class Lot:
         name: the id.
     """
 
-    def __init__(self, router: Router, engine: Engine, token: str, name: str) -> None:
+    def __init__(self, router: Router, tenure: Tenure, token: str, name: str) -> None:
         self.token = token
         self.name = name
         self._router = router
-        self._engine = engine
-        self._waits = engine.waits
+        self._engine = engine = tenure.engine
+        self._waits = tenure.waits
         self._wire = engine.broker.wire
         self._kept: dict[int, Kept] = {}
         self._sid: int | None = None
@@ -154,7 +154,7 @@ class Lot:
             waits = await self._waits.waiting_for(self.token)
             pairs = self._pair(waits)
             outcomes = await asyncio.gather(*(self._give(kept, wait) for kept, wait in pairs), return_exceptions=True)
-            self._drop_expired()
+            await self._drop_expired()
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -196,7 +196,7 @@ class Lot:
         stored = await self._waits.signal(kept.number)
         wait = kept.wait
         if stored is None or wait is None:
-            self._waits.withdraw(kept.number)
+            await self._waits.withdraw(kept.number)
             self._forget(kept)
             return
         data = Raw(as_json(stored.data, "the body of a signal"))
@@ -216,9 +216,9 @@ class Lot:
         elif claim.wait is not None:
             kept.wait, kept.forwarded = Wait.of(claim.wait), False
 
-    def _drop_expired(self) -> None:
+    async def _drop_expired(self) -> None:
         for kept in [kept for kept in self._kept.values() if kept.wait is None and self._router.expired(kept)]:
-            self._waits.withdraw(kept.number)
+            await self._waits.withdraw(kept.number)
             self._forget(kept)
 
     def _forget(self, kept: Kept) -> None:

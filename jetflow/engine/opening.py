@@ -10,7 +10,7 @@ from jetflow.core.machine import last_generation
 from jetflow.engine.children import children_in, children_of
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.effects import follow, publish
-from jetflow.engine.head_start import drop_misfits
+from jetflow.engine.first_commit import guard
 from jetflow.engine.updates import Updates
 
 if TYPE_CHECKING:
@@ -18,20 +18,31 @@ if TYPE_CHECKING:
 
 
 async def open_actor(actor: Actor) -> None:
-    """Reads what the timeline has, unless a start is the first that is heard of the id."""
+    """Reads what the timeline has, unless a start is the first that is heard of the id.
+
+    A start that no earlier tenure can have had needs no read: writing the first key tells whether the id is free. Of any other an
+    earlier owner may have sent the first commit, which is kept out before the timeline is looked at.
+    """
+    run, tenure = actor.run, actor.tenure
     first = actor.mailbox[0] if actor.mailbox else None
-    fresh = first is not None and isinstance(first.payload, StartCommand) and not actor.doubtful
-    if not fresh:  # a start needs no read: writing the first key tells whether the id is free
-        last = await actor.engine.timeline.last(actor.engine.queue_token, actor.id_token)
+    starts = first is not None and isinstance(first.payload, StartCommand)
+    if first is not None and starts and not actor.doubtful and tenure.is_first_hand(first):
+        run.unheard = True
+    else:
+        if first is not None and starts and not tenure.is_first_hand(first):
+            await guard(actor, first)
+        last = await tenure.timeline.last(actor.engine.queue_token, actor.id_token)
         if last is not None:
             await _rebuild(actor, last)
-    actor.run.loaded = True
+        actor.engine.inflight.drop_strays(actor)
+    run.loaded = True
 
 
 async def _rebuild(actor: Actor, last: Entry) -> None:
     run = actor.run
-    entries = await actor.engine.timeline.run(actor.engine.queue_token, actor.id_token, last)
+    entries = await actor.tenure.timeline.run(actor.engine.queue_token, actor.id_token, last)
     run.seq, run.position, run.number, run.cause = last.seq, last.position, last.commit.run, last.commit.cause
+    run.stored = last.stored
     history = last_generation([entry.commit for entry in entries])
     run.info = actor.info_of(history[0][0])
     if isinstance(history[-1][-1], ev.CLOSING):
@@ -64,9 +75,6 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
     if machine.handlers is not None:
         actor.updates = Updates(actor, actor.feed)
         actor.updates.restore(machine.handlers)
-    drop_misfits(actor)
-    for index in [index for index, step in actor.steps.items() if index not in machine.pending]:
-        actor.steps.pop(index).cancel()
     doubtful = actor.doubtful = _is_doubtful(actor, last)
     begun = {id(operation) for operation in machine.begun}
     for operation in machine.pending.values():

@@ -1,8 +1,9 @@
-"""Which partitions this worker owns, and whether that is sure at this moment.
+"""Which partitions this worker owns: one tenure after the other, in step with who is alive.
 
 Every worker computes from the same heartbeats who should own what (rendezvous hashing). The broker refuses two consumers
-with a partition in common, which is what makes an owner the only one. A worker that should own more waits until the others
-have let go; one that should own less finishes what it is doing, and lets go.
+with a partition in common, so that one worker at a time can claim it; the fence keeps out whatever an earlier owner still sends. A worker
+that should own more waits until the others have let go; one that should own less finishes what it is doing, and lets go. Meanwhile
+everything else goes on.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 
-from jetflow.broker.connection import Broker
+from jetflow.broker.fence import TenureOverError
 from jetflow.broker.membership import Heart, Member, Members
-from jetflow.broker.pull import Delivery, PullConsumer, claimed_partitions, delete_consumer
+from jetflow.broker.pull import PullConsumer, claimed_partitions, delete_consumer
+from jetflow.broker.registry import Registry
 from jetflow.core import clock
-from jetflow.core.ids import to_token
-from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.engine.engine import Engine
+from jetflow.engine.tenure import Tenure
+from jetflow.errors import BrokerError
 
 log = logging.getLogger("jetflow.worker")
 
 LOOK_EVERY = 0.25
+LOOK_AT_LEAVING = 0.02
+"""Seconds between two looks whether partitions that are to be let go have come to rest."""
 RETRY_CLAIM = 0.1
 RETRY_OPEN = 1.0
+TROUBLE = 0.25
 RECONNECT_GRACE = 1.0
 """Seconds after a reconnect in which the silence of others means nothing."""
+COMPACTION_GRACE = 5
+"""Seconds for what has ended to become one timeline key before the worker goes."""
+LAST_WRITES = 1.0
+"""Seconds in which what a tenure has sent is answered, for it to need no revocation."""
 
 
 def assign(partitions: int, members: Iterable[str]) -> dict[str, set[int]]:
@@ -49,106 +59,83 @@ class Ownership:
     """The partitions of one worker.
 
     Args:
-        broker: the worker's connection.
+        engine: the worker's; its ``tenure`` is what is owned.
         heart: its heartbeat.
         member: what it tells of itself.
         room: how many more commands may come.
-        on_delivery: gets every command.
-        before_begin: called with newly claimed partitions before their commands come.
-        release: called with partitions to let go; returns when their actors have come to rest.
+        grace: seconds that activities may go on in partitions that are let go.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        heart: Heart,
-        member: Member,
-        *,
-        room: Callable[[], int],
-        on_delivery: Callable[[Delivery], None],
-        before_begin: Callable[[frozenset[int]], Awaitable[None]],
-        release: Callable[[frozenset[int], bool], Awaitable[None]],
-    ) -> None:
+    def __init__(self, engine: Engine, heart: Heart, member: Member, *, room: Callable[[], int], grace: float) -> None:
+        broker = engine.broker
+        self._engine = engine
         self._broker = broker
         self._heart = heart
         self._member = member
         self._room = room
-        self._on_delivery = on_delivery
-        self._before_begin = before_begin
-        self._release = release
-        self._queue_token = to_token(member.task_queue)
+        self._grace = grace
         self._members = Members(broker.lane, broker.names, member.task_queue, member.worker_id, self._changed)
-        self._consumer: PullConsumer | None = None
-        self._owned: frozenset[int] = frozenset()
-        self._sure = False
-        self._term = 0
+        self._registry = Registry(broker.lane, broker.names, engine.queue_token)
         self._wake = asyncio.Event()
-        self._settled = asyncio.Condition()
         self._grace_until = 0.0
+        self._leaving_until: float | None = None
         self._stopping = False
+        self._assigned: tuple[frozenset[str], frozenset[int]] = (frozenset(), frozenset())
 
     @property
     def partitions(self) -> frozenset[int]:
         """What is owned now."""
-        return self._owned
+        tenure = self._tenure
+        return tenure.partitions if tenure is not None else frozenset()
+
+    @property
+    def _tenure(self) -> Tenure | None:
+        """The one that lasts."""
+        tenure = self._engine.tenure
+        return None if tenure is None or tenure.over else tenure
 
     @property
     def members(self) -> list[Member]:
         """Every live worker of the task queue, this one included."""
         return [self._member, *self._members.alive().values()]
 
-    def check(self, partition: int) -> None:
-        """Raises BrokerUnavailableError unless this worker surely owns the partition at this moment."""
-        if not self._sure or partition not in self._owned:
-            raise BrokerUnavailableError(f"partition {partition} is being claimed again")
-        if not self._holds_lease():
-            self._doubt("no heartbeat of ours got through in time")
-            raise BrokerUnavailableError("this worker's lease is over")
-
-    def _holds_lease(self) -> bool:
-        """Whether the lease under which the partitions were claimed has never been over since."""
-        return self._heart.lease.valid and self._heart.lease.term == self._term
-
-    def is_first_to_get(self, delivery: Delivery) -> bool:
-        """Whether no worker ever got a command before, nor can get it until this one's lease is over."""
-        return delivery.only_by is not None and delivery.only_by is self._consumer and self._sure and self._holds_lease()
-
-    async def settled(self, partition: int) -> bool:
-        """Waits while ownership is in doubt; then whether the partition is ours."""
-        async with self._settled:
-            await self._settled.wait_for(lambda: self._sure or self._stopping)
-        return partition in self._owned and not self._stopping
-
     def refill(self) -> None:
         """There may be room for more commands."""
-        if self._consumer is not None:
-            self._consumer.refill()
+        tenure = self._tenure
+        if tenure is not None:
+            tenure.refill()
 
     async def run(self) -> None:
         """Keeps what is owned in step with who is alive, until cancelled."""
+        self._attach()
+        try:
+            while not await self._open_members():
+                await asyncio.sleep(RETRY_OPEN)
+            self._changed()
+            while True:
+                await self._next_look()
+                try:
+                    if self._broker.wire.is_connected:
+                        await self._step()
+                except TenureOverError:
+                    self._changed()
+                except BrokerError as error:
+                    log.warning("claiming partitions of %s: %s", self._member.task_queue, error)
+                    await asyncio.sleep(TROUBLE)
+                    self._changed()
+        finally:
+            self._detach()
+
+    def _attach(self) -> None:
         self._broker.wire.on_disconnect.append(self._on_disconnect)
         self._broker.wire.on_reconnect.append(self._on_reconnect)
         self._heart.on_lease = self._on_lease
-        while not await self._open_members():
-            await asyncio.sleep(RETRY_OPEN)
-        self._changed()
-        while True:
-            with contextlib.suppress(TimeoutError):
-                # not wait_for, which in Python 3.11 may lose the cancellation that is the worker's stop
-                async with asyncio.timeout(LOOK_EVERY):
-                    await self._wake.wait()
-            if clock.monotonic() > self._grace_until:
-                self._members.look()
-            else:
-                self._members.forgive()
-            self._wake.clear()
-            try:
-                if self._broker.wire.is_connected:
-                    await self._step()
-            except BrokerError as error:
-                log.warning("claiming partitions of %s: %s", self._member.task_queue, error)
-                await asyncio.sleep(0.25)
-                self._changed()
+
+    def _detach(self) -> None:
+        for callbacks, callback in ((self._broker.wire.on_disconnect, self._on_disconnect), (self._broker.wire.on_reconnect, self._on_reconnect)):
+            if callback in callbacks:
+                callbacks.remove(callback)
+        self._members.close()
 
     async def _open_members(self) -> bool:
         try:
@@ -159,57 +146,83 @@ class Ownership:
             return False
         return True
 
+    async def _next_look(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            # not wait_for, which in Python 3.11 may lose the cancellation that is the worker's stop
+            async with asyncio.timeout(LOOK_EVERY):
+                await self._wake.wait()
+        self._wake.clear()
+        if clock.monotonic() > self._grace_until:
+            self._members.look()
+        else:
+            self._members.forgive()
+
     async def stop(self) -> None:
-        """Lets everything go, so that others can take over at once."""
+        """Lets everything go, once it has come to rest or the grace is over, so that others can take over at once."""
         self._stopping = True
-        for callbacks, callback in ((self._broker.wire.on_disconnect, self._on_disconnect), (self._broker.wire.on_reconnect, self._on_reconnect)):
-            if callback in callbacks:
-                callbacks.remove(callback)
-        self._members.close()
-        await self._let_go(self._owned)
-        async with self._settled:
-            self._settled.notify_all()
+        tenure = self._tenure
+        if tenure is None:
+            return
+        tenure.leaving = tenure.partitions
+        deadline = clock.monotonic() + self._grace
+        while not tenure.over and not tenure.actors.are_quiet(tenure.partitions) and clock.monotonic() < deadline:
+            await asyncio.sleep(LOOK_AT_LEAVING)
+        if not tenure.over:
+            await tenure.compaction.emptied(COMPACTION_GRACE)
+        await self._end(tenure)
+        deadline = clock.monotonic() + LAST_WRITES
+        while tenure.lane.under_way and clock.monotonic() < deadline:
+            await asyncio.sleep(LOOK_AT_LEAVING)
+        if not tenure.lane.under_way and not tenure.lane.is_in_doubt and self._broker.wire.is_connected:
+            await self._registry.leave(tenure.name)
 
     # ---- one step towards what should be
 
     async def _step(self) -> None:
-        wanted = self._wanted()
-        if self._sure and wanted == self._owned:
+        """Claims what is to be owned and free, and lets go what is not and has come to rest."""
+        if not self._heart.lease.valid or self._stopping:
+            return  # tried again when it begins
+        tenure, wanted = self._tenure, self._wanted()
+        owned = self.partitions
+        keep = owned if tenure is None else owned & wanted | self._still_leaving(tenure, owned - wanted)
+        if tenure is not None and keep == owned and wanted <= owned:
             return
-        if not self._sure:
-            await self._claim_again(wanted)
-            return
-        losing = self._owned - wanted
-        if losing:
-            await self._release(frozenset(losing), False)
-        taken = await self._taken_by_others()
-        target = wanted - taken
-        if target != self._owned:
-            await self._replace_consumer(target)
-        if wanted - self._owned:
+        target = keep | wanted
+        if target - owned or tenure is None:
+            target -= await self._taken_by_others()
+        if tenure is None or tenure.over or target != owned:
+            await self._claim(target)
+        if wanted - self.partitions:
             asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
 
-    async def _claim_again(self, wanted: frozenset[int]) -> None:
-        """After doubt: claims what is wanted and free, in place of a consumer that can no longer be trusted."""
-        if not self._heart.lease.valid:
-            return  # tried again when it begins
-        taken = await self._taken_by_others()
-        await self._replace_consumer(wanted - taken)
-        if wanted - self._owned:
-            asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
+    def _still_leaving(self, tenure: Tenure, leaving: frozenset[int]) -> frozenset[int]:
+        """Those partitions that are to be let go and have not come to rest: all of them, or none any more."""
+        tenure.leaving = leaving
+        if not leaving:
+            self._leaving_until = None
+            return leaving
+        now = clock.monotonic()
+        if self._leaving_until is None:
+            self._leaving_until = now + self._grace
+        if tenure.actors.are_quiet(leaving) or now >= self._leaving_until:
+            return frozenset()
+        asyncio.get_running_loop().call_later(LOOK_AT_LEAVING, self._changed)
+        return leaving
 
     def _wanted(self) -> frozenset[int]:
-        if self._stopping:
-            return frozenset()
-        able = {member.worker_id for member in eligible(self.members)}
-        return frozenset(assign(self._broker.topology.partitions, able).get(self._member.worker_id, set()))
+        able = frozenset(member.worker_id for member in eligible(self.members))
+        if self._assigned[0] != able:
+            share = assign(self._broker.topology.partitions, able).get(self._member.worker_id, set())
+            self._assigned = (able, frozenset(share))
+        return self._assigned[1]
 
     async def _taken_by_others(self) -> frozenset[int]:
-        """Partitions with another's consumer. Consumers of workers that are gone are deleted."""
-        mine = self._consumer.name if self._consumer is not None else None
+        """Partitions with another's consumer. Consumers of workers that are gone are deleted, and those that this one has left behind."""
+        tenure = self._tenure
+        mine = tenure.consumer_name if tenure is not None else None
         alive = set(self._members.alive())
         taken: set[int] = set()
-        for name, partitions in (await claimed_partitions(self._broker.lane, self._broker.names, self._queue_token)).items():
+        for name, partitions in (await claimed_partitions(self._broker.lane, self._broker.names, self._engine.queue_token)).items():
             if name == mine:
                 continue
             owner = name.split("-")[1] if name.count("-") >= 2 else ""
@@ -220,74 +233,86 @@ class Ownership:
                 await delete_consumer(self._broker.lane, self._broker.names.inbox_stream, name)
         return frozenset(taken)
 
-    async def _replace_consumer(self, target: frozenset[int]) -> None:
-        self._sure, self._term = False, self._heart.lease.term
-        old, self._consumer = self._consumer, None
-        if old is not None:
-            await old.delete()
-        gone = self._owned - target
-        self._owned = frozenset()
-        if gone:
-            await self._release(frozenset(gone), True)
+    async def _claim(self, target: frozenset[int]) -> None:
+        """Ends the tenure that there is, and begins another over what is to be owned."""
+        engine, term = self._engine, self._heart.lease.term
+        if engine.tenure is not None:
+            await self._end(engine.tenure)
+        self._leaving_until = None
         if target:
             consumer = self._new_consumer()
-            if not await consumer.create(target, self._queue_token):
+            if not await consumer.create(target, engine.queue_token):
                 log.info("somebody else was faster to claim a partition of %s; looking again", self._member.task_queue)
                 asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
                 return
-            self._consumer = consumer
-            await self._before_begin(target)
-        self._owned, self._sure = target, True
-        async with self._settled:
-            self._settled.notify_all()
-        if self._consumer is not None:
-            self._consumer.begin()
+            await self._begin(consumer, target, term)
         self._tell()
         log.info(
             "worker %s owns %d of %d partitions of %s", self._member.worker_id, len(target), self._broker.topology.partitions, self._member.task_queue
         )
 
-    def _new_consumer(self) -> PullConsumer:
-        owner = f"{self._queue_token.replace('-', '=2D')}-{self._member.worker_id}"
-        return PullConsumer(self._broker.lane, self._broker.names, owner, room=self._room, on_delivery=self._on_delivery, on_lost=self._doubt)
+    async def _begin(self, consumer: PullConsumer, target: frozenset[int], term: int) -> None:
+        """The consumer keeps others from claiming; once earlier tenures are revoked, what is read stays as it is."""
+        engine, lease = self._engine, self._heart.lease
+        tenure = Tenure(engine, consumer, target, lambda: lease.term == term and lease.valid, self._on_over)
+        consumer.give_to(tenure.deliver, tenure.lose)
+        try:
+            position = await self._registry.take(tenure.name, target)
+            await tenure.prepare(max(position, consumer.born_at))
+        except BaseException:
+            tenure.lose("it could not be entered in the registry")
+            if self._broker.wire.is_connected:
+                with contextlib.suppress(BrokerError):
+                    await consumer.delete()
+            raise
+        if self._stopping:
+            await consumer.delete()
+            return
+        engine.tenure = tenure
+        tenure.leaving = target - self._wanted()
+        engine.inflight.claimed(target)
+        consumer.begin()
 
-    async def _let_go(self, partitions: frozenset[int]) -> None:
-        if partitions:
-            await self._release(partitions, False)
-        self._sure = False
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None and self._broker.wire.is_connected:
+    def _new_consumer(self) -> PullConsumer:
+        owner = f"{self._engine.queue_token.replace('-', '=2D')}-{self._member.worker_id}"
+        return PullConsumer(self._broker.lane, self._broker.names, owner, room=self._room)
+
+    async def _end(self, tenure: Tenure) -> None:
+        """Frees its partitions for others."""
+        tenure.lose("its partitions change")
+        self._engine.tenure = None
+        if self._broker.wire.is_connected:
             try:
-                await consumer.delete()
+                await tenure.delete_consumer()
             except BrokerError as error:
                 log.debug("consumer left behind: %s", error)
-        elif consumer is not None:
-            consumer.close()
-        self._owned = frozenset()
 
     def _tell(self) -> None:
         self._member.version += 1
-        self._member.partitions = len(self._owned)
+        self._member.partitions = len(self.partitions)
         self._heart.tell(self._member)
 
-    # ---- doubt
+    # ---- what happens
 
-    def _doubt(self, why: str) -> None:
-        if self._sure:
-            log.info("worker %s claims its partitions again: %s", self._member.worker_id, why)
-            self._sure = False
-            self._changed()
+    def _lose(self, why: str) -> None:
+        tenure = self._tenure
+        if tenure is not None:
+            tenure.lose(why)
+
+    def _on_over(self, why: str) -> None:
+        log.log(logging.DEBUG if self._stopping else logging.INFO, "worker %s claims its partitions again: %s", self._member.worker_id, why)
+        self._changed()
 
     def _on_lease(self) -> None:
-        self._doubt("its lease was over")
+        self._lose("its lease was over")
         self._changed()
 
     def _on_disconnect(self) -> None:
-        self._doubt("disconnected")
+        self._lose("disconnected")
 
     def _on_reconnect(self) -> None:
         self._grace_until = clock.monotonic() + RECONNECT_GRACE
-        self._doubt("reconnected")
+        self._lose("reconnected")
         self._changed()
 
     def _changed(self) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from jetflow.broker.fence import TenureOverError
 from jetflow.core.clock import now_ms
 from jetflow.core.operation import RunInfo
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.ending import end_unseen
+from jetflow.engine.records import parked_record
 from jetflow.engine.run import BROKER_TROUBLE
 from jetflow.errors import BrokerError
 
@@ -25,6 +27,8 @@ async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None)
         if not await end_unseen(actor):
             await _park(actor, reason, message, info)
             return
+    except TenureOverError:
+        raise
     except BrokerError as error:
         log.warning("workflow %s could not be terminated yet: %s", actor.workflow_id, error)
         await asyncio.sleep(BROKER_TROUBLE)
@@ -34,7 +38,7 @@ async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None)
 def unpark(actor: Actor) -> None:
     """A parked workflow is looked at again."""
     actor.parked = False
-    actor.engine.unacked += len(actor.unacked)
+    actor.tenure.actors.take_credit(actor)
     actor.start_over()
 
 
@@ -44,14 +48,27 @@ async def _park(actor: Actor, reason: str, message: str, info: RunInfo | None) -
     if actor.questions is not None:
         actor.questions.refuse(f"the workflow is parked: {reason}: {message}")
     log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message)
-    for step in actor.steps.values():
-        step.cancel()
-    actor.steps.clear()
+    for step in list(actor.steps.values()):
+        actor.engine.inflight.cancel(step)
     actor.alarms.clear()
     if actor.machine is not None:
         actor.machine.dispose()
         actor.machine = None
-    await actor.engine.on_parked(actor, info or _info_of_pending_start(actor), actor.run.seq, reason, message)
+    actor.tenure.actors.free_credit(actor)
+    await _show(actor, info or _info_of_pending_start(actor), reason, message)
+
+
+async def _show(actor: Actor, info: RunInfo | None, reason: str, message: str) -> None:
+    """Its state says what is wrong."""
+    engine, states = actor.engine, actor.tenure.states
+    try:
+        before = await states.get(engine.queue_token, actor.id_token, fresh=True)
+        if info is not None or before is not None:
+            await states.put(parked_record(info, before, actor.run.seq, engine.worker_id, reason, message))
+    except TenureOverError:
+        raise
+    except BrokerError as error:
+        log.warning("workflow %s is parked, and its state could not be written: %s", actor.workflow_id, error)
 
 
 def _info_of_pending_start(actor: Actor) -> RunInfo | None:

@@ -58,14 +58,13 @@ class Queries:
     def _on_query(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         engine, answer_to = self._engine, reply.decode()
         _, _, id_token, name_token = subject.decode().split(".")
-        try:
-            engine.check_partition(partition_of(engine.queue_token, id_token, engine.broker.topology.partitions))
-        except BrokerUnavailableError:
+        tenure = engine.tenure
+        if tenure is None or not tenure.owns(partition_of(engine.queue_token, id_token, engine.broker.topology.partitions)):
             return  # another worker's, or nobody's just now
         try:
             told = 1 if headers and parse_headers(headers).get(ARGS) == "1" else None
             question = Question(from_token(name_token), data, told, answer_to)
-            actor = engine.actor_of(id_token, from_token(id_token))
+            actor = tenure.actors.get(id_token, from_token(id_token))
         except InvalidInputError as error:
             send(engine.broker.wire, answer_to, failed(error, REFUSED))
             return
@@ -135,7 +134,7 @@ async def replay_end(actor: Actor) -> Machine | None:
     Raises:
         NondeterminismError, CannotGoOnError: this worker's code is not that run's.
     """
-    timeline, queue_token = actor.engine.timeline, actor.engine.queue_token
+    timeline, queue_token = actor.tenure.timeline, actor.engine.queue_token
     last = await timeline.last(queue_token, actor.id_token)
     if last is None:
         return None

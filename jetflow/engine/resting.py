@@ -6,16 +6,17 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from jetflow.core import events as ev
+from jetflow.broker.state import decode_state
 from jetflow.core.clock import now_ms
 from jetflow.core.data import UserData
 from jetflow.core.machine import Machine
+from jetflow.core.times import from_iso
 from jetflow.engine import faults
 from jetflow.engine.compaction import Closed
 from jetflow.engine.janitor import revisit
 from jetflow.engine.queries import replay_end
 from jetflow.engine.records import closed_record, running_record
-from jetflow.engine.run import CannotGoOnError
+from jetflow.engine.run import CannotGoOnError, Standing
 from jetflow.errors import NondeterminismError
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ async def rest(actor: Actor) -> None:
         return
     if run.closing is not None:
         await _rest_closed(actor)
-    elif actor.machine is None:
+    elif actor.standing is Standing.NO_WORKFLOW:
         held, actor.held = actor.held, []
         actor.ack(held)
         if not actor.mailbox:
             actor.drop()
     else:
+        assert actor.machine is not None
+        assert actor.standing is Standing.RUNNING, actor.standing
         actor.alarms.arm()
         if actor.draining or actor.steps or actor.outcomes or _lingers(actor):
             await _rest_busy(actor, actor.machine)
@@ -68,12 +71,13 @@ async def _rest_busy(actor: Actor, machine: Machine) -> None:
 
 async def _rest_durably(actor: Actor, machine: Machine) -> None:
     """Only timers, signals and children are waited for: the broker alone will wake this workflow."""
-    engine = actor.engine
+    engine, tenure = actor.engine, actor.tenure
     unscheduled = set(actor.alarms.unscheduled)
     if unscheduled:
         queue = engine.queue_token
         dues = [(index, actor.alarms.due_at(index) or 0) for index in unscheduled]
-        await asyncio.gather(*(engine.timers.schedule(queue, actor.id_token, actor.run.number, index, due) for index, due in dues))
+        placed = await asyncio.gather(*(tenure.timers.schedule(queue, actor.id_token, actor.run.number, index, due) for index, due in dues))
+        tenure.saw(max(placed))
         actor.alarms.scheduled(unscheduled)
         faults.reach("after_schedule")
     await actor.signals.store()
@@ -87,33 +91,34 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
         await engine.lifecycle.settled(actor.run.told)
     held, actor.held = actor.held, []
     actor.ack(held)
-    engine.note_idle(actor)
+    tenure.actors.note_idle(actor)
 
 
 async def _put_state(actor: Actor, machine: Machine) -> None:
-    waits = actor.by_id.register(machine)
-    try:
-        await actor.engine.states.put(running_record(machine, actor.run.seq, actor.engine.worker_id))
-    finally:
-        if waits:
-            await actor.engine.waits.registered(waits)
+    record = actor.tenure.states.put(running_record(machine, actor.run.seq, actor.engine.worker_id))
+    waits = actor.by_id.unregistered(machine)
+    if waits:
+        await asyncio.gather(record, actor.tenure.waits.register(waits))
+        actor.by_id.registered(waits)
+    else:
+        await record
     actor.dirty_since, actor.state_wanted = None, False
     faults.reach("after_state")
 
 
 async def _rest_closed(actor: Actor) -> None:
     """The run has ended: whoever waits is told, then its commands are acked."""
-    run, engine = actor.run, actor.engine
+    run, engine, tenure = actor.run, actor.engine, actor.tenure
     newly, before = not run.told_closing, actor.machine is None
     if not run.told_closing and run.info is not None:
-        await engine.tell_closing(run.info, run.closing, run.closed_children)
+        await tenure.outbox.tell_closing(run.info, run.closing, run.closed_children)
         faults.reach("after_notice")
         if actor.machine is not None or await _record_is_behind(actor):
-            await engine.states.put(closed_record(run.info, run.closing, run.seq, engine.worker_id, await _data_at_end(actor)))
+            await tenure.states.put(closed_record(run.info, run.closing, run.seq, engine.worker_id, await _data_at_end(actor)))
         faults.reach("after_state")
         run.told_closing = True
         if actor.doubtful or actor.machine is None:
-            timers = engine.timers.cancel_all(engine.queue_token, actor.id_token)
+            timers = tenure.timers.cancel_all(engine.queue_token, actor.id_token, tenure.position + 1)
             if actor.mailbox:  # perhaps the start of a run that will have timers of its own
                 await timers
             else:
@@ -126,10 +131,10 @@ async def _rest_closed(actor: Actor) -> None:
     held, actor.held = actor.held, []
     actor.ack(held)
     if newly and run.seq > 1 and run.history.fits:
-        engine.compaction.add(Closed(actor.id_token, run.seq, run.position if run.is_whole else 0))
+        tenure.compaction.add(Closed(actor.id_token, run.seq, run.position if run.is_whole else 0))
     if not actor.mailbox:
         if before:
-            engine.background(revisit(engine, actor.id_token))
+            engine.background(revisit(tenure, actor.id_token))
         actor.drop()
 
 
@@ -149,10 +154,15 @@ async def _data_at_end(actor: Actor) -> UserData | None:
 
 
 async def _record_is_behind(actor: Actor) -> bool:
-    """For a repeated end: False if the record was written, or was written and has expired since."""
-    run, engine = actor.run, actor.engine
-    record = await engine.states.get(engine.queue_token, actor.id_token, fresh=True)
-    if record is None:
-        expire = run.closing.expire if isinstance(run.closing, ev.Terminated) else run.info.expire if run.info else None
-        return expire is None or now_ms() - run.closing.at < expire
-    return not record.closed
+    """For a repeated end: False if this run's record was written, or was written and has expired since.
+
+    An expired record leaves a marker, which stays while a command of the id waits. One that was stored before the end was is an earlier run's.
+    """
+    run = actor.run
+    newest = await actor.tenure.states.newest(actor.engine.queue_token, actor.id_token)
+    if newest is None:
+        return True
+    if not newest.data:
+        return from_iso(newest.time) <= from_iso(run.stored)
+    record = decode_state(newest.data)
+    return record is None or not record.closed or record.run_id != str(run.number)

@@ -28,6 +28,7 @@ from jetflow.errors import BrokerError, InvalidInputError
 
 if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
+    from jetflow.engine.tenure import Tenure
 
 log = logging.getLogger("jetflow.worker")
 
@@ -55,25 +56,32 @@ class Router:
         self._lots: dict[str, Lot] = {}
         self._silent: dict[str, int] = {}
         self._since = 0
+        self._tenure: Tenure = None  # type: ignore[assignment]  # set by each claim
         self.slots = asyncio.Semaphore(MAX_LOOKS)
 
     async def run(self) -> None:
-        """Works until cancelled."""
+        """Works until cancelled, under one tenure of partition 0 after the other."""
         while True:
-            while not self._elected:
+            tenure = self._engine.tenure
+            if tenure is None or not tenure.owns(0):
                 await asyncio.sleep(LOOK)
+                continue
             try:
-                if await self._claim():
-                    await self._lost.wait()
+                if await self._claim(tenure):
+                    await self._until_lost(tenure)
             except BrokerError as error:
                 log.debug("signals by id are left to another worker for now: %s", error)
             except asyncio.CancelledError:
                 await self._leave()
                 raise
-            except Exception:
-                log.exception("signals by id are left to another worker for now")
-            self._forget()
+            await self._leave()
             await asyncio.sleep(EVERY)
+
+    async def _until_lost(self, tenure: Tenure) -> None:
+        while not self._lost.is_set() and tenure.owns(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._lost.wait()
 
     async def _leave(self) -> None:
         """Lets another worker route at once."""
@@ -83,14 +91,10 @@ class Router:
             with contextlib.suppress(BrokerError):
                 await consumer.delete()
 
-    @property
-    def _elected(self) -> bool:
+    async def _claim(self, tenure: Tenure) -> bool:
         """One worker of each task queue tries."""
-        ownership = self._engine.ownership
-        return ownership is not None and 0 in ownership.partitions
-
-    async def _claim(self) -> bool:
         self._lost.clear()
+        self._tenure = tenure
         consumer = await self._open()
         if consumer is None and await self._holder_is_gone():
             consumer = await self._open()
@@ -100,15 +104,23 @@ class Router:
         self._since = now_ms() + CLOCKS_APART  # what came before may have been claimed by another router
         self._silent.clear()
         self._broker.wire.on_disconnect.append(self._on_disconnect)
+        await self._drop_stray_claims(tenure)
         consumer.begin()
         log.info("worker %s routes signals by id", self._engine.worker_id)
         return True
 
+    async def _drop_stray_claims(self, tenure: Tenure) -> None:
+        """A claim that an earlier router made late, for a signal that is not there any more."""
+        for number in await tenure.waits.claims():
+            if await tenure.waits.signal(number) is None:
+                await tenure.waits.withdraw(number)
+
     async def _open(self) -> PullConsumer | None:
         consumer = PullConsumer(
             self._broker.lane, self._broker.names, f"router-{self._engine.worker_id}",
-            room=lambda: CREDIT, on_delivery=self._on_delivery, on_lost=self._on_lost, stream=self._stream,
+            room=lambda: CREDIT, stream=self._stream,
         )  # fmt: skip
+        consumer.give_to(self._on_delivery, self._on_lost)
         return consumer if await consumer.create_over([f"{self._broker.names.by_id_prefix}>"]) else None
 
     async def _holder_is_gone(self) -> bool:
@@ -175,14 +187,14 @@ class Router:
             return
         lot = self._lots.get(tokens[1])
         if lot is None:
-            lot = self._lots[tokens[1]] = Lot(self, self._engine, tokens[1], name)
+            lot = self._lots[tokens[1]] = Lot(self, self._tenure, tokens[1], name)
         lot.add(Kept(delivery.seq, expires, delivery.reply, unsure=delivery.stored_ms <= self._since))
 
     async def _refuse(self, delivery: Delivery, reason: str) -> None:
         """A dead letter; should it fail, the signal comes again."""
         log.warning("dead letter %s: %s", delivery.subject, reason)
         try:
-            await self._engine.dead_letters.write(delivery.subject, delivery.data, delivery.headers, reason, origin=f"by-id-{delivery.seq}")
+            await self._tenure.dead_letters.write(delivery.subject, delivery.data, delivery.headers, reason, origin=f"by-id-{delivery.seq}")
         except BrokerError as error:
             self._on_lost(f"a dead letter could not be written yet: {error}")
             return

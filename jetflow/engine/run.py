@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from jetflow.core import events as ev
@@ -13,8 +14,18 @@ BROKER_TROUBLE = 1.0
 """Seconds before a workflow tries again after the broker refused something."""
 
 
-class OwnershipLostError(Exception):
-    """This worker no longer owns the actor's partition."""
+LOOK_AGAIN = 0.02
+"""Seconds before a workflow is rebuilt whose timeline could not be read just now."""
+
+
+class Standing(Enum):
+    """What an owner knows of a workflow id at one moment."""
+
+    NOT_LOADED = "its timeline was not looked at"
+    NO_WORKFLOW = "there is no run, or none any more"
+    RUNNING = "a run goes on, and its code is in memory"
+    ENDED = "the run has ended"
+    TAKEN_AWAY = "it is not this tenure's any more: nothing that is known of it counts"
 
 
 class CannotGoOnError(Exception):
@@ -31,7 +42,7 @@ class Run:
 
     Attributes:
         loaded: False until the timeline was looked at.
-        seq: the last timeline key, 0 for none; ``position`` is where its stream has it.
+        seq: the last timeline key, 0 for none; ``position`` is where its stream has it, ``stored`` when it was read from there (ISO 8601).
         number: the run id, which is the inbox sequence of its start; 0 for none.
         cause: the highest inbox sequence that was applied.
         info: the present generation.
@@ -41,14 +52,16 @@ class Run:
         closed_children: children whose fate the end of the run decides.
         history: what compaction will make one key of.
         is_whole: whether the closing commit holds the whole run already.
+        unheard: whether nothing was looked up, since no earlier tenure can have had the start.
+        guarded: starts (by sequence) whose first commit no earlier tenure can write any more.
         accepted: the parent that is to be told that the run has begun.
         told: lifecycle events that the broker has not answered for yet.
         tasks_due: attempts to publish for other workers, by operation; True for one that may have been published before.
     """
 
     __slots__ = (
-        "accepted", "cause", "closed_children", "closing", "continued", "history", "info",
-        "is_whole", "loaded", "number", "position", "seq", "tasks_due", "told", "told_closing",
+        "accepted", "cause", "closed_children", "closing", "continued", "guarded", "history", "info",
+        "is_whole", "loaded", "number", "position", "seq", "stored", "tasks_due", "told", "told_closing", "unheard",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -60,7 +73,9 @@ class Run:
         self.told_closing = False
         self.closed_children: list[ev.ChildStarted] = []
         self.history = History()
-        self.is_whole = False
+        self.is_whole = self.unheard = False
+        self.guarded: set[int] = set()
+        self.stored = ""
         self.accepted: ev.Parent | None = None
         self.tasks_due: dict[int, bool] = {}
         self.told: Told = []

@@ -20,30 +20,31 @@ from jetflow.engine import faults
 from jetflow.engine.commands import Command, SignalCommand
 
 if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
+    from jetflow.engine.tenure import Tenure
 
 
 class Buffered:
-    """One signal; ``command`` is un-acked as long as it is set, ``stored`` means that the bucket has it."""
+    """One signal; ``command`` is un-acked as long as it is set, ``position`` is where the bucket has it, 0 for nowhere."""
 
-    __slots__ = ("command", "signal", "stored")
+    __slots__ = ("command", "position", "signal")
 
-    def __init__(self, signal: EarlySignal, command: Command | None, *, stored: bool) -> None:
+    def __init__(self, signal: EarlySignal, command: Command | None, position: int = 0) -> None:
         self.signal = signal
         self.command = command
-        self.stored = stored
+        self.position = position
 
 
 class SignalBuffer:
     """See the module."""
 
-    def __init__(self, engine: Engine, id_token: str) -> None:
-        self._engine = engine
+    def __init__(self, tenure: Tenure, id_token: str) -> None:
+        self._tenure = tenure
+        self._engine = tenure.engine
         self._id_token = id_token
         self._queues: dict[str, deque[Buffered]] = {}
         self._known: set[int] = set()
         self._fresh: dict[int, Buffered] = {}
-        self._removals: list[tuple[str, int]] = []
+        self._removals: list[tuple[str, int, int]] = []
         self._loaded = False
 
     @property
@@ -75,20 +76,20 @@ class SignalBuffer:
         if self._loaded:
             return None
         self._loaded = True
-        if self._id_token not in self._engine.early:
+        if self._id_token not in self._tenure.early:
             return None
         cancel = None
-        found = await self._engine.signals.load(self._engine.queue_token, self._id_token)
+        found = await self._tenure.signals.load(self._engine.queue_token, self._id_token)
         if not found:
-            self._engine.early.discard(self._id_token)
-        for name_token, signal in found:
+            self._tenure.early.discard(self._id_token)
+        for name_token, signal, position in found:
             if name_token == CANCEL:
                 cancel = str(msgspec.json.decode(signal.data)) if signal.expires > now_ms() else None
-                self._removals.append((name_token, signal.seq))
+                self._removals.append((name_token, signal.seq, position))
             elif signal.seq <= consumed.get(signal.signal, 0):
-                self._removals.append((name_token, signal.seq))
+                self._removals.append((name_token, signal.seq, position))
             else:
-                self._append(Buffered(signal, None, stored=True))
+                self._append(Buffered(signal, None, position))
         return cancel
 
     def _append(self, item: Buffered) -> None:
@@ -99,7 +100,7 @@ class SignalBuffer:
         """Keeps a signal with its command un-acked; False if it is here already."""
         if command.seq in self._known:
             return False
-        item = self._fresh[command.seq] = Buffered(early_signal(command, signal), command, stored=False)
+        item = self._fresh[command.seq] = Buffered(early_signal(command, signal), command)
         self._append(item)
         return True
 
@@ -116,8 +117,8 @@ class SignalBuffer:
                 del self._queues[name]
             self._known.discard(item.signal.seq)
             self._fresh.pop(item.signal.seq, None)
-            if item.stored:
-                self._removals.append((to_token(name), item.signal.seq))
+            if item.position:
+                self._removals.append((to_token(name), item.signal.seq, item.position))
             if item.signal.expires > since:
                 return item, expired
             if item.command is not None:
@@ -130,19 +131,19 @@ class SignalBuffer:
             return
         fresh = list(self._fresh.values())
         now = now_ms()
-        await asyncio.gather(*(store_early(self._engine, self._id_token, item.signal, now) for item in fresh))
+        positions = await asyncio.gather(*(store_early(self._tenure, self._id_token, item.signal, now) for item in fresh))
         faults.reach("after_buffer")
         self._fresh.clear()
-        for item in fresh:
-            item.stored = True
+        for item, position in zip(fresh, positions, strict=True):
+            item.position = position
             if item.command is not None:
-                self._engine.ack(item.command)
+                self._tenure.ack(item.command)
                 item.command = None
 
     def flush_removals(self) -> None:
         """Removes from the bucket what a commit has consumed; to be called after that commit."""
-        for name_token, seq in self._removals:
-            self._engine.background(self._engine.signals.remove(self._engine.queue_token, self._id_token, name_token, seq))
+        for name_token, seq, position in self._removals:
+            self._engine.background(self._tenure.signals.remove(self._engine.queue_token, self._id_token, name_token, seq, position))
         self._removals.clear()
 
     def discard(self) -> list[Command]:
@@ -150,8 +151,8 @@ class SignalBuffer:
         commands = []
         for name, queue in self._queues.items():
             for item in queue:
-                if item.stored:
-                    self._removals.append((to_token(name), item.signal.seq))
+                if item.position:
+                    self._removals.append((to_token(name), item.signal.seq, item.position))
                 if item.command is not None:
                     commands.append(item.command)
         self._clear()
@@ -166,8 +167,9 @@ def early_signal(command: Command, signal: SignalCommand) -> EarlySignal:
     return EarlySignal(signal.name, command.seq, expires, signal.data, signal.sender, signal.number)
 
 
-async def store_early(engine: Engine, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> None:
-    """Puts a signal into the bucket unless it has expired."""
-    if signal.expires > now:
-        engine.early.add(id_token)
-        await engine.signals.put(engine.queue_token, id_token, signal, now, name_token)
+async def store_early(tenure: Tenure, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
+    """Puts a signal into the bucket unless it has expired; gives where the bucket has it, 0 for nowhere."""
+    if signal.expires <= now:
+        return 0
+    tenure.early.add(id_token)
+    return await tenure.signals.put(tenure.engine.queue_token, id_token, signal, now, name_token)

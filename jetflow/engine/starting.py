@@ -13,7 +13,8 @@ from jetflow.engine import faults
 from jetflow.engine.commands import Command, StartCommand
 from jetflow.engine.compaction import History
 from jetflow.engine.effects import tell_accepted
-from jetflow.engine.head_start import drop_misfits
+from jetflow.engine.first_commit import guard
+from jetflow.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
@@ -30,14 +31,19 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
         return True  # a repeat: it goes on from where it is
     replaces = start.replace and command.seq > actor.run.number
     if not replaces and await is_taken(actor):
-        await actor.engine.refuse_start(actor, start)
+        await actor.tenure.outbox.refuse_start(actor, start)
         return True
-    first_index = 1
+    if not actor.run.unheard and not actor.tenure.is_first_hand(command) and command.seq not in actor.run.guarded:
+        await guard(actor, command)
+        if actor.run.seq == 0 and await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token) is not None:
+            raise BrokerUnavailableError("an earlier owner's first commit has come just before it was kept out")
+    first_index, before = 1, actor.machine
     if actor.run.closing is not None:  # an earlier run, whose record has expired, or that is replaced
-        if actor.machine is not None:
-            first_index = actor.machine.next_index  # so that nothing of the old run's timers is taken for one of the new
-            actor.machine.release()
-            await actor.engine.timers.cancel_all(actor.engine.queue_token, actor.id_token)
+        if before is not None:
+            first_index = before.next_index  # so that nothing of the old run's timers is taken for one of the new
+            await actor.tenure.timers.cancel_all(actor.engine.queue_token, actor.id_token, actor.tenure.position + 1)
+            actor.machine = None
+            before.release()
         actor.run.closing, actor.run.told_closing, actor.run.closed_children = None, False, []
         actor.signals.reset()
         actor.run.history, actor.run.is_whole = History(), False
@@ -46,7 +52,6 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     actor.run.info = actor.info_of(started)
     actor.machine = actor.new_machine(actor.run.info)
     actor.feed(started)
-    drop_misfits(actor)
     actor.run.accepted = start.parent
     cancel = await actor.signals.load({})
     if cancel is not None:
@@ -90,13 +95,13 @@ async def is_taken(actor: Actor) -> bool:
     """Whether a run has the id: until it has ended and its record has expired."""
     if actor.machine is not None or actor.run.closing is None:
         return actor.machine is not None
-    return not actor.run.told_closing or await actor.engine.states.get(actor.engine.queue_token, actor.id_token, fresh=True) is not None
+    return not actor.run.told_closing or await actor.tenure.states.get(actor.engine.queue_token, actor.id_token, fresh=True) is not None
 
 
 async def end_generation(actor: Actor) -> None:
     """The children of a generation end with it, as their policy says; telling them again after a crash changes nothing."""
     if actor.machine is not None and actor.machine.children:
-        await actor.engine.end_children(actor.machine.info, actor.machine.children, descend=False)
+        await actor.tenure.outbox.end_children(actor.machine.info, actor.machine.children, descend=False)
         faults.reach("after_notice")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -58,15 +58,22 @@ class StepRunner:
         return self.slots._value
 
     async def run(
-        self, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, failed_attempts: int, details: Raw = ev.NULL
+        self,
+        scheduled: ev.ActivityScheduled,
+        options: ActivityOptions,
+        info: ActivityInfo,
+        failed_attempts: int,
+        details: Raw,
+        permitted: Callable[[], Awaitable[None]],
     ) -> Outcome:
-        """Executes attempts until one succeeds, the policy gives up, or a long backoff is due."""
+        """Executes attempts until one succeeds, the policy gives up, or a long backoff is due. Each begins once ``permitted`` returns."""
         attempt = failed_attempts
         while True:
             attempt += 1
             current = Attempt(info if attempt == 1 else _with_attempt(info, attempt, details), details)
             try:
                 async with self.slots:
+                    await permitted()
                     result = await self.execute(scheduled, options, current)
             except BaseException as error:  # SystemExit of user code too: it must not end the worker
                 if isinstance(error, KeyboardInterrupt) or _is_cancelled():

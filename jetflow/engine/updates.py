@@ -75,7 +75,7 @@ class Updates:
             args = machine.handlers.prepare(machine, update.name, update.body, update.told)
         except DisturbedError as error:
             self._send(update.reply, failed(error, REFUSED))
-            self._actor.engine.ack(command)
+            self._actor.tenure.ack(command)
             raise BrokerUnavailableError(str(error)) from error
         except Exception as error:
             self._answers.append((update.reply, failed(error, REFUSED)))
@@ -128,7 +128,7 @@ class Updates:
         if closing is None:
             await self._not_found(command, update)
             return
-        timeline, queue_token = self._actor.engine.timeline, self._actor.engine.queue_token
+        timeline, queue_token = self._actor.tenure.timeline, self._actor.engine.queue_token
         last = await timeline.last(queue_token, self._actor.id_token)
         entries = await timeline.run(queue_token, self._actor.id_token, last) if last is not None else []
         wanted = _id_of(command, update)
@@ -142,7 +142,7 @@ class Updates:
         error = WorkflowNotFoundError(self._actor.workflow_id, self._actor.engine.task_queue)
         self._send(update.reply, failed(error, NOT_FOUND))
         if not update.reply:
-            await self._actor.engine.dead_letter(command.delivery, str(error))
+            await self._actor.tenure.dead_letter(command.delivery, str(error))
 
     def _closed(self, closing: Any) -> Answer:
         return failed(WorkflowAlreadyClosedError(self._actor.workflow_id, _ENDS.get(type(closing), "completed")), CLOSED)

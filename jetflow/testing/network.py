@@ -149,7 +149,7 @@ class Connection:
         held, self._held = self._held, 0
         self._up_at = max(self._up_at, self.world.now + self.server.latency())
         for _ in range(held):
-            self.world.at(self._up_at if len(self._up) == held else self.world.now, self._arrive)
+            self.world.at(self._up_at, self._arrive)
 
     def deaf(self) -> None:
         """What the server answers gets lost from now on; the client finds out by its pings."""

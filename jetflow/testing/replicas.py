@@ -17,40 +17,49 @@ FASTEST, SLOWEST = 0.0005, 0.004
 
 
 def propose(server: MemoryServer, stream: Stream, operation: Publication, sender: str) -> None:
-    """The leader checks a message, and proposes it."""
+    """The leader checks a message, or a batch that is complete, and proposes it."""
     subject, reply, data, headers = operation
-    fields = fields_of(headers)
-    delay = FASTEST + (SLOWEST - FASTEST) * server.world.rng.random()
-    if "Nats-Batch-Id" in fields:
-        server.in_turn(stream.name, sender, _apply_batch, (server, stream, operation), delay)
-        return
-    stored = stream.stored_subject(subject)
+    fields, stored = fields_of(headers), stream.stored_subject(subject)
+    batch = fields.get("Nats-Batch-Id", "")
     try:
-        seq = stream.check(stored, fields)
+        if batch:
+            staged = stream.stage(stored, data, headers, fields)
+            if staged is None:
+                _say(server, reply, b"")
+                return
+        else:
+            seq = stream.check(stored, fields)
+            if seq:
+                server.note("duplicate", stream.name, stored, seq)
+                _say(server, reply, b'{"stream":"%b","seq":%d,"duplicate": true}' % (stream.name.encode(), seq))
+                return
+            staged = [(stored, fields.get(EXPECTED_SUBJECT, stored) if EXPECTED in fields else "", data, headers)]
     except Refusal as refusal:
         server.note("refused", stream.name, stored, refusal.error["description"])
         _say(server, reply, json.dumps({"error": refusal.error, "stream": stream.name, "seq": 0}).encode())
         return
-    if seq:
-        server.note("duplicate", stream.name, stored, seq)
-        _say(server, reply, b'{"stream":"%b","seq":%d,"duplicate": true}' % (stream.name.encode(), seq))
-        return
-    checked = fields.get(EXPECTED_SUBJECT, stored) if EXPECTED in fields else None
-    if checked is not None:
-        stream.in_process[checked] = stream.in_process.get(checked, 0) + 1
-    stream.in_flight[stored] = stream.in_flight.get(stored, 0) + 1
-    if fields.get("Nats-Msg-Id"):
-        stream.ids[fields["Nats-Msg-Id"]] = (-1, server.world.now + stream.window)
-    server.in_turn(stream.name, sender, _apply, (server, stream, stored, reply, data, headers, checked), delay)
+    for each, checked, _, block in staged:
+        if checked:
+            stream.in_process[checked] = stream.in_process.get(checked, 0) + 1
+        stream.in_flight[each] = stream.in_flight.get(each, 0) + 1
+        message_id = fields_of(block).get("Nats-Msg-Id")
+        if message_id:
+            stream.ids[message_id] = (-1, server.world.now + stream.window)
+    delay = FASTEST + (SLOWEST - FASTEST) * server.world.rng.random()
+    server.in_turn(stream.name, sender, _apply, (server, stream, batch, staged, reply), delay)
 
 
-def _apply(item: tuple[MemoryServer, Stream, str, str, bytes, bytes | None, str | None]) -> None:
-    server, stream, stored, reply, data, headers, checked = item
-    message = stream.append(stored, data, headers, fields_of(headers))
-    _less(stream.in_flight, stored)
-    _say(server, reply, b'{"stream":"%b","seq":%d}' % (stream.name.encode(), message.seq))
-    if checked is not None:  # the ack goes out a moment before the leader forgets
-        server.in_turn("", "", _forget, (stream, checked), server.world.rng.random() * 0.0005)
+def _apply(item: tuple[MemoryServer, Stream, str, list[Publication], str]) -> None:
+    """Most servers have it: it is stored."""
+    server, stream, batch, staged, reply = item
+    answer = stream.store_batch(batch, staged)
+    if not batch:
+        answer = b'{"stream":"%b","seq":%d}' % (stream.name.encode(), stream.store.last_seq)
+    _say(server, reply, answer)
+    for each, checked, _, _ in staged:
+        _less(stream.in_flight, each)
+        if checked:  # the ack goes out a moment before the leader forgets
+            server.in_turn("", "", _forget, (stream, checked), server.world.rng.random() * 0.0005)
 
 
 def _forget(item: tuple[Stream, str]) -> None:
@@ -64,13 +73,6 @@ def _less(counts: dict[str, int], key: str) -> None:
         counts[key] = left
     else:
         counts.pop(key, None)
-
-
-def _apply_batch(item: tuple[MemoryServer, Stream, Publication]) -> None:
-    server, stream, (subject, reply, data, headers) = item
-    answer = stream.publish(subject, data, headers)
-    if answer is not None:
-        _say(server, reply, answer)
 
 
 def _say(server: MemoryServer, reply: str, answer: bytes) -> None:

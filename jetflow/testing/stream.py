@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.core.ids import partition_of
 from jetflow.testing.consumer import Consumer
+from jetflow.testing.network import Publication
 from jetflow.testing.store import Follower, Message, Store, fields_of, from_text, matcher, overlap, to_text, to_world
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Stream:
         self.store = Store()
         self.consumers: dict[str, Consumer] = {}
         self.ids: dict[str, tuple[int, float]] = {}
-        self.batches: dict[str, list[tuple[str, bytes, bytes | None]]] = {}
+        self.batches: dict[str, list[Publication]] = {}
         self.in_process: dict[str, int] = {}
         self.in_flight: dict[str, int] = {}
         self.ghosts: dict[int, Message] = {}
@@ -259,7 +260,12 @@ class Stream:
 
     # ---- batches
 
-    def _in_batch(self, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str]) -> bytes | None:
+    def _in_batch(self, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str]) -> bytes:
+        staged = self.stage(subject, data, headers, fields)
+        return b"" if staged is None else self.store_batch(fields["Nats-Batch-Id"], staged)
+
+    def stage(self, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str]) -> list[Publication] | None:
+        """Adds a message to its batch. The one that commits gets all of them, checked: subject, check subject, payload and headers each."""
         if not self.config.get("allow_atomic"):
             raise Refusal(10174, "atomic publish is disabled")
         batch, number = fields["Nats-Batch-Id"], int(fields.get("Nats-Batch-Sequence", "0"))
@@ -270,20 +276,25 @@ class Stream:
         if staged is None or number != len(staged) + 1 or number > 1000:
             self.batches.pop(batch, None)
             raise Refusal(10176, "atomic publish batch is incomplete")
-        staged.append((subject, data, headers))
+        checked = fields.get(EXPECTED_SUBJECT, subject) if EXPECTED in fields else ""
+        staged.append((subject, checked, data, headers))
         if fields.get("Nats-Batch-Commit") != "1":
-            return b""
+            return None
         del self.batches[batch]
         written: dict[str, int] = {}
-        for place, (each, _, block) in enumerate(staged):
+        for place, (each, _, _, block) in enumerate(staged):
             own = fields_of(block)
             self.expect(each, own, written)
             if own.get("Nats-Msg-Id") and self.seen(own["Nats-Msg-Id"]):
                 raise Refusal(10201, "atomic publish batch contains duplicate message id")
             written[each] = place
+        return staged
+
+    def store_batch(self, batch: str, staged: list[Publication]) -> bytes:
+        """Stores all of a batch; the answer."""
         last = 0
-        for each, body, block in staged:
-            last = self.append(each, body, block, fields_of(block)).seq
+        for subject, _, body, block in staged:
+            last = self.append(subject, body, block, fields_of(block)).seq
         return json.dumps({"stream": self.name, "seq": last, "batch": batch, "count": len(staged)}).encode()
 
     def _abandon(self, batch: str) -> None:

@@ -44,7 +44,7 @@ async def act(request: Request) -> dict[str, Any]:
 
 def _letters(request: Request) -> DeadLetters:
     broker = request.app.state.dashboard.client.broker
-    return DeadLetters(broker.lane, broker.names, broker.max_payload)
+    return DeadLetters(broker.lane, broker.names)
 
 
 def _as_data(letter: DeadLetter) -> dict[str, Any]:

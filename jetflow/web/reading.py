@@ -16,6 +16,7 @@ from jetflow.handle import WorkflowHandle
 from jetflow.web import history as histories
 from jetflow.web.rows import payload, row, whole
 
+HEARS = "the page hears of what changes"
 PAGE = 100
 MOST_EXAMINED = 50_000
 """Records that are looked through for one page; what is found until then is shown, and the page can go on."""
@@ -83,7 +84,9 @@ async def _place_of(client: Client, workflow_id: str | None, queue: str) -> dict
     names = client.broker.names
     asked = {"multi_last": [f"{names.state_prefix}*.{to_token(workflow_id)}"]}
     found = [
-        record for message in await client.broker.lane.read_many(names.state_stream, asked) if (record := decode_state(message.data)) is not None
+        record
+        for message in await client.broker.lane.read_many(names.state_stream, asked, may_lag=HEARS)
+        if (record := decode_state(message.data)) is not None
     ]
     found.sort(key=lambda record: record.task_queue != queue)
     return {"id": workflow_id, "queue": found[0].task_queue if found else None}

@@ -12,6 +12,7 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.topology import stream_configs
 from jetflow.broker.walk import Row, Walk
 from jetflow.broker.wire import header_block
+from jetflow.core import clock
 from jetflow.errors import BrokerError
 
 
@@ -86,7 +87,7 @@ async def test_headers_of_a_message_do_not_disturb(shelf: Shelf) -> None:
     await shelf.put("a", Nats_Sequence="99", Other="Nats-Sequence: 98")
     (rows,) = [rows async for rows in shelf.walk().upwards(1)]
     assert rows[0].position == 1
-    assert abs(rows[0].stored_ms - walk.time.time() * 1000) < 60_000
+    assert abs(rows[0].stored_ms - clock.now_ms()) < 60_000
 
 
 async def test_upwards_waits_for_a_replica_that_lags(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

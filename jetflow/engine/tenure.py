@@ -1,0 +1,160 @@
+"""One worker's ownership of some partitions, from the claim until it is over for good.
+
+A tenure is made with its consumer and named like it. It is the only way from a turn to the outside: append, record, publish,
+schedule, remove, ack, dead letter. When it is over nothing more is sent under it, no answer that comes later is used, and all that was
+received, loaded or counted under it goes with it. What the worker owns afterwards it owns under another tenure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from jetflow.broker.dead_letters import OwnedDeadLetters
+from jetflow.broker.fence import FencedLane, TenureOverError
+from jetflow.broker.pull import Delivery, PullConsumer
+from jetflow.broker.signals import OwnedSignals
+from jetflow.broker.state import OwnedStates
+from jetflow.broker.tasks import OwnedTasks
+from jetflow.broker.timeline import OwnedTimeline
+from jetflow.broker.timers import Timers
+from jetflow.broker.waits import Waits
+from jetflow.engine.actors import Actors
+from jetflow.engine.commands import Command
+from jetflow.engine.compaction import Compaction
+from jetflow.engine.outbox import Outbox
+from jetflow.errors import BrokerError
+
+if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
+
+log = logging.getLogger("jetflow.worker")
+
+
+class Tenure:
+    """See the module.
+
+    Args:
+        engine: the worker's.
+        consumer: what claims the partitions, and gives their commands.
+        partitions: which.
+        lasts: whether the lease has never been over since the claim began.
+        on_over: called once, with the reason, when it is over.
+
+    Attributes:
+        name: never used before; the consumer's without the queue.
+        over: True once it is over, for good.
+        leaving: partitions that another worker is to have: nothing new begins in them.
+        position: the highest place in the inbox that is known of; whatever a later owner stores lies behind it.
+        early: id tokens that have something in the signals bucket; exact for the partitions owned.
+    """
+
+    def __init__(
+        self, engine: Engine, consumer: PullConsumer, partitions: frozenset[int], lasts: Callable[[], bool], on_over: Callable[[str], None]
+    ) -> None:
+        self.engine = engine
+        self.consumer_name = consumer.name
+        self.name = "-".join(consumer.name.split("-")[-2:])
+        self.partitions = partitions
+        self.over = False
+        self.leaving: frozenset[int] = frozenset()
+        self.position = 0
+        self.early: set[str] = set()
+        self._consumer = consumer
+        self._lasts = lasts
+        self._on_over = on_over
+        self._why = ""
+        broker = engine.broker
+        names, replicated = broker.names, broker.topology.replicas > 1
+        lane = self.lane = FencedLane(broker.lane, names, engine.queue_token, self.name, replicated=replicated, hold=self)
+        self.timeline = OwnedTimeline(lane, names, engine.commits_go)
+        self.states = OwnedStates(lane, names, engine.records_go)
+        self.signals = OwnedSignals(lane, names)
+        self.timers = Timers(lane, names)
+        self.waits = Waits(lane, names, broker.topology.partitions)
+        self.tasks = OwnedTasks(lane, names)
+        self.dead_letters = OwnedDeadLetters(lane, names, broker.max_payload)
+        self.outbox = Outbox(self)
+        self.compaction = Compaction(self)
+        self.actors = Actors(self)
+
+    # ---- whether it lasts
+
+    def check(self) -> None:
+        """Raises TenureOverError unless it lasts at this moment, by the clock of this worker too."""
+        if not self.over and not self._lasts():
+            self.lose("no heartbeat of ours got through in time")
+        if self.over:
+            raise TenureOverError(self._why)
+
+    def lose(self, why: str) -> None:
+        """It is over, for good; everything that was made under it goes."""
+        if self.over:
+            return
+        self.over, self._why = True, f"tenure {self.name} is over: {why}"
+        self._consumer.close()
+        self.actors.leave()
+        self._on_over(why)
+
+    def owns(self, partition: int) -> bool:
+        """Whether a partition is this tenure's at this moment."""
+        if partition not in self.partitions:
+            return False
+        try:
+            self.check()
+        except TenureOverError:
+            return False
+        return True
+
+    def refill(self) -> None:
+        """There may be room for more commands."""
+        self._consumer.refill()
+
+    async def delete_consumer(self) -> None:
+        """Frees the partitions for other workers."""
+        await self._consumer.delete()
+
+    # ---- commands
+
+    async def prepare(self, position: int) -> None:
+        """Looks at what must be known before the first command; to be called once it is entered in the registry."""
+        self.position = position
+        self.early = await self.signals.known(self.engine.queue_token, self.partitions, self.engine.broker.topology.partitions)
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A command has come from the consumer."""
+        if not self.over:
+            self.saw(delivery.seq)
+            self.actors.deliver(delivery)
+
+    def saw(self, position: int) -> None:
+        """A place in the inbox is known of."""
+        if position > self.position:
+            self.position = position
+
+    def is_first_hand(self, command: Command) -> bool:
+        """Whether no earlier tenure can have been given this command."""
+        return command.delivery.only_by is self._consumer
+
+    def ack(self, command: Command) -> None:
+        """A command is done with."""
+        command.actor.unacked.pop(command.seq, None)
+        self.actors.unacked.pop(command.seq, None)
+        self.send_ack(command.delivery)
+
+    def send_ack(self, delivery: Delivery) -> None:
+        """Tells the consumer; when that gets lost the command comes again."""
+        if self.over:
+            return
+        try:
+            self.engine.broker.wire.ack(delivery.reply)
+        except BrokerError:
+            log.debug("not connected: command %d will come again", delivery.seq)
+
+    async def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        """Keeps a command that nothing can be done with, with the reason, for a person to look at."""
+        tokens = delivery.subject.split(".")
+        raw = ".".join([tokens[0], *tokens[2:]])
+        log.warning("dead letter %s: %s", raw, reason)
+        await self.dead_letters.write(raw, delivery.data, delivery.headers, reason, origin=delivery.seq)
