@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jetflow.testing.checks import Refusal
 from jetflow.testing.consumer import Consumer
 from jetflow.testing.store import Message, overlap, to_text
-from jetflow.testing.stream import DEFAULTS, Refusal, Stream
+from jetflow.testing.stream import DEFAULTS, Stream
 
 if TYPE_CHECKING:
     from jetflow.testing.server import MemoryServer

@@ -15,9 +15,9 @@ from jetflow.broker.topology import Topology, ensure_topology
 from jetflow.client import Client
 from jetflow.core.ids import DEFAULT_NAMESPACE, Names
 from jetflow.errors import BrokerUnavailableError
-from jetflow.testing.network import MemoryWire
 from jetflow.testing.server import MemoryServer
 from jetflow.testing.virtual import Process
+from jetflow.testing.wire import MemoryWire
 
 log = logging.getLogger("jetflow.testing")
 

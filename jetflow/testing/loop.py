@@ -115,7 +115,10 @@ class SimLoop(asyncio.AbstractEventLoop):
         return SimFuture(self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> SimTask:
-        return SimTask(coro, self, name, context)
+        task = SimTask(coro, self, name, context)
+        if self.process.dead:
+            coro.close()  # it never begins, and Python need not warn of that
+        return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> SimFuture:  # type: ignore[override]
         """Runs the function in a callback of its own, some moments later."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from jetflow.testing.checks import EXPECTED, EXPECTED_SUBJECT, Refusal, check
 from jetflow.testing.network import Publication
 from jetflow.testing.store import fields_of
-from jetflow.testing.stream import EXPECTED, EXPECTED_SUBJECT, Refusal, Stream
+from jetflow.testing.stream import Stream
 
 if TYPE_CHECKING:
     from jetflow.testing.server import MemoryServer
@@ -28,7 +29,7 @@ def propose(server: MemoryServer, stream: Stream, operation: Publication, sender
                 _say(server, reply, b"")
                 return
         else:
-            seq = stream.check(stored, fields)
+            seq = check(stream, stored, fields)
             if seq:
                 server.note("duplicate", stream.name, stored, seq)
                 _say(server, reply, b'{"stream":"%b","seq":%d,"duplicate": true}' % (stream.name.encode(), seq))

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jetflow.testing import api, direct
-from jetflow.testing.network import Connection, MemoryWire, Publication
+from jetflow.testing.network import Connection, Publication
 from jetflow.testing.replicas import propose
 from jetflow.testing.store import Message, is_literal, matcher
 from jetflow.testing.stream import Stream
 from jetflow.testing.virtual import EPOCH, Process, World
+from jetflow.testing.wire import MemoryWire
 
 MAX_PAYLOAD = 1024 * 1024
 API = "$JS.API."

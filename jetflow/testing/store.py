@@ -58,6 +58,12 @@ def matcher(pattern: str) -> Callable[[str], object]:
     return re.compile(r"\.".join(parts)).fullmatch
 
 
+@lru_cache(maxsize=4096)
+def beginning(pattern: str) -> str:
+    """What all subjects that match a filter begin with."""
+    return re.split(r"[*>]", pattern, maxsplit=1)[0]
+
+
 def is_literal(pattern: str) -> bool:
     """Whether a filter names one subject."""
     return "*" not in pattern and not pattern.endswith(">")
@@ -154,8 +160,8 @@ class Store:
         """Subjects that match a filter."""
         if is_literal(pattern):
             return [pattern] if pattern in self.by_subject else []
-        matches = matcher(pattern)
-        return [subject for subject in self.by_subject if matches(subject)]
+        matches, start = matcher(pattern), beginning(pattern)
+        return [subject for subject in self.by_subject if subject.startswith(start) and matches(subject)]
 
     def last(self, pattern: str) -> Message | None:
         """The newest message that matches a filter."""
@@ -164,8 +170,8 @@ class Store:
             return self.messages[found[-1]]
         if is_literal(pattern):
             return None
-        matches, by_subject = matcher(pattern), self.by_subject
-        seq = max([found[-1] for subject, found in by_subject.items() if matches(subject)], default=0)
+        matches, start = matcher(pattern), beginning(pattern)
+        seq = max([found[-1] for subject, found in self.by_subject.items() if subject.startswith(start) and matches(subject)], default=0)
         return self.messages[seq] if seq else None
 
     def after(self, start: int, patterns: list[str]) -> Iterator[Message]:

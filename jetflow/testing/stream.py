@@ -7,15 +7,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from jetflow.core.ids import partition_of
+from jetflow.testing.checks import EXPECTED, EXPECTED_SUBJECT, Refusal, check, expect, go_duration, ttl_seconds
 from jetflow.testing.consumer import Consumer
 from jetflow.testing.network import Publication
-from jetflow.testing.store import Follower, Message, Store, fields_of, from_text, matcher, overlap, to_text, to_world
+from jetflow.testing.store import Follower, Message, Store, fields_of, from_text, matcher, to_text, to_world
 
 if TYPE_CHECKING:
     from jetflow.testing.server import MemoryServer
 
-EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 NOT_FIRED = frozenset(
     ("Nats-Schedule", "Nats-Schedule-Target", "Nats-Msg-Id", "Nats-TTL", "Nats-Rollup", EXPECTED, EXPECTED_SUBJECT, "Nats-Schedule-TTL")
 )
@@ -29,19 +28,6 @@ DEFAULTS: dict[str, Any] = {
     "allow_direct": False, "mirror_direct": False, "sealed": False, "deny_delete": False, "deny_purge": False, "allow_rollup_hdrs": False,
     "consumer_limits": {}, "metadata": {"_nats.ver": "2.15.1"},
 }  # fmt: skip
-
-
-class Refusal(Exception):  # noqa: N818
-    """What the server says instead of storing a message."""
-
-    def __init__(self, err_code: int, description: str, code: int = 400) -> None:
-        super().__init__(description)
-        self.error = {"code": code, "err_code": err_code, "description": description}
-
-
-def wrong_last(seq: int | None) -> Refusal:
-    """A compare-and-set that lost; None when something is in process."""
-    return Refusal(10164, "wrong last sequence") if seq is None else Refusal(10071, f"wrong last sequence: {seq}")
 
 
 class Stream:
@@ -128,7 +114,7 @@ class Stream:
         try:
             if "Nats-Batch-Id" in fields:
                 return self._in_batch(subject, data, headers, fields)
-            seq = self.check(subject, fields)
+            seq = check(self, subject, fields)
             if seq:
                 server.note("duplicate", self.name, subject, seq)
                 return b'{"stream":"%b","seq":%d,"duplicate": true}' % (self.name.encode(), seq)
@@ -137,58 +123,6 @@ class Stream:
             return json.dumps({"error": refusal.error, "stream": self.name, "seq": 0}).encode()
         message = self.append(subject, data, headers, fields)
         return b'{"stream":"%b","seq":%d}' % (self.name.encode(), message.seq)
-
-    def check(self, subject: str, fields: dict[str, str]) -> int:
-        """Raises ``Refusal``, or gives the position of an earlier message with the same id, or 0."""
-        if not fields:
-            return 0
-        ttl = fields.get("Nats-TTL")
-        if ttl is not None:
-            if not self.config.get("allow_msg_ttl"):
-                raise Refusal(10166, "per-message TTL is disabled")
-            if ttl_seconds(ttl) is None:
-                raise Refusal(10165, "invalid per-message TTL")
-        message_id = fields.get("Nats-Msg-Id")
-        if message_id and self.replicas > 1:  # checked before it is proposed
-            seq = self.seen(message_id)
-            if seq:
-                return seq
-        self.expect(subject, fields)
-        if message_id and self.replicas == 1:
-            seq = self.seen(message_id)
-            if seq:
-                return seq
-        if "Nats-Rollup" in fields and not self.config["allow_rollup_hdrs"]:
-            raise Refusal(10111, "rollup not permitted")
-        if "Nats-Schedule" in fields:
-            self._check_schedule(subject, fields)
-        return 0
-
-    def expect(self, subject: str, fields: dict[str, str], written: dict[str, int] | None = None) -> None:
-        """The compare-and-set; ``written`` are subjects that a batch has written to before."""
-        expected = fields.get(EXPECTED)
-        if expected is None:
-            return
-        checked = fields.get(EXPECTED_SUBJECT, subject)
-        if (written is not None and checked in written) or checked in self.in_process or checked in self.in_flight:
-            raise wrong_last(None)
-        last = self.store.last(checked)
-        seq = 0 if last is None else last.seq
-        if seq != int(expected):
-            raise wrong_last(seq)
-
-    def _check_schedule(self, subject: str, fields: dict[str, str]) -> None:
-        if not self.scheduling:
-            raise Refusal(10188, "message schedules is disabled")
-        try:
-            if not fields["Nats-Schedule"].startswith("@at "):
-                raise ValueError
-            from_text(fields["Nats-Schedule"][4:])
-        except ValueError:
-            raise Refusal(10189, "message schedules pattern is invalid") from None
-        target = fields.get("Nats-Schedule-Target", "")
-        if not target or target == subject or not any(overlap(target, pattern) for pattern in self.subjects):
-            raise Refusal(10190, "message schedules target is invalid")
 
     def seen(self, message_id: str) -> int:
         """Position of the message that had an id within the window, or 0."""
@@ -284,7 +218,7 @@ class Stream:
         written: dict[str, int] = {}
         for place, (each, _, _, block) in enumerate(staged):
             own = fields_of(block)
-            self.expect(each, own, written)
+            expect(self, each, own, written)
             if own.get("Nats-Msg-Id") and self.seen(own["Nats-Msg-Id"]):
                 raise Refusal(10201, "atomic publish batch contains duplicate message id")
             written[each] = place
@@ -329,7 +263,7 @@ class Stream:
         """A marker tells that the last message of a subject has expired, unless that was one itself."""
         fields = message.fields
         if self.marker_ttl and message.subject not in self.store.by_subject and "KV-Operation" not in fields and "Nats-Marker-Reason" not in fields:
-            text = _go_duration(self.marker_ttl // 1_000_000_000)
+            text = go_duration(self.marker_ttl // 1_000_000_000)
             block = f"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: {text}\r\nNats-Rollup: sub\r\n\r\n".encode()
             self.append(message.subject, b"", block, fields_of(block))
 
@@ -362,7 +296,8 @@ class Stream:
 
     def purge(self, pattern: str, before: int, keep: int) -> int:
         """Removes messages of a filter, before a position, or all but so many of the newest; tells how many."""
-        found = [message.seq for message in self.store.after(1, [pattern] if pattern else []) if not before or message.seq < before]
+        store = self.store
+        found = sorted(seq for subject in store.subjects(pattern or ">") for seq in store.by_subject[subject] if not before or seq < before)
         if keep:
             found = found[:-keep]
         for seq in found:
@@ -417,24 +352,3 @@ class Stream:
         if store.by_subject:
             state["num_subjects"] = len(store.by_subject)
         return state
-
-
-def ttl_seconds(text: str) -> float | None:
-    """A header's time to live: 0 for never; None if it is none."""
-    if text == "never":
-        return 0.0
-    if text.isdigit():
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    seconds = sum(float(number) * {"h": 3600, "m": 60, "s": 1, "ms": 0.001}[unit] for number, unit in parts)
-    return seconds if seconds >= 1 else None
-
-
-def _go_duration(seconds: int) -> str:
-    hours, rest = divmod(seconds, 3600)
-    minutes, rest = divmod(rest, 60)
-    if hours:
-        return f"{hours}h{minutes}m{rest}s"
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

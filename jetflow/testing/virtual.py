@@ -6,6 +6,7 @@ The same seed gives the same run in every Python process, provided that ``PYTHON
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import heapq
 import sys
@@ -115,23 +116,21 @@ class World:
         while self._replaced:
             thing, name, value = self._replaced.pop()
             setattr(thing, name, value)
-        events._set_running_loop(None)
         for process in self.processes:
             process.dead = True
-            process.graveyard.clear()
-            for loop in process.loops:
-                loop.ready.clear()
-                loop.late.clear()
-        self.timers.clear()
-        self.runnable.clear()
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                for process in self.processes:
+                    process.put_away()
+                self.timers.clear()
+                self.runnable.clear()
                 self.processes.clear()
                 gc.collect(0)
                 gc.collect(1)
         finally:
+            events._set_running_loop(None)
             sys.unraisablehook = hook
             if self._gc:
                 gc.enable()
@@ -295,6 +294,17 @@ class Process:
         for closes in self.on_death:
             self.world.after(self.world.rng.random() * DEAD_CONNECTIONS, _call, closes)
         self.on_death = []
+
+    def put_away(self) -> None:
+        """Closes its coroutines; the world has ended."""
+        for loop in self.loops:
+            events._set_running_loop(loop)
+            for task in asyncio.all_tasks(loop):
+                with contextlib.suppress(BaseException):  # what is awaited in a ``finally``
+                    task.get_coro().close()  # type: ignore[union-attr]
+            loop.ready.clear()
+            loop.late.clear()
+        self.graveyard.clear()
 
     def _unlist(self) -> None:
         for loop in self.loops:

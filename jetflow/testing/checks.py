@@ -1,0 +1,104 @@
+"""What the double refuses to store, and in which words."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from jetflow.testing.store import from_text, overlap
+
+if TYPE_CHECKING:
+    from jetflow.testing.stream import Stream
+
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+
+class Refusal(Exception):  # noqa: N818
+    """What the server says instead of storing a message."""
+
+    def __init__(self, err_code: int, description: str, code: int = 400) -> None:
+        super().__init__(description)
+        self.error = {"code": code, "err_code": err_code, "description": description}
+
+
+def wrong_last(seq: int | None) -> Refusal:
+    """A compare-and-set that lost; None when something is in process."""
+    return Refusal(10164, "wrong last sequence") if seq is None else Refusal(10071, f"wrong last sequence: {seq}")
+
+
+def check(stream: Stream, subject: str, fields: dict[str, str]) -> int:
+    """Raises ``Refusal``, or gives the position of an earlier message with the same id, or 0."""
+    if not fields:
+        return 0
+    ttl = fields.get("Nats-TTL")
+    if ttl is not None:
+        if not stream.config.get("allow_msg_ttl"):
+            raise Refusal(10166, "per-message TTL is disabled")
+        if ttl_seconds(ttl) is None:
+            raise Refusal(10165, "invalid per-message TTL")
+    message_id = fields.get("Nats-Msg-Id")
+    if message_id and stream.replicas > 1:  # checked before it is proposed
+        seq = stream.seen(message_id)
+        if seq:
+            return seq
+    expect(stream, subject, fields)
+    if message_id and stream.replicas == 1:
+        seq = stream.seen(message_id)
+        if seq:
+            return seq
+    if "Nats-Rollup" in fields and not stream.config["allow_rollup_hdrs"]:
+        raise Refusal(10111, "rollup not permitted")
+    if "Nats-Schedule" in fields:
+        _check_schedule(stream, subject, fields)
+    return 0
+
+
+def expect(stream: Stream, subject: str, fields: dict[str, str], written: dict[str, int] | None = None) -> None:
+    """The compare-and-set; ``written`` are subjects that a batch has written to before."""
+    expected = fields.get(EXPECTED)
+    if expected is None:
+        return
+    checked = fields.get(EXPECTED_SUBJECT, subject)
+    if (written is not None and checked in written) or checked in stream.in_process or checked in stream.in_flight:
+        raise wrong_last(None)
+    last = stream.store.last(checked)
+    seq = 0 if last is None else last.seq
+    if seq != int(expected):
+        raise wrong_last(seq)
+
+
+def _check_schedule(stream: Stream, subject: str, fields: dict[str, str]) -> None:
+    if not stream.scheduling:
+        raise Refusal(10188, "message schedules is disabled")
+    try:
+        if not fields["Nats-Schedule"].startswith("@at "):
+            raise ValueError
+        from_text(fields["Nats-Schedule"][4:])
+    except ValueError:
+        raise Refusal(10189, "message schedules pattern is invalid") from None
+    target = fields.get("Nats-Schedule-Target", "")
+    if not target or target == subject or not any(overlap(target, pattern) for pattern in stream.subjects):
+        raise Refusal(10190, "message schedules target is invalid")
+
+
+def ttl_seconds(text: str) -> float | None:
+    """A header's time to live: 0 for never; None if it is none."""
+    if text == "never":
+        return 0.0
+    if text.isdigit():
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    seconds = sum(float(number) * {"h": 3600, "m": 60, "s": 1, "ms": 0.001}[unit] for number, unit in parts)
+    return seconds if seconds >= 1 else None
+
+
+def go_duration(seconds: int) -> str:
+    """Seconds as the server writes them."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
