@@ -100,9 +100,13 @@ class World:
         """From 0 up to before 1."""
         return self.rng.random()
 
+    def cpu(self) -> float:
+        """Seconds that a thread has wanted a CPU for: none, callbacks take no time of their own."""
+        return 0.0
+
     def __enter__(self) -> World:
         clock.use(self)
-        self.replace(group_commit.Choice.__init__, "__defaults__", (lambda: 0.0,))
+        self.replace(group_commit.Choice.__init__, "__defaults__", (self.cpu,))
         self._gc = gc.isenabled()
         gc.disable()  # what it collects, and when, differs from run to run
         return self
@@ -122,6 +126,12 @@ class World:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined]
+                    loop = task.get_loop()
+                    if isinstance(loop, SimLoop) and loop.world is self and not task.done():
+                        events._set_running_loop(loop)
+                        with contextlib.suppress(BaseException):  # what is awaited in a ``finally``
+                            task.get_coro().close()
                 for process in self.processes:
                     process.put_away()
                 self.timers.clear()
@@ -296,12 +306,8 @@ class Process:
         self.on_death = []
 
     def put_away(self) -> None:
-        """Closes its coroutines; the world has ended."""
+        """Forgets what was to run; the world has ended."""
         for loop in self.loops:
-            events._set_running_loop(loop)
-            for task in asyncio.all_tasks(loop):
-                with contextlib.suppress(BaseException):  # what is awaited in a ``finally``
-                    task.get_coro().close()  # type: ignore[union-attr]
             loop.ready.clear()
             loop.late.clear()
         self.graveyard.clear()

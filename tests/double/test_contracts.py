@@ -346,6 +346,34 @@ async def inboxes_that_are_gone(asked: Asked) -> None:
     assert got[0][1].split(".")[4] == "1"
 
 
+async def consumers_that_nobody_uses(asked: Asked) -> None:
+    names, stream = asked.names, asked.names.inbox_stream
+    await asked.consumer(stream, "used", f"{names.namespace}.1.q.>", inactive_threshold=SECOND)
+    await asked.consumer(stream, "unused", f"{names.namespace}.2.q.>", inactive_threshold=SECOND)
+    asked.listen("_INBOX.used")
+    asked.pull(stream, "used", "_INBOX.used", batch=5, expires=30 * SECOND)
+    await asyncio.sleep(2.2)
+    found = (await asked.lane.api(f"CONSUMER.LIST.{stream}", {"offset": 0}))["consumers"]
+    assert [consumer["name"] for consumer in found] == ["used"]
+
+
+async def ages(asked: Asked) -> None:
+    name, subject = f"{asked.names.inbox_stream}_OLD", f"{asked.names.namespace}_old"
+    await asked.lane.api(
+        f"STREAM.CREATE.{name}",
+        {"name": name, "subjects": [f"{subject}.>"], "max_age": SECOND, "allow_msg_ttl": True, "duplicate_window": SECOND},
+    )
+    await asked.publish("_old.a", b"1")
+    await asyncio.sleep(0.5)
+    await asked.publish("_old.b", b"1")
+    await asked.publish("_old.c", b"1", Nats_TTL="60s")
+    await asyncio.sleep(0.8)
+    assert await asked.subjects(name) == {"ns_old.b": 1, "ns_old.c": 1}
+    await asyncio.sleep(0.6)
+    assert await asked.subjects(name) == {}
+    await asked.lane.api(f"STREAM.DELETE.{name}")
+
+
 async def batches(asked: Asked) -> None:
     prefix, count = asked.names.timeline_prefix, 0
 
@@ -413,7 +441,7 @@ async def restarts(asked: Asked) -> None:
 
 CONTRACTS: list[Contract] = [
     compare_and_set, message_ids, expiry, purges, rollup, api_errors, stream_updates, schedules, direct_gets, walks_and_lists, scans, workqueue,
-    pulls, inboxes_that_are_gone, batches,
+    pulls, inboxes_that_are_gone, consumers_that_nobody_uses, ages, batches,
 ]  # fmt: skip
 
 

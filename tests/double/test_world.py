@@ -18,6 +18,7 @@ from jetflow.broker.lane import Lane
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 from jetflow.testing.cluster import client_for, connect
 from jetflow.testing.server import MemoryServer
+from jetflow.testing.trace import story
 from jetflow.testing.virtual import Process, StuckError, World
 from jetflow.testing.wire import MemoryWire
 
@@ -130,6 +131,7 @@ def digest(seed: int, replicas: int | None = None) -> str:
 
 
 def test_the_same_seed_gives_the_same_run_in_another_process() -> None:
+    assert digest(7) == digest(7)
     code = "from tests.double.test_world import digest; print(digest(5), digest(6), digest(5, 3))"
     runs = []
     for _ in range(2):
@@ -145,6 +147,25 @@ def test_the_same_seed_gives_the_same_run_in_another_process() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_faults(seed: int, replicas: int | None) -> None:
     digest(seed, replicas)
+
+
+@pytest.mark.parametrize("replicas", [None, 3])
+def test_a_worker_may_be_killed_at_any_callback(replicas: int | None) -> None:
+    for number in range(0, 400, 37):
+        with World(number) as world:
+            simulation = Simulation(world, replicas)
+            victim, left = simulation.workers[number % 2], number
+
+            def strike(process: Process, simulation: Simulation = simulation) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    process.kill()
+                    simulation.worker()
+
+            victim.on_step = strike
+            simulation.finish()
+            assert " stored " in story(simulation.server.trace or [], "KV_jetflow_timeline")
 
 
 def alone(test: Callable[[World, MemoryServer, Process, MemoryWire, Lane], Any]) -> None:
