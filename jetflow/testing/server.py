@@ -248,7 +248,11 @@ class MemoryServer:
     def _answer_direct(self, item: tuple[Stream, str, str, bytes]) -> None:
         stream, key, reply, body = item
         store = stream.store if stream.replicas == 1 else stream.view()
-        direct.get(stream, store, key, body, lambda data, headers: self.route(reply, "", data, headers) and None)
+
+        def say(data: bytes, headers: bytes | None) -> None:
+            self.route(reply, "", data, headers)
+
+        direct.get(stream, store, key, body, say)
 
     def _next(self, subject: str, reply: str, body: bytes, connection: Connection) -> None:
         name, _, consumer_name = subject[len(NEXT) :].partition(".")
