@@ -259,16 +259,16 @@ async def test_an_inbox_that_is_not_allowed_fails_at_once(tmp_path: Path) -> Non
 async def test_reads_that_find_nothing(lane: Lane, queue: str) -> None:
     stream, subject = "KV_jetflow_state", f"$KV.jetflow_state.{queue}.w"
     assert await lane.last_message(stream, subject) is None
-    assert await lane.read_last(stream, subject) is None
-    assert await lane.read_many(stream, {"multi_last": [subject]}) == []
+    assert await lane.read_last(stream, subject, may_lag="a test looks") is None
+    assert await lane.read_many(stream, {"multi_last": [subject]}, may_lag="a test looks") == []
 
 
 async def test_reads_give_subject_sequence_headers_and_body(lane: Lane, queue: str) -> None:
     stream, subject = "KV_jetflow_state", f"$KV.jetflow_state.{queue}.w"
     ack = await lane.publish(subject, b'{"a":1}', header_block(Nats_TTL="1h"))
     fresh = await lane.last_message(stream, f"$KV.jetflow_state.{queue}.*")
-    direct = await lane.read_last(stream, subject)
-    (batched,) = await lane.read_many(stream, {"multi_last": [subject]})
+    direct = await lane.read_last(stream, subject, may_lag="a test looks")
+    (batched,) = await lane.read_many(stream, {"multi_last": [subject]}, may_lag="a test looks")
     for message in (fresh, direct, batched):
         assert message is not None
         assert (message.subject, message.seq, message.data, message.headers["Nats-TTL"]) == (subject, ack.seq, b'{"a":1}', "1h")
@@ -279,4 +279,4 @@ async def test_a_read_of_too_much_is_an_error_and_not_nothing(lane: Lane, queue:
     prefix = f"$KV.jetflow_state.{queue}."
     await asyncio.gather(*(lane.publish(f"{prefix}w{number}", b"{}") for number in range(1_100)))
     with pytest.raises(BrokerError, match="Too Many"):
-        await lane.read_many("KV_jetflow_state", {"multi_last": [f"{prefix}*"]})
+        await lane.read_many("KV_jetflow_state", {"multi_last": [f"{prefix}*"]}, may_lag="a test looks")

@@ -81,7 +81,7 @@ async def stored(client: Client, name: str) -> int:
     """Signals of an id that nobody has got yet."""
     names = client.broker.names
     asked = {"seq": 1, "next_by_subj": f"{names.by_id_prefix}{name}", "batch": 1000}
-    return len(await client.broker.lane.read_many(names.by_id_stream, asked))
+    return len(await client.broker.lane.read_many(names.by_id_stream, asked, may_lag="a test looks"))
 
 
 async def nothing_is_left(client: Client, name: str) -> None:
@@ -90,7 +90,7 @@ async def nothing_is_left(client: Client, name: str) -> None:
 
     async def gone() -> bool:
         asked = {"seq": 1, "next_by_subj": f"{names.wait_prefix}{name}.>", "batch": 1000}
-        found = await client.broker.lane.read_many(names.wait_stream, asked)
+        found = await client.broker.lane.read_many(names.wait_stream, asked, may_lag="a test looks")
         return not await stored(client, name) and not [message for message in found if message.data]
 
     await until(gone)
@@ -238,7 +238,7 @@ async def claimed(client: Client, queue: str) -> bool:
     """Whether a signal by id is on its way to a workflow of this queue."""
     names = client.broker.names
     asked = {"seq": 1, "next_by_subj": f"{names.namespace}.*.{queue}.*.routed.*", "batch": 10}
-    return bool(await client.broker.lane.read_many(names.inbox_stream, asked))
+    return bool(await client.broker.lane.read_many(names.inbox_stream, asked, may_lag="a test looks"))
 
 
 @pytest.mark.parametrize("how", ["cancel", "terminate"])

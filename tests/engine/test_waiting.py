@@ -112,7 +112,9 @@ SERVED = {
 async def buffered(client: Client, queue: str) -> set[str]:
     """Ids with something in the signals bucket."""
     names = client.broker.names
-    found = await client.broker.lane.read_many(names.signal_stream, {"seq": 1, "next_by_subj": f"{names.signal_prefix}{queue}.>", "batch": 1000})
+    found = await client.broker.lane.read_many(
+        names.signal_stream, {"seq": 1, "next_by_subj": f"{names.signal_prefix}{queue}.>", "batch": 1000}, may_lag="a test looks"
+    )
     return {message.subject.split(".")[3] for message in found if message.data}
 
 
