@@ -32,7 +32,11 @@ async def connect(
     lane, names = Lane(wire), Names(namespace)
     topology: Topology | None = server.topologies.get(namespace)
     if topology is None:
-        topology = server.topologies[namespace] = await ensure_topology(lane, names, partitions=partitions, replicas=replicas)
+        try:
+            topology = server.topologies[namespace] = await ensure_topology(lane, names, partitions=partitions, replicas=replicas)
+        except BaseException:
+            await wire.close()
+            raise
     return Broker(wire, lane, names, topology)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jetflow import Worker, activity, workflow
+from jetflow import Client, Worker, activity, workflow
 from jetflow.broker.lane import Lane
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 from jetflow.testing.cluster import client_for, connect
@@ -59,18 +59,20 @@ class Simulation:
         self.workers.append(process)
         return process
 
-    async def _serve(self, process: Process) -> None:
+    async def _client(self, process: Process) -> Client:
         while True:
             try:
-                client = await client_for(self.server, process, partitions=4, replicas=self.replicas)
-                break
+                return await client_for(self.server, process, partitions=4, replicas=self.replicas)
             except BrokerError:
                 await asyncio.sleep(0.2)
+
+    async def _serve(self, process: Process) -> None:
+        client = await self._client(process)
         async with Worker(client, task_queue="q", workflows=[three_steps], activities=[add_one]):
             await asyncio.Event().wait()
 
     async def _use(self) -> list[int]:
-        client = await client_for(self.server, self.user, partitions=4, replicas=self.replicas)
+        client = await self._client(self.user)
 
         async def use(number: int) -> int:
             while True:
