@@ -57,7 +57,7 @@ class OwnedLane(FencedLane):
 
     async def revoke(self) -> None:
         """As another worker does that takes over: nobody tells this one."""
-        await revoke(self._broker.lane, self._broker.names, self._queue, self.tenure)
+        await revoke(self._broker.lane, self._broker.names, self._queue, self.tenure, replicated=self.replicated)
 
 
 def owned_lane(broker: Broker, queue: str = "q", tenure: str | None = None, *, replicated: bool = False) -> OwnedLane:

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetflow.broker.connection import Broker
-from jetflow.broker.group_commit import AGAIN, BUSY, CROWD, GAIN, MOST, PERIOD, SLOW, SOON, Choice, GroupCommit, wanted_cpu
+from jetflow.broker.group_commit import AGAIN, BUSY, CROWD, GAIN, MOST, PERIOD, SLOW, SOON, Choice, GroupCommit
 from jetflow.broker.lane import Lane
 from jetflow.broker.server import LocalServer
 from jetflow.broker.timeline import EXPECT_NEW
+from jetflow.core.clock import cpu as wanted_cpu
 from jetflow.errors import BrokerUnavailableError, ConflictError, PayloadTooLargeError
 from tests.broker.conftest import until
 

@@ -7,15 +7,17 @@ from msgspec import Raw
 
 from jetflow.broker import history as history_module
 from jetflow.broker.connection import Broker
+from jetflow.broker.group_commit import Choice
 from jetflow.broker.history import RunReader
-from jetflow.broker.timeline import Entry, Timeline
+from jetflow.broker.timeline import Entry, OwnedTimeline, Timeline
 from jetflow.core.events import Commit, Completed, SideEffect, Started, encode_commit
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from tests.broker.owning import owned_lane
 
 
 @pytest.fixture
-def timeline(broker: Broker) -> Timeline:
-    return Timeline(broker.lane, broker.names)
+def timeline(broker: Broker, queue: str) -> OwnedTimeline:
+    return OwnedTimeline(owned_lane(broker, queue), broker.names, Choice())
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +32,11 @@ def event(number: int) -> SideEffect:
 STARTED = Started(1, "w", Raw(b"null"))
 
 
-async def write(timeline: Timeline, queue: str, first: int, count: int, run: int = 7) -> None:
+async def write(timeline: OwnedTimeline, queue: str, first: int, count: int, run: int = 7) -> None:
     """A run of ``count`` keys of one event each, the first of which is ``first``."""
-    position = 0
     for number in range(count):
         commit = Commit(run, run + number, [event(number) if number else STARTED])
-        position = await timeline.append(queue, "w", first + number, encode_commit(commit), position)
+        await timeline.append(queue, "w", first + number, encode_commit(commit))
 
 
 async def read(reader: RunReader) -> list[list[int]]:
@@ -43,13 +44,13 @@ async def read(reader: RunReader) -> list[list[int]]:
     return [[getattr(found, "index", 0) for found in page] async for page in reader.unread()]
 
 
-async def test_nothing(timeline: Timeline, queue: str) -> None:
+async def test_nothing(timeline: OwnedTimeline, queue: str) -> None:
     reader = RunReader(timeline, queue, "w")
     assert await read(reader) == []
     assert (reader.gone, reader.run, reader.last) == (True, None, None)
 
 
-async def test_page_by_page_and_then_what_is_new(timeline: Timeline, queue: str) -> None:
+async def test_page_by_page_and_then_what_is_new(timeline: OwnedTimeline, queue: str) -> None:
     await write(timeline, queue, 1, 8)
     reader = RunReader(timeline, queue, "w")
     assert await read(reader) == [[0, 1, 2], [3, 4, 5], [6, 7]]
@@ -62,7 +63,7 @@ async def test_page_by_page_and_then_what_is_new(timeline: Timeline, queue: str)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
-async def test_other_runs_had_the_id_before(timeline: Timeline, queue: str, count: int) -> None:
+async def test_other_runs_had_the_id_before(timeline: OwnedTimeline, queue: str, count: int) -> None:
     await write(timeline, queue, 1, 7, run=3)
     await write(timeline, queue, 8, 5, run=4)
     await write(timeline, queue, 13, count, run=5)
@@ -74,7 +75,7 @@ async def test_other_runs_had_the_id_before(timeline: Timeline, queue: str, coun
     assert earlier.gone
 
 
-async def test_an_earlier_run_that_is_one_key(broker: Broker, timeline: Timeline, queue: str) -> None:
+async def test_an_earlier_run_that_is_one_key(broker: Broker, timeline: OwnedTimeline, queue: str) -> None:
     await write(timeline, queue, 1, 5, run=3)
     for seq in range(1, 5):
         await broker.lane.api(f"STREAM.PURGE.{broker.names.timeline_stream}", {"filter": timeline.key(queue, "w", seq)})
@@ -82,7 +83,7 @@ async def test_an_earlier_run_that_is_one_key(broker: Broker, timeline: Timeline
     assert await read(RunReader(timeline, queue, "w")) == [[0, 1, 2], [3]]
 
 
-async def compact(broker: Broker, timeline: Timeline, queue: str, seq: int) -> None:
+async def compact(broker: Broker, timeline: OwnedTimeline, queue: str, seq: int) -> None:
     """Ends the run of keys up to ``seq`` with the next one, which has everything."""
     events = [STARTED, *(event(number) for number in range(1, seq)), Completed(at=1)]
     position = await timeline.append(queue, "w", seq + 1, encode_commit(Commit(7, 40, events, compacted=seq)))
@@ -90,7 +91,7 @@ async def compact(broker: Broker, timeline: Timeline, queue: str, seq: int) -> N
 
 
 @pytest.mark.parametrize("pages_before", [0, 1, 2])
-async def test_keys_become_one_while_they_are_read(broker: Broker, timeline: Timeline, queue: str, pages_before: int) -> None:
+async def test_keys_become_one_while_they_are_read(broker: Broker, timeline: OwnedTimeline, queue: str, pages_before: int) -> None:
     await write(timeline, queue, 1, 8)
     reader = RunReader(timeline, queue, "w")
     numbers: list[int] = []
@@ -104,7 +105,7 @@ async def test_keys_become_one_while_they_are_read(broker: Broker, timeline: Tim
     assert reader.seen == 9
 
 
-async def test_a_run_that_goes_while_it_is_read(timeline: Timeline, queue: str) -> None:
+async def test_a_run_that_goes_while_it_is_read(timeline: OwnedTimeline, queue: str) -> None:
     await write(timeline, queue, 1, 8)
     reader = RunReader(timeline, queue, "w")
     unread = reader.unread()
@@ -115,7 +116,7 @@ async def test_a_run_that_goes_while_it_is_read(timeline: Timeline, queue: str) 
     assert reader.gone
 
 
-async def test_a_key_that_is_missing_is_an_error(broker: Broker, timeline: Timeline, queue: str) -> None:
+async def test_a_key_that_is_missing_is_an_error(broker: Broker, timeline: OwnedTimeline, queue: str) -> None:
     await write(timeline, queue, 1, 8)
     await broker.lane.api(f"STREAM.PURGE.{broker.names.timeline_stream}", {"filter": timeline.key(queue, "w", 5)})
     reader = RunReader(timeline, queue, "w")
@@ -135,18 +136,18 @@ class Lagging(Timeline):
         return entries[:-1] if self.behind > 0 else entries
 
 
-async def test_a_server_that_lags_is_asked_again(broker: Broker, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    timeline = Lagging(broker.lane, broker.names)
+async def test_a_server_that_lags_is_asked_again(broker: Broker, timeline: OwnedTimeline, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await write(timeline, queue, 1, 8)
-    reader = RunReader(timeline, queue, "w")
+    lagging = Lagging(broker.lane, broker.names)
+    reader = RunReader(lagging, queue, "w")
     assert [number for page in await read(reader) for number in page] == list(range(8))
     monkeypatch.setattr(history_module, "LAGS", 2)
-    timeline.behind = 1000
+    lagging.behind = 1000
     with pytest.raises(BrokerUnavailableError, match="not on the server that answers yet"):
-        await read(RunReader(timeline, queue, "w"))
+        await read(RunReader(lagging, queue, "w"))
 
 
-async def test_many_readers_at_once(timeline: Timeline, queue: str) -> None:
+async def test_many_readers_at_once(timeline: OwnedTimeline, queue: str) -> None:
     await write(timeline, queue, 1, 20)
     found = await asyncio.gather(*(read(RunReader(timeline, queue, "w")) for _ in range(50)))
     assert all([number for page in pages for number in page] == list(range(20)) for pages in found)

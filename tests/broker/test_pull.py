@@ -27,9 +27,8 @@ class Taker:
         self.held: list[Delivery] = []
         self.most = 0
         self.lost: list[str] = []
-        self.consumer = PullConsumer(
-            broker.lane, broker.names, f"{queue}-test", room=lambda: self.limit - len(self.held), on_delivery=self._take, on_lost=self.lost.append
-        )
+        self.consumer = PullConsumer(broker.lane, broker.names, f"{queue}-test", room=lambda: self.limit - len(self.held))
+        self.consumer.give_to(self._take, self.lost.append)
 
     def _take(self, delivery: Delivery) -> None:
         self.held.append(delivery)

@@ -6,41 +6,50 @@ import pytest
 from msgspec import Raw
 
 from jetflow.broker.connection import Broker
-from jetflow.broker.state import COMPLETED, RUNNING, StateRecord, StateStore, decode_state, summary
+from jetflow.broker.group_commit import Choice
+from jetflow.broker.state import COMPLETED, RUNNING, OwnedStates, StateRecord, StateStore, decode_state, summary
 from tests.broker.conftest import until
+from tests.broker.owning import OwnedLane, owned_lane, writes_until_revoked
 
 
 @pytest.fixture
-def states(broker: Broker) -> StateStore:
-    return StateStore(broker.lane, broker.names)
+def owned(broker: Broker, queue: str) -> OwnedLane:
+    return owned_lane(broker, queue)
+
+
+@pytest.fixture
+def states(broker: Broker, owned: OwnedLane) -> OwnedStates:
+    return OwnedStates(owned, broker.names, Choice())
 
 
 def _record(queue: str, workflow_id: str = "w", status: str = RUNNING, expire: int | None = None) -> StateRecord:
     return StateRecord(workflow_id, queue, "kind", "1", status, 0, 1_000, 2_000, expire=expire)
 
 
-async def test_an_unknown_workflow_has_no_record(states: StateStore, queue: str) -> None:
+async def test_an_unknown_workflow_has_no_record(states: OwnedStates, queue: str) -> None:
     assert await states.get(queue, "w") is None
     assert await states.get(queue, "w", fresh=True) is None
 
 
-async def test_the_last_record_put_is_read(states: StateStore, queue: str) -> None:
+async def test_the_last_record_put_is_read(broker: Broker, states: OwnedStates, queue: str) -> None:
+    anybody = StateStore(broker.lane, broker.names)
     for status in (RUNNING, COMPLETED):
         await states.put(_record(queue, status=status))
         for fresh in (False, True):
-            record = await states.get(queue, "w", fresh=fresh)
-            assert record == _record(queue, status=status)
-            assert record.closed == (status == COMPLETED)
+            for reader in (states, anybody):
+                record = await reader.get(queue, "w", fresh=fresh)
+                assert record == _record(queue, status=status)
+                assert record.closed == (status == COMPLETED)
 
 
-async def test_any_text_may_be_an_id(states: StateStore, queue: str) -> None:
+async def test_any_text_may_be_an_id(states: OwnedStates, queue: str) -> None:
     await states.put(_record(queue, "order 4.5/ä"))
     record = await states.get(queue, "order=204=2E5=2F=C3=A4")
     assert record is not None
     assert record.workflow_id == "order 4.5/ä"
 
 
-async def test_a_closed_record_goes_when_its_time_is_over(states: StateStore, broker: Broker, queue: str) -> None:
+async def test_a_closed_record_goes_when_its_time_is_over(states: OwnedStates, broker: Broker, queue: str) -> None:
     gone: list[bytes] = []
     broker.wire.listen(f"jetflow_changed.{queue}.w", lambda _s, _r, data, headers: gone.append(data) if b"Marker" in (headers or b"") else None)
     await states.put(_record(queue, status=COMPLETED, expire=1))
@@ -50,7 +59,34 @@ async def test_a_closed_record_goes_when_its_time_is_over(states: StateStore, br
     assert await states.get(queue, "w", fresh=True) is None
 
 
-async def test_a_running_record_does_not_expire(states: StateStore, broker: Broker, queue: str) -> None:
+async def test_a_marker_is_removed_and_a_record_in_its_place_stays(states: OwnedStates, broker: Broker, queue: str) -> None:
+    gone: list[bytes] = []
+    broker.wire.listen(f"jetflow_changed.{queue}.*", lambda _s, _r, data, headers: gone.append(data) if b"Marker" in (headers or b"") else None)
+    assert await states.newest(queue, "w") is None
+    for workflow_id in ("w", "w2"):
+        await states.put(_record(queue, workflow_id, status=COMPLETED, expire=1))
+    await until(lambda: len(gone) == 2, "both have expired")
+    marker, other = await states.newest(queue, "w"), await states.newest(queue, "w2")
+    assert marker is not None
+    assert other is not None
+    assert (marker.data, other.data) == (b"", b"")
+    await states.put(_record(queue))
+    await states.remove_marker(queue, "w", marker.seq)
+    await states.remove_marker(queue, "w2", other.seq)
+    assert await states.get(queue, "w", fresh=True) == _record(queue)
+    assert await states.newest(queue, "w2") is None
+
+
+async def test_nothing_is_put_once_the_tenure_is_revoked(broker: Broker, owned: OwnedLane, states: OwnedStates, queue: str) -> None:
+    await writes_until_revoked(broker, owned, broker.names.state_stream, states.subject(queue, "w"), lambda: states.put(_record(queue)))
+
+
+async def test_nothing_that_expires_is_put_once_the_tenure_is_revoked(broker: Broker, owned: OwnedLane, states: OwnedStates, queue: str) -> None:
+    record = _record(queue, status=COMPLETED, expire=3_600_000)
+    await writes_until_revoked(broker, owned, broker.names.state_stream, states.subject(queue, "w"), lambda: states.put(record))
+
+
+async def test_a_running_record_does_not_expire(states: OwnedStates, broker: Broker, queue: str) -> None:
     await states.put(_record(queue, expire=1))
     message = await broker.lane.last_message(broker.names.state_stream, states.subject(queue, "w"))
     assert message is not None
@@ -58,14 +94,14 @@ async def test_a_running_record_does_not_expire(states: StateStore, broker: Brok
 
 
 @pytest.mark.parametrize(("expire", "seconds"), [(1, "1s"), (1_000, "1s"), (1_001, "2s"), (0, "1s"), (3_600_000, "3600s")])
-async def test_the_time_to_live_is_rounded_up_to_seconds(states: StateStore, broker: Broker, queue: str, expire: int, seconds: str) -> None:
+async def test_the_time_to_live_is_rounded_up_to_seconds(states: OwnedStates, broker: Broker, queue: str, expire: int, seconds: str) -> None:
     await states.put(_record(queue, status=COMPLETED, expire=expire))
     message = await broker.lane.last_message(broker.names.state_stream, states.subject(queue, "w"))
     assert message is not None
     assert message.headers["Nats-TTL"] == seconds
 
 
-async def test_every_put_is_told(states: StateStore, broker: Broker, queue: str) -> None:
+async def test_every_put_is_told(states: OwnedStates, broker: Broker, queue: str) -> None:
     heard: list[StateRecord | None] = []
     broker.wire.listen(f"jetflow_changed.{queue}.*", lambda _s, _r, data, _h: heard.append(decode_state(data)))
     await asyncio.gather(*(states.put(_record(queue, f"w{number}")) for number in range(20)))

@@ -5,34 +5,45 @@ import asyncio
 import pytest
 
 from jetflow.broker.connection import Broker
+from jetflow.broker.fence import TenureOverError
 from jetflow.broker.waits import Claim, Routed, Wait, Waits
 from jetflow.core.values import json_list
 from jetflow.errors import ConflictError
+from tests.broker.conftest import until
+from tests.broker.owning import OwnedLane, owned_lane, stored, writes_until_revoked
 
 
 @pytest.fixture
-def waits(broker: Broker) -> Waits:
-    return Waits(broker.lane, broker.names, broker.topology.partitions)
+def owned(broker: Broker, queue: str) -> OwnedLane:
+    return owned_lane(broker, queue)
+
+
+@pytest.fixture
+def waits(broker: Broker, owned: OwnedLane) -> Waits:
+    return Waits(owned, broker.names, broker.topology.partitions)
 
 
 async def _register(waits: Waits, *wanted: Wait) -> None:
-    await waits.registered(waits.register((wait, number) for number, wait in enumerate(wanted)))
+    await waits.register((wait, number) for number, wait in enumerate(wanted))
 
 
 async def _stored(broker: Broker, name: str) -> int:
     return (await broker.lane.publish(f"{broker.names.by_id_prefix}{name}", b"1")).seq
 
 
-async def test_who_waits_longest_is_first(waits: Waits, queue: str) -> None:
+async def test_who_waits_longest_is_first(waits: Waits, broker: Broker, queue: str) -> None:
+    heard: list[str] = []
+    broker.wire.listen(f"{broker.names.waiting_prefix}{queue}.>", lambda subject, _r, data, _h: heard.append(f"{subject.decode()} {len(data) > 0}"))
     one, two, three = (Wait(queue, queue, workflow, 5, 1) for workflow in "cab")
-    for wait in (one, two, three, one):  # once more changes nothing
-        await _register(waits, wait)
+    for wait, since in ((one, 1), (three, 2), (two, 1), (one, 1), (three, 2), (two, 1)):  # once more changes nothing
+        await waits.register([(wait, since)])
     assert [registered.wait for registered in await waits.waiting_for(queue)] == [one, two, three]
-    waits.remove(two)
-    async with asyncio.timeout(10):
-        while (found := [registered.wait for registered in await waits.waiting_for(queue)]) == [one, two, three]:
-            await asyncio.sleep(0.01)
-    assert found == [one, three]
+    await waits.remove(two)
+    assert [registered.wait for registered in await waits.waiting_for(queue)] == [one, three]
+    waiting = [f"{broker.names.waiting_prefix}{wait.key}" for wait in (one, three, two)]
+    await until(lambda: len(heard) == 7, "routers are told when a wait begins, and when it ends")
+    assert heard == [*(f"{subject} True" for subject in waiting * 2), f"{waiting[2]} False"]
+    await waits.remove(two)
     assert await waits.waiting_for(f"{queue}-other") == []
 
 
@@ -87,3 +98,27 @@ async def test_it_is_forwarded_once_while_it_is_under_way(waits: Waits, broker: 
     found = await broker.lane.read_many(broker.names.inbox_stream, asked, may_lag="a test looks")
     assert [message.data for message in found] == [b'{"run":5,"signal":"%b","number":7,"data":[]}' % queue.encode()]
     await broker.lane.api(f"STREAM.MSG.DELETE.{broker.names.inbox_stream}", {"seq": found[0].seq})
+
+
+async def test_nothing_is_registered_once_the_tenure_is_revoked(broker: Broker, owned: OwnedLane, waits: Waits, queue: str) -> None:
+    mine, many = f"{broker.names.wait_prefix}{queue}.>", [Wait(queue, queue, "a", 5, index) for index in (1, 2, 3)]
+    await writes_until_revoked(broker, owned, broker.names.wait_stream, mine, lambda: _register(waits, *many))
+
+
+async def test_a_router_whose_tenure_is_over_changes_nothing(broker: Broker, owned: OwnedLane, waits: Waits, queue: str) -> None:
+    number, wait = await _stored(broker, queue), Wait(queue, queue, "a", 5, 1)
+    await _register(waits, wait)
+    await waits.claim(number, wait)
+    owned.hold.lose("a test says so")
+    claim = await broker.lane.last_message(broker.names.wait_stream, f"{broker.names.wait_prefix}=claim.{number}")
+    for late in (
+        waits.remove(wait), waits.taken(number), waits.give_back(wait, number), waits.claim(number, wait, 1), waits.withdraw(number), waits.discard(number),
+        waits.forward(wait, Routed(5, queue, number, json_list([]))), waits.waiting_for(queue), waits.claims(),
+    ):  # fmt: skip
+        with pytest.raises(TenureOverError):
+            await late
+    assert len(await stored(broker, broker.names.wait_stream, f"{broker.names.wait_prefix}{queue}.>")) == 1
+    assert claim == await broker.lane.last_message(broker.names.wait_stream, f"{broker.names.wait_prefix}=claim.{number}")
+    assert await broker.lane.message(broker.names.by_id_stream, number) is not None
+    assert await stored(broker, broker.names.inbox_stream, f"{broker.names.namespace}.*.{queue}.>") == []
+    await broker.lane.api(f"STREAM.MSG.DELETE.{broker.names.by_id_stream}", {"seq": number, "no_erase": True})
