@@ -52,8 +52,11 @@ def revocation(names: Names, kind: str, queue_token: str, tenure: str) -> str:
     return names.revocation(kind, queue_token, tenure) + ".r" * SPELLINGS
 
 
-async def revoke(lane: Lane, names: Names, queue_token: str, tenure: str) -> int:
+async def revoke(lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool) -> int:
     """Ends a tenure in every stream that an owner writes; doing it again changes nothing. Gives the inbox's position of it.
+
+    The leader of a replicated stream checks a write against what is applied, so that some which it had proposed with the
+    revocation may be stored behind it. Once another write is acked, all of those are applied too.
 
     Raises:
         BrokerError: it may not be revoked everywhere: do it again before anything is read.
@@ -61,6 +64,8 @@ async def revoke(lane: Lane, names: Names, queue_token: str, tenure: str) -> int
     headers = header_block(Nats_TTL=f"{REVOKED_FOR}s")
     subjects = {kind: revocation(names, kind, queue_token, tenure) for kind in names.owned_streams}
     acks = await asyncio.gather(*(lane.publish(subject, b"", headers) for subject in subjects.values()))
+    if replicated:
+        acks = await asyncio.gather(*(lane.publish(subject, b"", headers) for subject in subjects.values()))
     return next(ack.seq for kind, ack in zip(subjects, acks, strict=True) if kind == "inbox")
 
 

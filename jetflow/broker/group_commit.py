@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -62,16 +61,6 @@ class Pace:
         return True
 
 
-def wanted_cpu() -> float:
-    """Seconds in which this thread ran, or would have liked to."""
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as file:
-            ran, waited, _ = file.read().split()
-            return (int(ran) + int(waited)) / 1e9
-    except (OSError, ValueError):  # not Linux
-        return time.thread_time()
-
-
 class Choice:
     """Whether messages go alone or together: by measuring first the one, then the other.
 
@@ -82,7 +71,7 @@ class Choice:
         together: what is quicker now, or is being tried.
     """
 
-    def __init__(self, cpu: Callable[[], float] = wanted_cpu) -> None:
+    def __init__(self, cpu: Callable[[], float] = clock.cpu) -> None:
         self.together = False
         self._proven = False
         self._until = 0.0

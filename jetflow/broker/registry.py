@@ -36,7 +36,8 @@ _decode = msgspec.json.Decoder(_Known).decode
 class Registry:
     """The tenures of one task queue."""
 
-    def __init__(self, lane: Lane, names: Names, queue_token: str) -> None:
+    def __init__(self, lane: Lane, names: Names, queue_token: str, *, replicated: bool) -> None:
+        self._replicated = replicated
         self._lane = lane
         self._names = names
         self._queue_token = queue_token
@@ -54,7 +55,7 @@ class Registry:
             known, position = await self._read()
             known.pop(tenure, None)
             before = [name for name, bits in known.items() if not _partitions(bits).isdisjoint(partitions)]
-            ends = await asyncio.gather(*(revoke(self._lane, self._names, self._queue_token, name) for name in before))
+            ends = await asyncio.gather(*(revoke(self._lane, self._names, self._queue_token, name, replicated=self._replicated) for name in before))
             kept = {name: bits for name, bits in known.items() if name not in before}
             if await self._write(kept | {tenure: _bits(partitions)}, position):
                 return max(ends, default=0)

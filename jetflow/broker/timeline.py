@@ -134,7 +134,8 @@ class OwnedTimeline(Timeline):
 
     async def guard(self, queue_token: str, id_token: str) -> None:
         """Keeps ``begin`` of every earlier tenure from writing key 1, however late it arrives; look at the timeline after it."""
-        await self._owned.store("timeline", self._names.guard(queue_token, id_token), b"", b"Nats-TTL:%ds\r\n" % GUARDED_FOR)
+        for _ in range(2 if self._owned.replicated else 1):  # see ``revoke``
+            await self._owned.store("timeline", self._names.guard(queue_token, id_token), b"", b"Nats-TTL:%ds\r\n" % GUARDED_FOR)
 
     async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
         """Writes a key, or writes it anew, and gives its position.

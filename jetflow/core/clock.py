@@ -31,6 +31,10 @@ class Source(Protocol):
         """A number from 0 up to before 1."""
         ...
 
+    def cpu(self) -> float:
+        """Seconds in which this thread ran, or would have liked to."""
+        ...
+
 
 class System:
     """The machine's own clock and chance."""
@@ -38,7 +42,21 @@ class System:
     monotonic = staticmethod(time.monotonic)
     token = staticmethod(secrets.token_hex)
     chance = staticmethod(random.random)
-    time = staticmethod(time.time)
+
+    @staticmethod
+    def cpu() -> float:
+        """Seconds in which this thread ran, or would have liked to."""
+        try:
+            with open("/proc/thread-self/schedstat", "rb") as file:
+                ran, waited, _ = file.read().split()
+                return (int(ran) + int(waited)) / 1e9
+        except (OSError, ValueError):  # not Linux
+            return time.thread_time()
+
+    @staticmethod
+    def time() -> float:
+        """Seconds since the epoch."""
+        return time.time()
 
 
 _source: Source = System()
@@ -63,6 +81,11 @@ def monotonic() -> float:
 def token(size: int) -> str:
     """``size`` bytes of chance in hex."""
     return _source.token(size)
+
+
+def cpu() -> float:
+    """Seconds in which this thread ran, or would have liked to."""
+    return _source.cpu()
 
 
 def chance() -> float:

@@ -34,7 +34,7 @@ async def open_actor(actor: Actor) -> None:
         last = await tenure.timeline.last(actor.engine.queue_token, actor.id_token)
         if last is not None:
             await _rebuild(actor, last)
-        actor.engine.inflight.drop_strays(actor)
+            actor.engine.inflight.drop_strays(actor)  # without a timeline the start may still come to what has run ahead
     run.loaded = True
 
 

@@ -75,7 +75,7 @@ class Ownership:
         self._room = room
         self._grace = grace
         self._members = Members(broker.lane, broker.names, member.task_queue, member.worker_id, self._changed)
-        self._registry = Registry(broker.lane, broker.names, engine.queue_token)
+        self._registry = Registry(broker.lane, broker.names, engine.queue_token, replicated=broker.topology.replicas > 1)
         self._wake = asyncio.Event()
         self._grace_until = 0.0
         self._leaving_until: float | None = None

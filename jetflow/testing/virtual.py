@@ -17,7 +17,6 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
-from jetflow.broker import group_commit
 from jetflow.core import clock
 from jetflow.testing.loop import SimLoop, SimTask
 
@@ -106,7 +105,6 @@ class World:
 
     def __enter__(self) -> World:
         clock.use(self)
-        self.replace(group_commit.Choice.__init__, "__defaults__", (self.cpu,))
         self._gc = gc.isenabled()
         gc.disable()  # what it collects, and when, differs from run to run
         return self

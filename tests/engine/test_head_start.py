@@ -10,7 +10,7 @@ import pytest
 from jetflow import Client, RetryPolicy, Worker, activity, condition, search, set_query_handler, set_update_handler, side_effect, sleep, workflow
 from jetflow import workflow as flow
 from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.timeline import OwnedTimeline, Timeline
 from jetflow.core import events as ev
 from jetflow.core.ids import to_token
 from jetflow.errors import (
@@ -314,18 +314,22 @@ async def test_an_id_that_is_said_to_be_new_and_had_a_run(server: LocalServer, c
 
 async def test_an_outcome_outlives_doubts_about_the_first_commit(client: Client, queue: str, worker: Worker, monkeypatch: Any) -> None:
     """The commit's outcome is unknown, once stored and once not: what ran ahead does not run again."""
-    append = Timeline.append
     doubts = iter(["lost", "stored"] * 2)
 
-    async def doubtful(*arguments: Any) -> int:
-        doubt = next(doubts, None)
-        if doubt != "lost":
-            position = await append(*arguments)
-        if doubt is not None:
-            raise BrokerUnavailableError(doubt)
-        return position
+    def doubtful(write: Any) -> Any:
+        async def maybe(timeline: OwnedTimeline, *arguments: Any) -> int:
+            doubt = next(doubts, None)
+            if doubt != "lost":
+                position = await write(timeline, *arguments)
+            if doubt is not None:
+                timeline._owned.lose(doubt)
+                raise BrokerUnavailableError(doubt)
+            return position
 
-    monkeypatch.setattr(Timeline, "append", doubtful)
+        return maybe
+
+    monkeypatch.setattr(OwnedTimeline, "begin", doubtful(OwnedTimeline.begin))
+    monkeypatch.setattr(OwnedTimeline, "append", doubtful(OwnedTimeline.append))
     assert await client.execute(one, 1, task_queue=queue, timeout=WAIT) == 1
     assert await client.execute(several, ["a", "b"], task_queue=queue, timeout=WAIT) == ["a", "b"]
     assert next(doubts, None) is None
@@ -336,8 +340,9 @@ async def test_claiming_partitions_again_meanwhile(client: Client, queue: str, w
     door("x")
     handle = await client.start(one, "x", task_queue=queue)
     await until(lambda: calls["x"])
-    worker._ownership._doubt("the test says so")
-    await until(lambda: worker._ownership._sure)
+    before = worker._engine.tenure
+    worker._ownership._lose("the test says so")
+    await until(lambda: worker._engine.tenure not in (None, before) and worker.partitions)
     doors["x"].set()
     assert await handle.result(timeout=WAIT) == "x"
     assert calls == {"x": 1}
@@ -345,22 +350,23 @@ async def test_claiming_partitions_again_meanwhile(client: Client, queue: str, w
 
 async def test_what_ran_ahead_of_code_that_decides_by_whim_counts_for_nothing(client: Client, queue: str, worker: Worker, monkeypatch: Any) -> None:
     """Decided again after a lost commit, the first step is another one."""
-    append, lost = Timeline.append, [True]
+    begin, lost = OwnedTimeline.begin, [True]
 
-    async def loses(*arguments: Any) -> int:
+    async def loses(timeline: OwnedTimeline, *arguments: Any) -> int:
         if lost:
             lost.pop()
+            timeline._owned.lose("lost")
             raise BrokerUnavailableError("lost")
-        return await append(*arguments)
+        return await begin(timeline, *arguments)
 
-    monkeypatch.setattr(Timeline, "append", loses)
+    monkeypatch.setattr(OwnedTimeline, "begin", loses)
     whims[:] = ["first", "second"]
     assert await client.execute(whimsical, task_queue=queue, timeout=WAIT) == "second"
     assert calls == {"first": 1, "second": 1}
 
 
 def in_memory(worker: Worker) -> set[str]:
-    return {actor.workflow_id for actor in worker._engine.actors}
+    return {actor.workflow_id for actor in worker._engine.tenure.actors}
 
 
 async def publish_start(url: str, queue: str, workflow_id: str, kind: str, body: bytes) -> None:
