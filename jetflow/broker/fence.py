@@ -49,7 +49,7 @@ class Hold(Protocol):
 
 def revocation(names: Names, kind: str, queue_token: str, tenure: str) -> str:
     """Subject of the message that revokes a tenure in one stream."""
-    return names.revocation(kind, queue_token, tenure) + ".r" * SPELLINGS
+    return names.revocation(kind, queue_token, tenure) + ".0" * SPELLINGS
 
 
 async def revoke(lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool) -> int:
@@ -100,7 +100,7 @@ class Spellings:
 
     def subject(self, number: int) -> str:
         """The check subject with this number."""
-        return self._stem + "".join(".*" if number >> place & 1 else ".r" for place in range(SPELLINGS))
+        return self._stem + "".join(".*" if number >> place & 1 else ".0" for place in range(SPELLINGS))
 
 
 class FencedLane:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from jetflow.broker.fence import FencedLane
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import status_of
 from jetflow.core import clock
@@ -45,9 +44,7 @@ class Scan:
         place: the position of the last key that was given out or passed over; one before ``start`` at first.
     """
 
-    def __init__(
-        self, lane: Lane | FencedLane, stream: str, subject_filter: str, *, start: int = 1, wanted: Callable[[bytes], bool] | None = None
-    ) -> None:
+    def __init__(self, lane: Lane, stream: str, subject_filter: str, *, start: int = 1, wanted: Callable[[bytes], bool] | None = None) -> None:
         self._lane = lane
         self._stream = stream
         self._filter = subject_filter

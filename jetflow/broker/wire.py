@@ -141,7 +141,9 @@ class Wire(NatsClient):
         self._write_scheduled = False
         if self._pending and self.is_connected and self._transport is not None:
             commands, self._pending, self._pending_data_size = self._pending, [], 0
-            self._transport.write(b"".join(commands))
+            io = getattr(self._transport, "_io_writer", None)
+            if io is None or not io.is_closing():  # otherwise it has just broken, which is noticed next
+                self._transport.write(b"".join(commands))
 
     # ---- staying alive
 

@@ -167,11 +167,11 @@ class Names:
 
     def registry(self, queue_token: str) -> str:
         """Subject, in the timeline's stream, of what is known of a task queue's tenures."""
-        return f"{self.tenure_prefix}timeline.registry.{queue_token}"
+        return f"{self.tenure_prefix}timeline.registry.{queue_token}.0"
 
     def guard(self, queue_token: str, id_token: str) -> str:
         """Subject of the message that keeps an earlier owner from writing a workflow's first timeline key."""
-        return f"{self.guard_prefix}{queue_token}.{id_token}.first"
+        return f"{self.guard_prefix}{queue_token}.{id_token}.0"
 
     def pending_start(self, queue_token: str, id_token: str) -> str:
         """The stored, unconsumed start commands of one workflow, whatever its partition and type."""

@@ -57,10 +57,10 @@ async def end_unseen(actor: Actor) -> bool:
         return False
     engine = actor.engine
     timeline = actor.tenure.timeline
-    for start in [known for known in actor.unacked.values() if isinstance(known.payload, StartCommand) and not actor.tenure.is_first_hand(known)]:
-        if start.seq not in actor.run.guarded:
-            await guard(actor, start)
     last = await timeline.last(engine.queue_token, actor.id_token)
+    if last is None:
+        await guard(actor, command)
+        last = await timeline.last(engine.queue_token, actor.id_token)
     ends = command.payload
     events: list[Any] = [terminated(ends) if isinstance(ends, TerminateCommand) else ev.Terminated(at=now_ms(), reason=REPLACED)]
     if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 async def guard(actor: Actor, start: Command) -> None:
-    """Sees to it that no earlier tenure can write a first commit for a start; what is read afterwards stays as it is."""
+    """Sees to it that no earlier tenure can write a first commit for a start. That it has written one just before shows in the timeline, if it
+    is read afterwards.
+    """
     await actor.tenure.timeline.guard(actor.engine.queue_token, actor.id_token)
     actor.run.guarded.add(start.seq)

@@ -76,7 +76,8 @@ class Janitor:
             if await self._may_have_missed(tenure):
                 await self._sweep(tenure)
             place = 0
-        markers = Scan(tenure.lane, names.state_stream, f"{names.state_prefix}{engine.queue_token}.*", start=place + 1, wanted=_is_marker)
+        lane = engine.broker.lane  # it must be able to remove its consumer when the tenure is over
+        markers = Scan(lane, names.state_stream, f"{names.state_prefix}{engine.queue_token}.*", start=place + 1, wanted=_is_marker)
         remembered, since = -1, float("-inf")
         try:
             await markers.open()
@@ -112,7 +113,7 @@ class Janitor:
     async def _sweep(self, tenure: Tenure) -> None:
         """Looks for timelines without a record, among those that there are now."""
         engine, names = self._engine, self._engine.broker.names
-        keys = Scan(tenure.lane, names.timeline_stream, f"{names.timeline_prefix}{engine.queue_token}.*.*")
+        keys = Scan(engine.broker.lane, names.timeline_stream, f"{names.timeline_prefix}{engine.queue_token}.*.*")
         try:
             end = (await tenure.lane.api(f"STREAM.INFO.{names.timeline_stream}"))["state"]["last_seq"]
             await keys.open()

@@ -10,7 +10,6 @@ from jetflow.core.machine import last_generation
 from jetflow.engine.children import children_in, children_of
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.effects import follow, publish
-from jetflow.engine.first_commit import guard
 from jetflow.engine.updates import Updates
 
 if TYPE_CHECKING:
@@ -18,19 +17,14 @@ if TYPE_CHECKING:
 
 
 async def open_actor(actor: Actor) -> None:
-    """Reads what the timeline has, unless a start is the first that is heard of the id.
-
-    A start that no earlier tenure can have had needs no read: writing the first key tells whether the id is free. Of any other an
-    earlier owner may have sent the first commit, which is kept out before the timeline is looked at.
+    """Reads what the timeline has, unless a start is the first that is heard of the id: one that no earlier tenure can have had needs no
+    read, since writing the first key tells whether the id is free.
     """
     run, tenure = actor.run, actor.tenure
     first = actor.mailbox[0] if actor.mailbox else None
-    starts = first is not None and isinstance(first.payload, StartCommand)
-    if first is not None and starts and not actor.doubtful and tenure.is_first_hand(first):
+    if first is not None and isinstance(first.payload, StartCommand) and not actor.doubtful and tenure.is_first_hand(first):
         run.unheard = True
     else:
-        if first is not None and starts and not tenure.is_first_hand(first):
-            await guard(actor, first)
         last = await tenure.timeline.last(actor.engine.queue_token, actor.id_token)
         if last is not None:
             await _rebuild(actor, last)
