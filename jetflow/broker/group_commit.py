@@ -248,7 +248,9 @@ class GroupCommit:
             if not isinstance(error, ConflictError):
                 log.debug("no batches: %s", error)
                 self.choice.give_up(clock.monotonic(), inf if getattr(error, "err_code", 0) == BATCHES_OFF else AGAIN)
-            await asyncio.gather(*map(self._alone, group))
+            await asyncio.gather(*(self._alone(message) for message in group if message.headers is None))
+            # these last: if the tenure is revoked that is known now, and they are not sent
+            await asyncio.gather(*(self._alone(message) for message in group if message.headers is not None))
         finally:
             self._lane.give_back(self._kind, spelling)
 

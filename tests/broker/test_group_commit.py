@@ -12,15 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetflow.broker.connection import Broker
+from jetflow.broker.fence import TenureOverError
 from jetflow.broker.group_commit import AGAIN, BUSY, CROWD, GAIN, MOST, PERIOD, SLOW, SOON, Choice, GroupCommit
 from jetflow.broker.lane import Lane
 from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import EXPECT_NEW
+from jetflow.broker.timeline import OwnedTimeline
+from jetflow.broker.wire import header_block
 from jetflow.core.clock import cpu as wanted_cpu
 from jetflow.errors import BrokerUnavailableError, ConflictError, PayloadTooLargeError
+from tests.broker import owning
 from tests.broker.conftest import until
+from tests.broker.owning import OwnedLane, owned_lane
 
 OTHERS = 3 * CROWD
+EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
 
 
 async def make_stream(lane: Lane, **config: object) -> str:
@@ -36,23 +41,24 @@ async def stream(broker: Broker) -> str:
 
 
 @pytest.fixture
-def group(broker: Broker) -> GroupCommit:
-    return convinced(broker.lane)
+def group(broker: Broker, queue: str) -> GroupCommit:
+    return GroupCommit(owned_lane(broker, queue), "timeline", convinced())
 
 
-def convinced(lane: Lane) -> GroupCommit:
+def convinced() -> Choice:
     """One that has found batches to be quicker."""
-    group = GroupCommit(lane)
-    group.choice.together = group.choice._proven = True
-    group.choice._until = inf
-    group.choice._alone.each = inf
-    group.choice._grouped_at = time.monotonic()
-    return group
+    choice = Choice()
+    choice.together = choice._proven = True
+    choice._until = inf
+    choice._alone.each = inf
+    choice._grouped_at = time.monotonic()
+    return choice
 
 
-async def publish(group: GroupCommit, stream: str, name: str, body: bytes = b"body") -> int | BaseException:
+async def publish(group: GroupCommit, stream: str, name: str, body: bytes = b"body", *, fenced: bool = False) -> int | BaseException:
+    """With a condition of its own, or under the tenure's fence alone."""
     try:
-        return await group.publish(f"{stream}.{name}", body, EXPECT_NEW)
+        return await group.publish(f"{stream}.{name}", body, headers=None if fenced else EXPECT_NEW)
     except Exception as error:
         return error
 
@@ -68,9 +74,11 @@ def batches_of(messages: dict[int, tuple[str, dict[str, str]]]) -> set[str]:
     return {headers["Nats-Batch-Id"] for _, headers in messages.values() if "Nats-Batch-Id" in headers}
 
 
-async def test_each_gets_its_own_position(broker: Broker, group: GroupCommit, stream: str) -> None:
+@pytest.mark.parametrize("fenced", [0, 1, 2])
+async def test_each_gets_its_own_position(broker: Broker, group: GroupCommit, stream: str, fenced: int) -> None:
+    """None of them fenced, all, or every second one."""
     names = [f"n{number}" for number in range(MOST + 2 * CROWD)]
-    positions = await asyncio.gather(*(publish(group, stream, name) for name in names))
+    positions = await asyncio.gather(*(publish(group, stream, name, fenced=bool(fenced and place % fenced == 0)) for place, name in enumerate(names)))
     messages = await stored(broker.lane, stream)
     assert dict(zip(positions, names, strict=True)) == {seq: name for seq, (name, _) in messages.items()}
     assert len(batches_of(messages)) == 2
@@ -151,8 +159,7 @@ async def test_time_to_live_and_notices_are_those_of_messages_alone(broker: Brok
     )
     republished = [f"{copies}.{stream}.n{number}".encode() for number in range(CROWD)]
     broker.wire.listen(f"{copies}.>", lambda subject, _reply, data, _headers: heard.append((subject, data)))
-    expiring = b"NATS/1.0\r\nNats-TTL:1s\r\n\r\n"
-    await asyncio.gather(*(group.publish(f"{stream}.n{number}", b"body", expiring) for number in range(CROWD)))
+    await asyncio.gather(*(group.publish(f"{stream}.n{number}", b"body", b"Nats-TTL:1s\r\n") for number in range(CROWD)))
     assert len(batches_of(await stored(broker.lane, stream))) == 1
     await until(lambda: len(heard) >= 2 * CROWD, "each is republished, and so is the marker of each that has expired")
     assert sorted(heard) == sorted([(subject, body) for subject in republished for body in (b"", b"body")])
@@ -170,7 +177,7 @@ async def test_a_batch_that_was_left_unfinished_keeps_nobody_out(server: LocalSe
 
 
 async def test_the_server_is_killed_amid_batches(tmp_path: Path) -> None:
-    """What was answered is there after kill -9; what was not may be there or not, and is a BrokerUnavailableError."""
+    """What was answered is there after kill -9; what was not may be there or not, is a BrokerUnavailableError, and ends the tenure."""
     config = tmp_path / "always.conf"
     config.write_text("jetstream { sync_interval: always }")
     server = LocalServer(tmp_path / "store", config=config)
@@ -178,7 +185,7 @@ async def test_the_server_is_killed_amid_batches(tmp_path: Path) -> None:
     try:
         broker = await Broker.connect(server.url)
         stream = await make_stream(broker.lane)
-        group = convinced(broker.lane)
+        group = GroupCommit(owned_lane(broker), "timeline", convinced())
         outcomes: dict[str, object] = {}
 
         async def keep_publishing(writer: int) -> None:
@@ -201,12 +208,121 @@ async def test_the_server_is_killed_amid_batches(tmp_path: Path) -> None:
             if isinstance(outcome, int):
                 assert positions[name] == outcome
             else:
-                assert isinstance(outcome, BrokerUnavailableError), outcome
+                assert isinstance(outcome, BrokerUnavailableError | TenureOverError), outcome
+        assert any(isinstance(outcome, BrokerUnavailableError) for outcome in outcomes.values())
+        over = await asyncio.gather(*(publish(group, stream, f"over-{number}") for number in range(OTHERS)))
+        assert {type(outcome) for outcome in over} == {TenureOverError}
+        group = GroupCommit(owned_lane(broker), "timeline", convinced())
         again = await asyncio.gather(*(publish(group, stream, f"again-{number}") for number in range(OTHERS)))
         assert all(isinstance(outcome, int) for outcome in again), again
+        assert not [name for name, _ in (await stored(broker.lane, stream)).values() if name.startswith("over-")]
         await broker.close()
     finally:
         await server.stop()
+
+
+# ---- under a tenure
+
+
+class Committing:
+    """A tenure's commits: appended ones, which are fenced, and first ones, which have a condition of their own."""
+
+    def __init__(self, broker: Broker, queue: str, *, replicated: bool = False) -> None:
+        self.broker, self.queue = broker, queue
+        self.lane: OwnedLane = owned_lane(broker, queue, replicated=replicated)
+        self.timeline = OwnedTimeline(self.lane, broker.names, convinced())
+        self.choice = self.timeline._commits.choice
+
+    async def all_of(self, appended: list[str], begun: list[str]) -> list[int | BaseException]:
+        """Writes key 2 of some workflows, and key 1 of others; one of these after one of those."""
+        work = {name: self.timeline.append(self.queue, name, 2, b"next") for name in appended}
+        first = {name: self.timeline.begin(self.queue, name, b"first") for name in begun}
+        names = [name for pair in zip(appended, begun, strict=False) for name in pair]
+        rest = [name for name in (*appended, *begun) if name not in names]
+        outcomes = await asyncio.gather(*((work | first)[name] for name in names + rest), return_exceptions=True)
+        by_name = dict(zip(names + rest, outcomes, strict=True))
+        return [by_name[name] for name in (*appended, *begun)]
+
+    async def stored(self) -> dict[int, str]:
+        """Workflow of each key of the queue, by position."""
+        found = await owning.stored(self.broker, self.broker.names.timeline_stream, f"{self.broker.names.timeline_prefix}{self.queue}.>")
+        return {seq: subject.split(".")[-2] for subject, seq, _ in found}
+
+    async def batches(self) -> set[str]:
+        names, lane = self.broker.names, self.broker.lane
+        found = [await lane.message(names.timeline_stream, seq) for seq in await self.stored()]
+        return {message.headers["Nats-Batch-Id"] for message in found if message is not None and "Nats-Batch-Id" in message.headers}
+
+
+APPENDED = [f"a{number}" for number in range(OTHERS)]
+BEGUN = [f"b{number}" for number in range(CROWD)]
+
+
+@pytest.fixture(params=[False, True], ids=["alone", "replicated"])
+def committing(broker: Broker, queue: str, request: pytest.FixtureRequest) -> Committing:
+    """As with one server, and as with several: the fence is spelled in as many ways as there are writes under way."""
+    return Committing(broker, queue, replicated=request.param)
+
+
+async def test_fenced_ones_and_first_commits_are_stored_as_one(committing: Committing) -> None:
+    positions = await committing.all_of(APPENDED, BEGUN)
+    messages = await committing.stored()
+    assert dict(zip(positions, APPENDED + BEGUN, strict=True)) == messages
+    assert sorted(messages) == list(range(min(messages), min(messages) + len(messages))), "without a gap"
+    assert len(await committing.batches()) == 1
+    assert committing.choice.together
+    assert committing.lane.hold.why is None
+
+
+async def test_nothing_of_a_batch_is_stored_once_the_tenure_is_revoked(committing: Committing) -> None:
+    before = await committing.all_of(APPENDED, [])
+    await committing.lane.revoke()
+    outcomes = await committing.all_of([f"late-{name}" for name in APPENDED], [f"late-{name}" for name in BEGUN])
+    assert {type(outcome) for outcome in outcomes} == {TenureOverError}
+    assert committing.lane.hold.why == "another worker has taken over"
+    assert sorted(await committing.stored()) == before
+
+
+async def test_a_first_commit_whose_id_is_taken_takes_nobody_with_it(committing: Committing) -> None:
+    other = Committing(committing.broker, committing.queue)
+    (taken,) = await other.all_of([], BEGUN[3:4])
+    outcomes = await committing.all_of(APPENDED, BEGUN)
+    lost = outcomes.pop(OTHERS + 3)
+    assert isinstance(lost, ConflictError)
+    assert not isinstance(lost, TenureOverError)
+    messages = await committing.stored()
+    assert messages.pop(taken) == BEGUN[3]  # type: ignore[arg-type]
+    assert dict(zip(outcomes, APPENDED + BEGUN[:3] + BEGUN[4:], strict=True)) == messages
+    assert not await committing.batches(), "nothing of the batch was stored; each has gone by itself"
+    assert committing.choice.together, "a lost condition says nothing against batches"
+    assert committing.lane.hold.why is None
+
+
+async def test_first_commits_that_were_guarded_are_refused_alone(committing: Committing) -> None:
+    other = Committing(committing.broker, committing.queue)
+    for name in BEGUN[:2]:
+        await other.timeline.guard(committing.queue, name)
+    outcomes = await committing.all_of(APPENDED, BEGUN)
+    assert [type(outcome) for outcome in outcomes] == [int] * OTHERS + [ConflictError] * 2 + [int] * (CROWD - 2)
+    assert len(await committing.stored()) == OTHERS + CROWD - 2
+
+
+async def test_a_tenure_that_ends_sends_no_batch(committing: Committing) -> None:
+    committing.lane.hold.lose("a test says so")
+    outcomes = await committing.all_of(APPENDED, BEGUN)
+    assert {type(outcome) for outcome in outcomes} == {TenureOverError}
+    assert not committing.lane.sent
+    assert not await committing.stored()
+
+
+async def test_a_batch_gives_its_spelling_back(committing: Committing) -> None:
+    spellings = committing.lane._spellings
+    free = {kind: len(one._free) for kind, one in spellings.items()}
+    await committing.all_of(APPENDED, BEGUN)
+    await committing.all_of([f"c{number}" for number in range(CROWD)], BEGUN)
+    await committing.lane.revoke()
+    await committing.all_of(APPENDED, [f"d{number}" for number in range(CROWD)])
+    assert {kind: len(one._free) for kind, one in spellings.items()} == free
 
 
 class WaitsForTheDisk(Choice):
@@ -219,8 +335,7 @@ class WaitsForTheDisk(Choice):
 
 
 async def test_a_crowd_is_measured_and_then_grouped(broker: Broker, stream: str) -> None:
-    group = GroupCommit(broker.lane)
-    group.choice = WaitsForTheDisk()
+    group = GroupCommit(owned_lane(broker), "timeline", WaitsForTheDisk())
     for number in range(5):
         assert isinstance(await publish(group, stream, f"one{number}"), int)
     await asyncio.gather(*(publish(group, stream, f"few{number}") for number in range(CROWD - 1)))

@@ -159,7 +159,8 @@ async def test_nothing_is_scheduled_once_the_tenure_is_revoked(broker: Broker, o
 async def test_a_tenure_that_is_over_cancels_nothing(broker: Broker, owned: OwnedLane, timers: Timers, queue: str) -> None:
     position = await timers.schedule(queue, "w", 7, 1, _now() + HOUR)
     owned.hold.lose("a test says so")
-    for late in (timers.cancel(queue, "w", 1, position + 1), timers.cancel_all(queue, "w", position + 1), timers.take_start_back(queue, "w", 1 << 40)):
+    before = position + 1
+    for late in (timers.cancel(queue, "w", 1, before), timers.cancel_all(queue, "w", before), timers.take_start_back(queue, "w", before)):
         with pytest.raises(TenureOverError):
             await late
     assert await _scheduled(broker, queue) == {"w.1"}

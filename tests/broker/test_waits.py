@@ -112,8 +112,8 @@ async def test_a_router_whose_tenure_is_over_changes_nothing(broker: Broker, own
     owned.hold.lose("a test says so")
     claim = await broker.lane.last_message(broker.names.wait_stream, f"{broker.names.wait_prefix}=claim.{number}")
     for late in (
-        waits.remove(wait), waits.taken(number), waits.give_back(wait, number), waits.claim(number, wait, 1), waits.withdraw(number), waits.discard(number),
-        waits.forward(wait, Routed(5, queue, number, json_list([]))), waits.waiting_for(queue), waits.claims(),
+        waits.remove(wait), waits.taken(number), waits.give_back(wait, number), waits.claim(number, wait, 1), waits.withdraw(number),
+        waits.discard(number), waits.forward(wait, Routed(5, queue, number, json_list([]))), waits.waiting_for(queue), waits.claims(),
     ):  # fmt: skip
         with pytest.raises(TenureOverError):
             await late
