@@ -76,9 +76,7 @@ async def stored(broker: Broker, stream: str, subject_filter: str) -> list[tuple
             return found
 
 
-async def writes_until_revoked(
-    broker: Broker, lane: OwnedLane, stream: str, subject_filter: str, write: Callable[[], Awaitable[object]]
-) -> None:
+async def writes_until_revoked(broker: Broker, lane: OwnedLane, stream: str, subject_filter: str, write: Callable[[], Awaitable[object]]) -> None:
     """Asserts that a write is stored; and that once the tenure is revoked it is refused, and one that was sent before and comes late too."""
     assert await stored(broker, stream, subject_filter) == []
     await write()

@@ -12,11 +12,11 @@ from jetflow.broker import lane as lane_module
 from jetflow.broker.connection import Broker, open_wire
 from jetflow.broker.lane import Lane, PubAck
 from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import EXPECT_NEW
 from jetflow.broker.wire import header_block, parse_headers
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, PayloadTooLargeError
 from tests.broker.conftest import until
 
+EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
 NEVER = 600.0
 """A timeout that does not come within a test: what ends earlier was not ended by it."""
 
