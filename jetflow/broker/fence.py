@@ -13,7 +13,7 @@ import re
 from collections import deque
 from typing import Any, Protocol
 
-from jetflow.broker.lane import Lane, PubAck, StoredMessage
+from jetflow.broker.lane import Lane, PubAck, StoredMessage, check_ack
 from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
@@ -36,7 +36,13 @@ class TenureOverError(BrokerError):
 
 
 class Hold(Protocol):
-    """What the fence asks of the tenure it stands for."""
+    """What the fence asks of the tenure it stands for.
+
+    Attributes:
+        over: True once it is over, for good.
+    """
+
+    over: bool
 
     def check(self) -> None:
         """Raises TenureOverError unless the tenure lasts."""
@@ -157,20 +163,17 @@ class FencedLane:
             BrokerUnavailableError: whether it was stored is unknown, which ends the tenure.
             BrokerError: the server refused it.
         """
-        self._hold.check()
         if self._spellings:
-            ack = await self._store_replicated(kind, subject, body, fields)
-        else:
-            ack = await self._outcome(subject, body, self._blocks[kind] + fields + b"\r\n")
+            return await self._store_replicated(kind, subject, body, fields)
         self._hold.check()
-        return ack
+        return await self._outcome(subject, body, self._blocks[kind] + fields + b"\r\n", fenced=True)
 
-    async def _outcome(self, subject: str, body: bytes, headers: bytes) -> PubAck:
+    async def _outcome(self, subject: str, body: bytes, headers: bytes | None, *, fenced: bool) -> PubAck:
         self.under_way += 1
         try:
-            return await self._lane.publish(subject, body, headers)
+            ack = await self._lane.publish(subject, body, headers)
         except ConflictError as error:
-            if self.replicated and is_busy(error):
+            if not fenced or (self.replicated and is_busy(error)):
                 raise
             self._hold.lose("another worker has taken over")
             raise TenureOverError(str(error)) from error
@@ -180,6 +183,9 @@ class FencedLane:
             raise
         finally:
             self.under_way -= 1
+        if self._hold.over:
+            raise TenureOverError(f"the tenure ended before {subject} was answered")
+        return ack
 
     async def _store_replicated(self, kind: str, subject: str, body: bytes, fields: bytes) -> PubAck:
         spellings = self._spellings[kind]
@@ -187,11 +193,50 @@ class FencedLane:
             number = await spellings.take()
             try:
                 self._hold.check()
-                return await self._outcome(subject, body, self.block(kind, number) + fields + b"\r\n")
+                return await self._outcome(subject, body, self.block(kind, number) + fields + b"\r\n", fenced=True)
             except ConflictError:
                 await asyncio.sleep(BUSY_PAUSE)
             finally:
                 spellings.give_back(number)
+
+    def send(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> None:
+        """Stores a message as ``store`` does, without an answer: it may get lost.
+
+        Raises:
+            TenureOverError, BrokerUnavailableError: nothing was sent.
+        """
+        self._hold.check()
+        self.wire.send(subject, body, headers=self._blocks[kind] + fields + b"\r\n")
+
+    def begin_store(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> asyncio.Future[Any]:
+        """Sends a message as ``store`` does, for several that go out at once; its answer is for ``stored``.
+
+        Raises:
+            TenureOverError, BrokerUnavailableError: nothing was sent.
+        """
+        if self._spellings:
+            return asyncio.ensure_future(self._store_replicated(kind, subject, body, fields))
+        self._hold.check()
+        answer = self._lane.submit(subject, body, self._blocks[kind] + fields + b"\r\n")
+        self.under_way += 1
+        return answer
+
+    async def stored(self, answer: asyncio.Future[Any], subject: str) -> PubAck:
+        """The ack of what ``begin_store`` has sent; errors as of ``store``."""
+        if self._spellings:
+            return await answer  # type: ignore[no-any-return]
+        try:
+            data, _ = await answer
+            return check_ack(data, subject)
+        except ConflictError as error:
+            self._hold.lose("another worker has taken over")
+            raise TenureOverError(str(error)) from error
+        except BrokerUnavailableError as error:
+            self.is_in_doubt = True
+            self._hold.lose(f"the outcome of a write is unknown: {error}")
+            raise
+        finally:
+            self.under_way -= 1
 
     def block(self, kind: str, spelling: int | None = None) -> bytes:
         """The fence as header lines, without the empty line at the end; for one who sends by himself."""
@@ -213,17 +258,7 @@ class FencedLane:
         ends the tenure.
         """
         self._hold.check()
-        self.under_way += 1
-        try:
-            ack = await self._lane.publish(subject, body, headers)
-        except BrokerUnavailableError as error:
-            self.is_in_doubt = True
-            self._hold.lose(f"the outcome of a write is unknown: {error}")
-            raise
-        finally:
-            self.under_way -= 1
-        self._hold.check()
-        return ack
+        return await self._outcome(subject, body, headers, fenced=False)
 
     async def purge(self, stream: str, subject_filter: str, before: int) -> int:
         """Removes what a filter takes before a position; gives how much. It cannot be fenced: what came later it never touches."""
@@ -234,6 +269,11 @@ class FencedLane:
 
     # ---- the rest, as ``Lane`` has it
 
+    def _still(self) -> None:
+        """An answer that came after the end of the tenure is not handed out."""
+        if self._hold.over:
+            raise TenureOverError("the tenure ended before the answer came")
+
     def submit(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> asyncio.Future[Any]:
         """See ``Lane.submit``."""
         self._hold.check()
@@ -243,56 +283,56 @@ class FencedLane:
         """See ``Lane.request``."""
         self._hold.check()
         answer = await self._lane.request(subject, body, headers)
-        self._hold.check()
+        self._still()
         return answer
 
     async def api(self, operation: str, request: Any = None) -> Any:
         """See ``Lane.api``."""
         self._hold.check()
         answer = await self._lane.api(operation, request)
-        self._hold.check()
+        self._still()
         return answer
 
     async def last_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
         """See ``Lane.last_message``."""
         self._hold.check()
         message = await self._lane.last_message(stream, subject_filter)
-        self._hold.check()
+        self._still()
         return message
 
     async def message(self, stream: str, seq: int) -> StoredMessage | None:
         """See ``Lane.message``."""
         self._hold.check()
         message = await self._lane.message(stream, seq)
-        self._hold.check()
+        self._still()
         return message
 
     async def read_many(self, stream: str, request: dict[str, Any], *, may_lag: str) -> list[StoredMessage]:
         """See ``Lane.read_many``."""
         self._hold.check()
         found = await self._lane.read_many(stream, request, may_lag=may_lag)
-        self._hold.check()
+        self._still()
         return found
 
     async def read_last(self, stream: str, subject: str, *, may_lag: str) -> StoredMessage | None:
         """See ``Lane.read_last``."""
         self._hold.check()
         message = await self._lane.read_last(stream, subject, may_lag=may_lag)
-        self._hold.check()
+        self._still()
         return message
 
     async def read_data(self, stream: str, subject: str, *, may_lag: str) -> bytes | None:
         """See ``Lane.read_data``."""
         self._hold.check()
         data = await self._lane.read_data(stream, subject, may_lag=may_lag)
-        self._hold.check()
+        self._still()
         return data
 
     async def consumers(self, stream: str) -> list[dict[str, Any]]:
         """See ``Lane.consumers``."""
         self._hold.check()
         found = await self._lane.consumers(stream)
-        self._hold.check()
+        self._still()
         return found
 
     def message_id(self) -> str:

@@ -139,20 +139,16 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
         current = inbox if name == names.inbox_stream else await stream_config(lane, name)
         if current is None:
             current = await _create(lane, config)
-        elif _is_of_before_tenures(config, current):
+        elif _is_of_before_tenures(names, config, current):
             current = await _add_tenures(lane, config, current)
         _check(name, config, current)
     return topology
 
 
-def _is_of_before_tenures(wanted: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether a stream was made by a version whose owners were not fenced, and differs in that alone."""
-    missing = set(wanted["subjects"]) - set(found.get("subjects") or [])
-    return (
-        bool(missing)
-        and set(found.get("subjects") or []) < set(wanted["subjects"])
-        and wanted["subjects"][: len(found["subjects"])] == found["subjects"]
-    )
+def _is_of_before_tenures(names: Names, wanted: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether a stream was made by a version whose owners were not fenced, and has all the subjects of that version and no other."""
+    before = [subject for subject in wanted["subjects"] if not subject.startswith((names.tenure_prefix, names.guard_prefix))]
+    return found.get("subjects") == before != wanted["subjects"]
 
 
 async def _add_tenures(lane: Lane, wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,6 +22,7 @@ from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names, partition_of
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 
+_GONE = b"KV-Operation:PURGE\r\nNats-TTL:1s\r\n"
 CLAIM = "=claim"
 """Reserved first token, which no signal's name escapes to."""
 EVERYTHING = 1 << 62
@@ -97,18 +98,27 @@ class Waits:
 
     # ---- for the owner of a workflow that waits
 
-    async def register(self, waits: Iterable[tuple[Wait, int]]) -> None:
-        """Writes waits, each with its beginning (ms since the epoch); writing one again changes nothing.
+    def register(self, waits: Iterable[tuple[Wait, int]]) -> list[asyncio.Future[Any]]:
+        """Writes waits, each with its beginning (ms since the epoch); writing one again changes nothing. The answers are for ``registered``.
 
         Raises:
-            TenureOverError: another worker has taken over.
+            TenureOverError, BrokerUnavailableError: not all of them were sent.
         """
-        await asyncio.gather(*(self._lane.store("waits", self._subject(wait.key), _encode(Since(since))) for wait, since in waits))
+        return [self._lane.begin_store("waits", self._subject(wait.key), _encode(Since(since))) for wait, since in waits]
 
-    async def remove(self, wait: Wait) -> None:
-        """Forgets a wait. Its key names run and operation, so it never means another one."""
-        await self._lane.purge(self._names.wait_stream, self._subject(wait.key), EVERYTHING)
-        self._lane.wire.send(f"{self._names.waiting_prefix}{wait.key}", b"")  # a purge tells nobody
+    async def registered(self, answers: list[asyncio.Future[Any]]) -> None:
+        """Returns once the broker has the waits; errors as of ``FencedLane.store``."""
+        for answer in answers:
+            await self._lane.stored(answer, self._names.wait_prefix)
+
+    def remove(self, wait: Wait) -> None:
+        """Forgets a wait, without waiting for the answer. What is put in its place goes by itself, and is told to the router. Should the wait
+        come back with a server that was killed, whoever is sent a signal for it says that it is over.
+
+        Raises:
+            TenureOverError, BrokerUnavailableError: nothing was sent.
+        """
+        self._lane.send("waits", self._subject(wait.key), b"", _GONE)
 
     async def taken(self, number: int) -> None:
         """A wait has got the signal, in a commit: it goes, and only then its claim, which tells nobody anything any more."""
@@ -121,7 +131,7 @@ class Waits:
         if claim.wait == wait.key:
             with contextlib.suppress(ConflictError):
                 await self._write_claim(number, b"", claim.revision)
-        await self.remove(wait)
+        self.remove(wait)
 
     # ---- for the router
 

@@ -141,7 +141,7 @@ class SignalsById:
         for index in [index for index in self._registered if ended or index not in machine.pending]:  # type: ignore[union-attr]
             over.add(self._registered.pop(index))
         for wait in over:
-            self._tenure.engine.background(waits.remove(wait))
+            waits.remove(wait)
         self._taken.clear()
         self._returned.clear()
 

@@ -47,9 +47,13 @@ class Step:
         self.task: asyncio.Task[None] | None = None
         self._adopted: asyncio.Future[None] | None = None
 
+    def may_begin(self) -> bool:
+        """Whether an attempt may begin: its workflow is owned, and waits for it."""
+        return self.owner is not None and self.owner.tenure.lasts()
+
     async def permitted(self) -> None:
-        """Returns once an attempt may begin: its workflow is owned, and waits for it."""
-        while self.owner is None or not self.owner.tenure.owns(self.partition):
+        """Returns once an attempt may begin."""
+        while not self.may_begin():
             self._adopted = asyncio.get_running_loop().create_future()
             await self._adopted
 
@@ -76,7 +80,7 @@ class Inflight:
         return step
 
     async def _run(self, step: Step, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
-        step.outcome = await self._runner.run(step.scheduled, options, info, operation.attempt, operation.details, step.permitted)
+        step.outcome = await self._runner.run(step.scheduled, options, info, operation.attempt, operation.details, step.may_begin, step.permitted)
         if step.owner is not None:
             step.owner.on_outcome(step)
 

@@ -95,13 +95,14 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
 
 
 async def _put_state(actor: Actor, machine: Machine) -> None:
-    record = actor.tenure.states.put(running_record(machine, actor.run.seq, actor.engine.worker_id))
-    waits = actor.by_id.unregistered(machine)
-    if waits:
-        await asyncio.gather(record, actor.tenure.waits.register(waits))
-        actor.by_id.registered(waits)
-    else:
-        await record
+    tenure, waits = actor.tenure, actor.by_id.unregistered(machine)
+    answers = tenure.waits.register(waits) if waits else []
+    try:
+        await tenure.states.put(running_record(machine, actor.run.seq, actor.engine.worker_id))
+    finally:
+        if answers:
+            await tenure.waits.registered(answers)
+    actor.by_id.registered(waits)
     actor.dirty_since, actor.state_wanted = None, False
     faults.reach("after_state")
 

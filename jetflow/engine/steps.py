@@ -64,16 +64,20 @@ class StepRunner:
         info: ActivityInfo,
         failed_attempts: int,
         details: Raw,
+        may_begin: Callable[[], bool],
         permitted: Callable[[], Awaitable[None]],
     ) -> Outcome:
-        """Executes attempts until one succeeds, the policy gives up, or a long backoff is due. Each begins once ``permitted`` returns."""
+        """Executes attempts until one succeeds, the policy gives up, or a long backoff is due. One that may not begin now waits until it is
+        ``permitted``.
+        """
         attempt = failed_attempts
         while True:
             attempt += 1
             current = Attempt(info if attempt == 1 else _with_attempt(info, attempt, details), details)
             try:
                 async with self.slots:
-                    await permitted()
+                    if not may_begin():
+                        await permitted()
                     result = await self.execute(scheduled, options, current)
             except BaseException as error:  # SystemExit of user code too: it must not end the worker
                 if isinstance(error, KeyboardInterrupt) or _is_cancelled():

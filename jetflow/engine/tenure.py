@@ -83,9 +83,7 @@ class Tenure:
 
     def check(self) -> None:
         """Raises TenureOverError unless it lasts at this moment, by the clock of this worker too."""
-        if not self.over and not self._lasts():
-            self.lose("no heartbeat of ours got through in time")
-        if self.over:
+        if not self.lasts():
             raise TenureOverError(self._why)
 
     def lose(self, why: str) -> None:
@@ -97,15 +95,15 @@ class Tenure:
         self.actors.leave()
         self._on_over(why)
 
+    def lasts(self) -> bool:
+        """Whether it lasts at this moment, by the clock of this worker too."""
+        if not self.over and not self._lasts():
+            self.lose("no heartbeat of ours got through in time")
+        return not self.over
+
     def owns(self, partition: int) -> bool:
         """Whether a partition is this tenure's at this moment."""
-        if partition not in self.partitions:
-            return False
-        try:
-            self.check()
-        except TenureOverError:
-            return False
-        return True
+        return partition in self.partitions and self.lasts()
 
     def refill(self) -> None:
         """There may be room for more commands."""
