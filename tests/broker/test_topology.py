@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from jetflow.broker.connection import Broker
 from jetflow.broker.server import LocalServer
 from jetflow.broker.topology import stream_configs
+from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names, partition_of, to_token
 from jetflow.errors import BrokerError, InvalidInputError, TopologyError
 from tests.broker.conftest import until
@@ -167,3 +169,113 @@ async def test_the_partition_is_what_the_server_computes(server: LocalServer, na
     expected = {f"{namespace}.{partition_of(queue, workflow, partitions)}.{queue}.{workflow}.cancel" for queue, workflow in pairs}
     assert set(subjects) == expected
     await _delete(broker)
+
+
+# ---- a namespace made by the version before tenures
+
+
+def before_tenures(names: Names) -> dict[str, dict[str, Any]]:
+    """The configurations of that version."""
+    configs = stream_configs(names, 64, 1)
+    for config in configs.values():
+        config["subjects"] = [subject for subject in config["subjects"] if not subject.startswith((names.tenure_prefix, names.guard_prefix))]
+    for stream in (names.task_stream, names.dead_stream):
+        del configs[stream]["allow_msg_ttl"]
+    return configs
+
+
+async def _made_before(broker: Broker, names: Names) -> dict[str, dict[str, Any]]:
+    """Makes the streams of that version, with a message in each but the inbox; gives what the server made of them."""
+    made: dict[str, dict[str, Any]] = {}
+    for stream, config in before_tenures(names).items():
+        await _created(broker, config)
+        if stream != names.inbox_stream:
+            await broker.lane.publish(config["subjects"][0].replace(">", "a.b.c"), b"kept")
+        made[stream] = await _config(broker, stream)
+    return made
+
+
+async def _config(broker: Broker, stream: str) -> dict[str, Any]:
+    """As the server has it, but for what it says about itself."""
+    config = (await broker.lane.api(f"STREAM.INFO.{stream}"))["config"]
+    return {key: value for key, value in config.items() if key != "metadata"}
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+async def test_a_namespace_of_before_tenures_is_given_their_subjects(server: LocalServer, broker: Broker, namespace: str, at_once: int) -> None:
+    names = Names(namespace)
+    made = await _made_before(broker, names)
+    assert made[names.task_stream].get("allow_msg_ttl") in (None, False)
+    others = await asyncio.gather(*(Broker.connect(server.url, namespace=namespace) for _ in range(at_once)))
+    others.append(await Broker.connect(server.url, namespace=namespace))
+    for stream, wanted in stream_configs(names, 64, 1).items():
+        owned = stream in names.owned_streams.values()
+        changed = {"subjects": wanted["subjects"], "allow_msg_ttl": True} if owned else {}
+        assert await _config(broker, stream) == made[stream] | changed, "nothing else"
+        state = (await broker.lane.api(f"STREAM.INFO.{stream}"))["state"]
+        assert state["messages"] == (stream != names.inbox_stream), "and nothing of it is lost"
+    assert {kind for kind in names.owned_streams if await _revokes(others[0], kind)} == set(names.owned_streams)
+    await asyncio.gather(*(other.close() for other in others[1:]))
+    await _delete(others[0])
+
+
+async def _revokes(broker: Broker, kind: str) -> bool:
+    ack = await broker.lane.publish(broker.names.revocation(kind, "q", "t"), b"", header_block(Nats_TTL="60s"))
+    return ack.stream == broker.names.owned_streams[kind]
+
+
+async def test_work_of_before_goes_on_when_only_some_streams_were_changed(server: LocalServer, broker: Broker, namespace: str) -> None:
+    """As when the first to come was ended half-way."""
+    names = Names(namespace)
+    for number, (stream, config) in enumerate(before_tenures(names).items()):
+        await _created(broker, config if number % 2 else stream_configs(names, 64, 1)[stream])
+    other = await Broker.connect(server.url, namespace=namespace)
+    for stream, wanted in stream_configs(names, 64, 1).items():
+        assert (await other.lane.api(f"STREAM.INFO.{stream}"))["config"]["subjects"] == wanted["subjects"]
+    await _delete(other)
+
+
+@pytest.mark.parametrize(
+    ("stream", "subjects"),
+    [
+        ("inbox_stream", ["{ns}.*.*.>"]),
+        ("inbox_stream", ["{ns}.*.*.>", "{ns}_timer.>", "{ns}_more.>"]),
+        ("timeline_stream", ["$KV.{ns}_timeline.>", "{ns}_tenure.timeline.>"]),
+        ("timeline_stream", ["$KV.{ns}_timeline.>", "{ns}_tenure.timeline.>", "{ns}_guard.{ns}_timeline.>", "{ns}_more.>"]),
+        ("state_stream", ["$KV.{ns}_state.*.*"]),
+        ("task_stream", ["{ns}_task.>", "{ns}_tenure.tasks.*.>"]),
+    ],
+)
+async def test_one_with_other_subjects_than_those_of_before_is_refused_and_left(
+    server: LocalServer, broker: Broker, namespace: str, stream: str, subjects: list[str]
+) -> None:
+    names = Names(namespace)
+    name, other = getattr(names, stream), [subject.replace("{ns}", namespace) for subject in subjects]
+    configs = before_tenures(names)
+    await _created(broker, configs[name] | {"subjects": other})
+    with pytest.raises(TopologyError, match=rf"stream {name} exists with subjects = "):
+        await Broker.connect(server.url, namespace=namespace)
+    assert (await broker.lane.api(f"STREAM.INFO.{name}"))["config"]["subjects"] == other
+    for created in configs:
+        with suppress(BrokerError):
+            await broker.lane.api(f"STREAM.DELETE.{created}")
+
+
+async def test_who_may_not_change_a_stream_of_before_is_told_what_to_do(tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        """authorization { users: [
+            { user: admin, password: p },
+            { user: client, password: p, permissions { publish { deny: "$JS.API.STREAM.UPDATE.>" } } }
+        ] }"""
+    )
+    async with LocalServer(tmp_path / "store", config=config) as server:
+        admin = await Broker.connect(server.url.replace("//", "//admin:p@"), namespace="other")
+        names = Names("jetflow")
+        await _made_before(admin, names)
+        with pytest.raises(TopologyError) as raised:
+            await Broker.connect(server.url.replace("//", "//client:p@"))
+        assert "stream JETFLOW is of an earlier version and cannot be given the subjects" in str(raised.value)
+        assert "nats stream edit JETFLOW --subjects=jetflow.*.*.>,jetflow_timer.>,jetflow_tenure.inbox.> --allow-msg-ttl" in str(raised.value)
+        assert (await admin.lane.api("STREAM.INFO.JETFLOW"))["config"]["subjects"] == ["jetflow.*.*.>", "jetflow_timer.>"]
+        await admin.close()
