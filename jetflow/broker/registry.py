@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import msgspec
 
@@ -29,6 +30,7 @@ class _Known(msgspec.Struct):
     tenures: dict[str, str] = {}
 
 
+_NAME, _BITS = re.compile(r"[A-Za-z0-9_=-]+"), re.compile(r"[0-9a-f]+")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Known).decode
 
@@ -54,7 +56,7 @@ class Registry:
         for _ in range(TRIES):
             known, position = await self._read()
             known.pop(tenure, None)
-            before = [name for name, bits in known.items() if not _partitions(bits).isdisjoint(partitions)]
+            before = [name for name, bits in known.items() if _has_any(bits, partitions)]
             ends = await asyncio.gather(*(revoke(self._lane, self._names, self._queue_token, name, replicated=self._replicated) for name in before))
             kept = {name: bits for name, bits in known.items() if name not in before}
             if await self._write(kept | {tenure: _bits(partitions)}, position):
@@ -74,18 +76,23 @@ class Registry:
             if known and await self._write(known, position):
                 return
             if not known:
-                await self._lane.api(f"STREAM.PURGE.{self._names.timeline_stream}", {"filter": self._subject, "seq": position + 1})
-                return
+                purge = {"filter": self._subject, "seq": position + 1}
+                if (await self._lane.api(f"STREAM.PURGE.{self._names.timeline_stream}", purge)).get("purged"):
+                    return  # else another one was faster
 
     async def _read(self) -> tuple[dict[str, str], int]:
         message = await self._lane.last_message(self._names.timeline_stream, self._subject)
         if message is None:
             return {}, 0
         try:
-            return _decode(message.data).tenures if message.data else {}, message.seq
+            tenures = _decode(message.data).tenures if message.data else {}
         except msgspec.DecodeError as error:
             log.error("%s is not what a worker wrote, and is written anew; earlier owners are not revoked: %s", self._subject, error)
             return {}, message.seq
+        known = {name: bits for name, bits in tenures.items() if _NAME.fullmatch(name)}
+        if strange := tenures.keys() - known.keys():
+            log.error("%s has what no worker wrote, and that is left out: %s", self._subject, sorted(strange))
+        return known, message.seq
 
     async def _write(self, tenures: dict[str, str], position: int) -> bool:
         headers = header_block(Nats_Expected_Last_Subject_Sequence=str(position))
@@ -101,6 +108,9 @@ def _bits(partitions: frozenset[int]) -> str:
     return f"{sum(1 << partition for partition in partitions):x}"
 
 
-def _partitions(bits: str) -> set[int]:
+def _has_any(bits: str, partitions: frozenset[int]) -> bool:
+    """Whether an entry has one of the partitions; one that cannot be read may have any."""
+    if not _BITS.fullmatch(bits):
+        return True
     number = int(bits, 16)
-    return {place for place in range(number.bit_length()) if number >> place & 1}
+    return any(number >> partition & 1 for partition in partitions)
