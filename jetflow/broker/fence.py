@@ -137,6 +137,7 @@ class FencedLane:
         self._hold = hold
         subjects = {kind: revocation(names, kind, queue_token, tenure) for kind in names.owned_streams}
         self._blocks = {kind: (_EXPECT_NOTHING % subject).encode() for kind, subject in subjects.items()}
+        self._bare = {kind: block + b"\r\n" for kind, block in self._blocks.items()}
         self._spellings = {kind: Spellings(subject) for kind, subject in subjects.items()} if replicated else {}
 
     def check(self) -> None:
@@ -165,26 +166,39 @@ class FencedLane:
         """
         if self._spellings:
             return await self._store_replicated(kind, subject, body, fields)
-        self._hold.check()
-        return await self._outcome(subject, body, self._blocks[kind] + fields + b"\r\n", fenced=True)
+        hold = self._hold
+        hold.check()
+        self.under_way += 1
+        try:
+            ack = await self._lane.publish(subject, body, self._blocks[kind] + fields + b"\r\n" if fields else self._bare[kind])
+        except (ConflictError, BrokerUnavailableError) as error:
+            raise self._end_of(error) from error
+        finally:
+            self.under_way -= 1
+        if hold.over:
+            raise TenureOverError(f"the tenure ended before {subject} was answered")
+        return ack
 
-    async def _outcome(self, subject: str, body: bytes, headers: bytes | None, *, fenced: bool) -> PubAck:
+    def _end_of(self, error: BrokerError) -> BrokerError:
+        """What a lost fence, or an unknown outcome, means: the tenure is over."""
+        if isinstance(error, ConflictError):
+            self._hold.lose("another worker has taken over")
+            return TenureOverError(str(error))
+        self.is_in_doubt = True
+        self._hold.lose(f"the outcome of a write is unknown: {error}")
+        return error
+
+    async def _publish(self, subject: str, body: bytes, headers: bytes | None) -> PubAck:
+        """Stores a message, whose lost condition is for the caller; an unknown outcome ends the tenure."""
+        self._hold.check()
         self.under_way += 1
         try:
             ack = await self._lane.publish(subject, body, headers)
-        except ConflictError as error:
-            if not fenced or (self.replicated and is_busy(error)):
-                raise
-            self._hold.lose("another worker has taken over")
-            raise TenureOverError(str(error)) from error
         except BrokerUnavailableError as error:
-            self.is_in_doubt = True
-            self._hold.lose(f"the outcome of a write is unknown: {error}")
-            raise
+            raise self._end_of(error) from error
         finally:
             self.under_way -= 1
-        if self._hold.over:
-            raise TenureOverError(f"the tenure ended before {subject} was answered")
+        self._still()
         return ack
 
     async def _store_replicated(self, kind: str, subject: str, body: bytes, fields: bytes) -> PubAck:
@@ -192,9 +206,10 @@ class FencedLane:
         while True:
             number = await spellings.take()
             try:
-                self._hold.check()
-                return await self._outcome(subject, body, self.block(kind, number) + fields + b"\r\n", fenced=True)
-            except ConflictError:
+                return await self._publish(subject, body, self.block(kind, number) + fields + b"\r\n")
+            except ConflictError as error:
+                if not is_busy(error):
+                    raise self._end_of(error) from error
                 await asyncio.sleep(BUSY_PAUSE)
             finally:
                 spellings.give_back(number)
@@ -228,13 +243,8 @@ class FencedLane:
         try:
             data, _ = await answer
             return check_ack(data, subject)
-        except ConflictError as error:
-            self._hold.lose("another worker has taken over")
-            raise TenureOverError(str(error)) from error
-        except BrokerUnavailableError as error:
-            self.is_in_doubt = True
-            self._hold.lose(f"the outcome of a write is unknown: {error}")
-            raise
+        except (ConflictError, BrokerUnavailableError) as error:
+            raise self._end_of(error) from error
         finally:
             self.under_way -= 1
 
@@ -257,8 +267,7 @@ class FencedLane:
         """Stores a message under a condition of its own, which stands in for the fence. Errors as ``Lane.publish``; an unknown outcome
         ends the tenure.
         """
-        self._hold.check()
-        return await self._outcome(subject, body, headers, fenced=False)
+        return await self._publish(subject, body, headers)
 
     async def purge(self, stream: str, subject_filter: str, before: int) -> int:
         """Removes what a filter takes before a position; gives how much. It cannot be fenced: what came later it never touches."""

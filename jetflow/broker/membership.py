@@ -68,6 +68,10 @@ class Lease:
         self.beat_at = float("-inf")
         self.term = 0
 
+    def lasts(self, term: int) -> bool:
+        """Whether it is valid, and has been since it had this term."""
+        return self.term == term and clock.monotonic() - self.beat_at < DEAD_AFTER
+
     @property
     def valid(self) -> bool:
         """False once others may count this worker as dead."""

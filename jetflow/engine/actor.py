@@ -198,7 +198,6 @@ class Actor:
                 self._put_away()
 
     async def _turn(self) -> None:
-        self.tenure.check()
         try:
             if not self.run.loaded:
                 await open_actor(self)

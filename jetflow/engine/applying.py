@@ -27,7 +27,6 @@ from jetflow.engine.commands import (
 from jetflow.engine.dispatch import closes_at, event_of, out_of_time
 from jetflow.engine.effects import forget_alarm, launch, queue
 from jetflow.engine.ending import is_meant, terminated
-from jetflow.engine.run import Standing
 from jetflow.engine.signal_buffer import early_signal, store_early
 from jetflow.engine.starting import end_generation, is_taken, makes_way, next_generation, on_start
 from jetflow.engine.updates import Updates
@@ -43,7 +42,8 @@ BATCH = 100
 
 async def apply(actor: Actor) -> None:
     """Everything that has come in since the last turn, in the order of the inbox."""
-    assert actor.standing not in (Standing.NOT_LOADED, Standing.TAKEN_AWAY), actor.standing
+    assert actor.run.loaded, "a workflow is applied to that was not looked at"
+    assert not actor.gone, "a workflow is applied to that was taken away"
     if actor.run.continued is not None:
         await end_generation(actor)
         next_generation(actor, actor.run.continued)

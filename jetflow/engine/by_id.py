@@ -33,12 +33,14 @@ class SignalsById:
         self._queue_token = tenure.engine.queue_token
         self._id_token = id_token
         self._registered: dict[int, Wait] = {}
+        self._perhaps: dict[int, Wait] = {}
         self._taken: list[tuple[Wait, int]] = []
         self._returned: list[tuple[Wait, int]] = []
 
     def reset(self) -> None:
         """Forgets what is in memory; commands, timeline and bucket have it all."""
         self._registered.clear()
+        self._perhaps.clear()
         self._taken.clear()
         self._returned.clear()
 
@@ -55,7 +57,9 @@ class SignalsById:
 
     def registered(self, waits: Iterable[tuple[Wait, int]]) -> None:
         """The broker has these now."""
-        self._registered.update((wait.operation, wait) for wait, _ in waits)
+        for wait, _ in waits:
+            self._registered[wait.operation] = wait
+            self._perhaps.pop(wait.operation, None)
 
     def restore(self, machine: Machine) -> None:
         """After a rebuild of which nothing is in doubt: all that is waited for is registered."""
@@ -68,6 +72,8 @@ class SignalsById:
         pending = machine.pending if machine is not None else {}
         over = [event for event in events if isinstance(event, ev.WaitStarted) and event.index not in pending]
         self._registered = {event.index: self._wait(event.signal, run, event.index) for event in over[-LOOK_BACK:]}
+        if machine is not None:  # those that are pending are registered again when it rests, and removed when it ends before that
+            self._perhaps = {wait.operation: wait for wait, _ in self.unregistered(machine)}
         for event in unsure:
             if isinstance(event, ev.Signaled) and event.sender == sender_of(event.index):
                 self._taken.append((self._wait(event.signal, run, event.index), event.number))
@@ -121,9 +127,11 @@ class SignalsById:
         """Whether there is something to settle."""
         if self._taken or self._returned:
             return True
-        if not self._registered:
+        if not self._registered and not self._perhaps:
             return False
-        return machine is None or machine.closing is not None or any(index not in machine.pending for index in self._registered)
+        if machine is None or machine.closing is not None:
+            return True
+        return any(index not in machine.pending for known in (self._registered, self._perhaps) for index in known)
 
     async def settle(self, machine: Machine | None) -> None:
         """After a commit: signals that were taken are removed, the others go back, waits that are over are not registered any more.
@@ -138,8 +146,9 @@ class SignalsById:
             await asyncio.gather(*(waits.give_back(wait, number) for wait, number in self._returned))
         ended = machine is None or machine.closing is not None
         over = {wait for wait, _ in self._taken}
-        for index in [index for index in self._registered if ended or index not in machine.pending]:  # type: ignore[union-attr]
-            over.add(self._registered.pop(index))
+        for known in (self._registered, self._perhaps):
+            for index in [index for index in known if ended or index not in machine.pending]:  # type: ignore[union-attr]
+                over.add(known.pop(index))
         for wait in over:
             waits.remove(wait)
         self._taken.clear()

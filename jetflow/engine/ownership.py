@@ -188,7 +188,7 @@ class Ownership:
         if tenure is not None and keep == owned and wanted <= owned:
             return
         target = keep | wanted
-        if target - owned or tenure is None:
+        if target - owned or (tenure is None and target):
             target -= await self._taken_by_others()
         if tenure is None or tenure.over or target != owned:
             await self._claim(target)
@@ -246,6 +246,8 @@ class Ownership:
                 asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
                 return
             await self._begin(consumer, target, term)
+        if not target and not self._member.partitions:
+            return  # as the others know: each change that is told has all of them look again
         self._tell()
         log.info(
             "worker %s owns %d of %d partitions of %s", self._member.worker_id, len(target), self._broker.topology.partitions, self._member.task_queue
@@ -254,7 +256,7 @@ class Ownership:
     async def _begin(self, consumer: PullConsumer, target: frozenset[int], term: int) -> None:
         """The consumer keeps others from claiming; once earlier tenures are revoked, what is read stays as it is."""
         engine, lease = self._engine, self._heart.lease
-        tenure = Tenure(engine, consumer, target, lambda: lease.term == term and lease.valid, self._on_over)
+        tenure = Tenure(engine, consumer, target, lambda: lease.lasts(term), self._on_over)
         consumer.give_to(tenure.deliver, tenure.lose)
         try:
             position = await self._registry.take(tenure.name, target)

@@ -37,14 +37,15 @@ async def rest(actor: Actor) -> None:
         return
     if run.closing is not None:
         await _rest_closed(actor)
-    elif actor.standing is Standing.NO_WORKFLOW:
+    elif actor.machine is None:
+        assert actor.standing is Standing.NO_WORKFLOW, actor.standing
         held, actor.held = actor.held, []
         actor.ack(held)
         if not actor.mailbox:
             actor.drop()
     else:
         assert actor.machine is not None
-        assert actor.standing is Standing.RUNNING, actor.standing
+        assert run.loaded, "a workflow rests that was not looked at"
         actor.alarms.arm()
         if actor.draining or actor.steps or actor.outcomes or _lingers(actor):
             await _rest_busy(actor, actor.machine)
