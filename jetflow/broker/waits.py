@@ -108,8 +108,14 @@ class Waits:
 
     async def registered(self, answers: list[asyncio.Future[Any]]) -> None:
         """Returns once the broker has the waits; errors as of ``FencedLane.store``."""
-        for answer in answers:
-            await self._lane.stored(answer, self._names.wait_prefix)
+        problem: BrokerError | None = None
+        for answer in answers:  # each is heard, since what is under way is counted
+            try:
+                await self._lane.stored(answer, self._names.wait_prefix)
+            except BrokerError as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
 
     def remove(self, wait: Wait) -> None:
         """Forgets a wait, without waiting for the answer. What is put in its place goes by itself, and is told to the router. Should the wait

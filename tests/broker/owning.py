@@ -1,5 +1,6 @@
 """Tenures for tests of what an owner writes, and the question that each store is asked: does the fence hold?"""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,18 +17,19 @@ class Held:
     """A tenure as the fence knows it; ``why`` says since when it is over."""
 
     def __init__(self) -> None:
+        self.over = False
         self.why: str | None = None
 
     def check(self) -> None:
-        if self.why is not None:
+        if self.over:
             raise TenureOverError(self.why)
 
     def lose(self, why: str) -> None:
-        self.why = self.why or why
+        self.over, self.why = True, self.why or why
 
 
 class _Watched:
-    """A lane that remembers what was published, byte for byte."""
+    """A lane that remembers what was published and submitted, byte for byte."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -35,6 +37,11 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lane, name)
+
+    def submit(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> asyncio.Future[Any]:
+        if not many:
+            self.sent.append((subject, body, headers))
+        return self._lane.submit(subject, body, headers, many=many, retry=retry)
 
     async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
         self.sent.append((subject, body, headers))

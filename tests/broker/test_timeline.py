@@ -234,6 +234,6 @@ async def test_a_tenure_that_is_over_neither_begins_nor_removes(owned: OwnedLane
     for late in (timeline.begin(queue, "w2", _first(7)), timeline.remove(queue, "w", first + 1), timeline.last(queue, "w")):
         with pytest.raises(TenureOverError, match="a test says so"):
             await late
-    owned.hold.why = None
+    owned.hold.over = False
     assert await timeline.last(queue, "w2") is None
     assert (await _last(timeline, queue)).position == first

@@ -24,7 +24,7 @@ def waits(broker: Broker, owned: OwnedLane) -> Waits:
 
 
 async def _register(waits: Waits, *wanted: Wait) -> None:
-    await waits.register((wait, number) for number, wait in enumerate(wanted))
+    await waits.registered(waits.register((wait, number) for number, wait in enumerate(wanted)))
 
 
 async def _stored(broker: Broker, name: str) -> int:
@@ -36,14 +36,16 @@ async def test_who_waits_longest_is_first(waits: Waits, broker: Broker, queue: s
     broker.wire.listen(f"{broker.names.waiting_prefix}{queue}.>", lambda subject, _r, data, _h: heard.append(f"{subject.decode()} {len(data) > 0}"))
     one, two, three = (Wait(queue, queue, workflow, 5, 1) for workflow in "cab")
     for wait, since in ((one, 1), (three, 2), (two, 1), (one, 1), (three, 2), (two, 1)):  # once more changes nothing
-        await waits.register([(wait, since)])
+        await waits.registered(waits.register([(wait, since)]))
     assert [registered.wait for registered in await waits.waiting_for(queue)] == [one, two, three]
-    await waits.remove(two)
-    assert [registered.wait for registered in await waits.waiting_for(queue)] == [one, three]
+    waits.remove(two)
+    async with asyncio.timeout(10):
+        while (found := [registered.wait for registered in await waits.waiting_for(queue)]) == [one, two, three]:
+            await asyncio.sleep(0.01)
+    assert found == [one, three]
     waiting = [f"{broker.names.waiting_prefix}{wait.key}" for wait in (one, three, two)]
     await until(lambda: len(heard) == 7, "routers are told when a wait begins, and when it ends")
     assert heard == [*(f"{subject} True" for subject in waiting * 2), f"{waiting[2]} False"]
-    await waits.remove(two)
     assert await waits.waiting_for(f"{queue}-other") == []
 
 
@@ -111,8 +113,10 @@ async def test_a_router_whose_tenure_is_over_changes_nothing(broker: Broker, own
     await waits.claim(number, wait)
     owned.hold.lose("a test says so")
     claim = await broker.lane.last_message(broker.names.wait_stream, f"{broker.names.wait_prefix}=claim.{number}")
+    with pytest.raises(TenureOverError):
+        waits.remove(wait)
     for late in (
-        waits.remove(wait), waits.taken(number), waits.give_back(wait, number), waits.claim(number, wait, 1), waits.withdraw(number),
+        waits.taken(number), waits.give_back(wait, number), waits.claim(number, wait, 1), waits.withdraw(number),
         waits.discard(number), waits.forward(wait, Routed(5, queue, number, json_list([]))), waits.waiting_for(queue), waits.claims(),
     ):  # fmt: skip
         with pytest.raises(TenureOverError):
@@ -122,3 +126,26 @@ async def test_a_router_whose_tenure_is_over_changes_nothing(broker: Broker, own
     assert await broker.lane.message(broker.names.by_id_stream, number) is not None
     assert await stored(broker, broker.names.inbox_stream, f"{broker.names.namespace}.*.{queue}.>") == []
     await broker.lane.api(f"STREAM.MSG.DELETE.{broker.names.by_id_stream}", {"seq": number, "no_erase": True})
+
+
+async def test_a_wait_is_not_removed_under_a_tenure_that_is_revoked(broker: Broker, owned: OwnedLane, waits: Waits, queue: str) -> None:
+    """It was there again by then, or was written by the later owner."""
+    wait = Wait(queue, queue, "a", 5, 1)
+    await _register(waits, wait)
+    await owned.revoke()
+    waits.remove(wait)
+    await broker.lane.api("INFO")
+    await asyncio.sleep(0.1)
+    assert [registered.wait for registered in await waits.waiting_for(queue)] == [wait]
+
+
+async def test_every_answer_of_those_that_register_is_heard(broker: Broker, owned: OwnedLane, waits: Waits, queue: str) -> None:
+    """So that the tenure knows that nothing is under way."""
+    many = [(Wait(queue, queue, "a", 5, index), 0) for index in range(5)]
+    await owned.revoke()
+    answers = waits.register(many)
+    assert owned.under_way == 5
+    with pytest.raises(TenureOverError):
+        await waits.registered(answers)
+    assert owned.under_way == 0
+    assert await waits.waiting_for(queue) == []
