@@ -18,12 +18,12 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec import Raw, Struct
 
-from jetflow.core import clock
 from jetflow.core.definitions import ActivityDefinition, RetryPolicy, activity_options
 from jetflow.core.durations import Duration
 from jetflow.core.events import NULL
 from jetflow.core.values import encode
 from jetflow.errors import CancelledFailure, JetflowError, PayloadTooLargeError
+from jetflow.protocol import clock
 
 P = ParamSpec("P")
 R = TypeVar("R")

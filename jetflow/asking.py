@@ -10,7 +10,6 @@ import msgspec
 
 from jetflow.broker.connection import Broker
 from jetflow.broker.wire import header_block, status_of
-from jetflow.core import clock
 from jetflow.core.ids import to_token
 from jetflow.core.values import TypedDecoder, body_of
 from jetflow.engine.answers import CLOSED, NOT_FOUND, Answer
@@ -24,6 +23,7 @@ from jetflow.errors import (
     WorkflowAlreadyClosedError,
     WorkflowNotFoundError,
 )
+from jetflow.protocol import clock
 
 if TYPE_CHECKING:
     from jetflow.handle import WorkflowHandle

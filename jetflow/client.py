@@ -22,8 +22,6 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore
 from jetflow.broker.timers import ScheduledStarts
 from jetflow.broker.wire import Wire
-from jetflow.core import clock
-from jetflow.core.clock import now_ms
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
@@ -39,6 +37,8 @@ from jetflow.errors import (
 )
 from jetflow.finding import Finding
 from jetflow.handle import WorkflowHandle
+from jetflow.protocol import clock
+from jetflow.protocol.clock import now_ms
 from jetflow.watches import Watches
 from jetflow.watching import SharedReads
 

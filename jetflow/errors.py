@@ -217,7 +217,13 @@ class BrokerUnavailableError(BrokerError):
 
 
 class ConflictError(BrokerError):
-    """Raised when a compare-and-set lost: somebody else wrote first."""
+    """Raised when a compare-and-set lost: somebody else wrote first.
+
+    Attributes:
+        stream: the stream that refused it, where that is known.
+    """
+
+    stream = ""
 
 
 class TopologyError(BrokerError):

@@ -12,7 +12,6 @@ import msgspec
 from jetflow import asking
 from jetflow.broker.state import RUNNING, StateRecord, summary
 from jetflow.broker.timeline import Timeline
-from jetflow.core import clock
 from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
@@ -32,6 +31,7 @@ from jetflow.errors import (
     WorkflowNotFoundError,
 )
 from jetflow.exporting import ExecutionOptions, Exporter
+from jetflow.protocol import clock
 from jetflow.sections import export_sections
 from jetflow.watching import follow
 

@@ -14,11 +14,11 @@ from jetflow.broker.state import StateRecord, Waiting
 from jetflow.broker.tasks import consumer_name
 from jetflow.broker.timeline import Timeline
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.failures import Failure
 from jetflow.core.ids import from_token, partition_of, to_token
 from jetflow.core.times import from_iso
 from jetflow.errors import BrokerError, WorkflowNotFoundError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.client import Client

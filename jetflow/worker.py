@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 from jetflow.broker.lane import Lane
 from jetflow.broker.membership import Heart, Member
 from jetflow.broker.wire import Wire
-from jetflow.core import clock, guard
-from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
@@ -35,6 +33,8 @@ from jetflow.engine.router import Router
 from jetflow.engine.steps import StepRunner
 from jetflow.engine.supervision import Supervisor
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
+from jetflow.protocol import clock, guard
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.client import Client

@@ -10,4 +10,6 @@ FILTERS_OVERLAP = 10100
 CONSUMER_EXISTS = 10148
 BATCHES_OFF = 10174
 """The stream does not allow atomic batches."""
+DUPLICATE_IN_PROCESS = 10158
+"""A replicated stream's leader is storing the first copy of a message id."""
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})

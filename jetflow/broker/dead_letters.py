@@ -14,9 +14,9 @@ from jetflow.broker.codes import NO_MESSAGE
 from jetflow.broker.fence import FencedLane
 from jetflow.broker.lane import Lane, StoredMessage
 from jetflow.broker.wire import parse_headers
-from jetflow.core import clock
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.protocol import clock
 
 SUBJECT = "Jetflow-Subject"
 REASON = "Jetflow-Reason"

@@ -12,8 +12,8 @@ import asyncio
 
 from jetflow.broker.fence import FencedLane
 from jetflow.broker.lane import Lane, StoredMessage
-from jetflow.core import clock
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol import clock
 
 PAGE = 1000
 """Messages asked for at once; the server gives at most 1,024."""

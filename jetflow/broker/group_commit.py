@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from jetflow.broker.codes import BATCHES_OFF
 from jetflow.broker.fence import FencedLane, TenureOverError
-from jetflow.core import clock
 from jetflow.errors import BrokerUnavailableError, ConflictError
+from jetflow.protocol import clock
 
 log = logging.getLogger("jetflow.broker")
 

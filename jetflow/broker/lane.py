@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from jetflow.broker.codes import NO_MESSAGE, WRONG_LAST_SEQUENCE
+from jetflow.broker.codes import DUPLICATE_IN_PROCESS, NO_MESSAGE, WRONG_LAST_SEQUENCE
 from jetflow.broker.wire import Wire, header_block, parse_headers, status_of
-from jetflow.core import clock
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
+from jetflow.protocol import clock
 
 TIMEOUT = 10.0
 """Seconds until a request without an answer counts as unknown."""
@@ -165,14 +165,30 @@ class Lane:
             ConflictError, BrokerError: as ``publish``; BrokerUnavailableError once ``ONCE_WITHIN`` is over.
         """
         block = header_block(Nats_Msg_Id=message_id, **headers, **({at_first: "1"} if at_first else {}))
-        deadline = clock.monotonic() + ONCE_WITHIN
+        deadline, repeated = clock.monotonic() + ONCE_WITHIN, False
         while True:
             try:
                 return await self.publish(subject, body, block)
+            except ConflictError as conflict:
+                own = await self._own(conflict.stream, subject, message_id, headers) if repeated else None
+                if own is None:
+                    raise
+                return own
             except BrokerUnavailableError:
                 if clock.monotonic() + self.timeout > deadline:
                     raise
-                block = header_block(Nats_Msg_Id=message_id, **headers)
+            except BrokerError as error:
+                if error.err_code != DUPLICATE_IN_PROCESS or clock.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_DELAYS[0])
+            repeated, block = True, header_block(Nats_Msg_Id=message_id, **headers)
+
+    async def _own(self, stream: str, subject: str, message_id: str, headers: dict[str, str]) -> PubAck | None:
+        """The first copy of a message whose second one lost its compare-and-set: one server looks at that before it looks at the id."""
+        found = await self.last_message(stream, headers.get("Nats_Expected_Last_Subject_Sequence_Subject", subject))
+        if found is None or found.headers.get("Nats-Msg-Id") != message_id:
+            return None
+        return PubAck(stream=stream, seq=found.seq, duplicate=True)
 
     async def api(self, operation: str, request: Any = None) -> Any:
         """A JetStream API call, ``$JS.API.<operation>``; the answer as plain JSON types.
@@ -346,7 +362,9 @@ def check_ack(data: bytes, subject: str) -> PubAck:
     if ack.error is None:
         return ack
     if ack.error.err_code in WRONG_LAST_SEQUENCE:
-        raise ConflictError(f"{subject}: {ack.error.description}")
+        conflict = ConflictError(f"{subject}: {ack.error.description}")
+        conflict.stream = ack.stream
+        raise conflict
     raise api_error(subject, msgspec.to_builtins(ack.error))
 
 

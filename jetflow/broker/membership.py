@@ -20,9 +20,9 @@ from msgspec import Struct
 
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import Wire, header_block, status_of
-from jetflow.core import clock
 from jetflow.core.ids import Names, to_token
 from jetflow.errors import BrokerError
+from jetflow.protocol import clock
 
 log = logging.getLogger("jetflow.worker")
 

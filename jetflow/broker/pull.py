@@ -15,9 +15,9 @@ import msgspec
 from jetflow.broker.codes import CONSUMER_NOT_FOUND, FILTERS_OVERLAP
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import parse_headers, status_of
-from jetflow.core import clock
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError
+from jetflow.protocol import clock
 
 log = logging.getLogger("jetflow.broker")
 

@@ -11,8 +11,8 @@ import msgspec
 
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import status_of
-from jetflow.core import clock
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol import clock
 
 SECOND = 1_000_000_000
 WAIT = 5

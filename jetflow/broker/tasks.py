@@ -24,10 +24,10 @@ from jetflow.broker.codes import CONSUMER_EXISTS
 from jetflow.broker.fence import FencedLane
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import parse_headers, status_of
-from jetflow.core import clock
 from jetflow.core.events import NULL
 from jetflow.core.ids import Names, to_token
 from jetflow.errors import BrokerError
+from jetflow.protocol import clock
 
 log = logging.getLogger("jetflow.broker")
 

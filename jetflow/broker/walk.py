@@ -15,8 +15,8 @@ import msgspec
 
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import parse_headers, status_of
-from jetflow.core import clock
 from jetflow.errors import BrokerUnavailableError
+from jetflow.protocol import clock
 
 FIRST_ROWS = 64
 MOST_ROWS = 4000

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.fence import TenureOverError
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.machine import Machine
 from jetflow.core.operation import RunInfo
 from jetflow.engine import faults
@@ -40,6 +39,7 @@ from jetflow.engine.run import BROKER_TROUBLE, LOOK_AGAIN, CannotGoOnError, Run,
 from jetflow.engine.signal_buffer import SignalBuffer
 from jetflow.engine.updates import Updates
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, NondeterminismError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure

@@ -8,11 +8,11 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from jetflow.broker.pull import Delivery
-from jetflow.core import clock
 from jetflow.core.ids import partition_of
 from jetflow.engine.actor import Actor
 from jetflow.engine.commands import BODY_MARGIN, Command, check_body, understand
 from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.protocol import clock
 
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 from collections.abc import Callable
 
-from jetflow.core.clock import now_ms
+from jetflow.protocol.clock import now_ms
 
 MAX_SLEEP = 3600
 """Seconds one in-memory timer waits at most before it looks again."""

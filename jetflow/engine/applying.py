@@ -8,7 +8,6 @@ import msgspec
 
 from jetflow.broker.signals import CANCEL, DEFAULT_EXPIRE_MS, EarlySignal
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.failures import Failure
 from jetflow.engine import faults
 from jetflow.engine.children import all_children
@@ -30,6 +29,7 @@ from jetflow.engine.ending import is_meant, terminated
 from jetflow.engine.signal_buffer import early_signal, store_early
 from jetflow.engine.starting import end_generation, is_taken, makes_way, next_generation, on_start
 from jetflow.engine.updates import Updates
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.waits import Wait
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.ids import to_token
 from jetflow.core.machine import Machine
 from jetflow.engine import faults
 from jetflow.engine.commands import Command, RoutedSignal
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jetflow.core import clock
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.engine import faults
 from jetflow.engine.children import all_children
 from jetflow.engine.effects import effects
 from jetflow.engine.head_start import may_run_ahead, run_ahead
+from jetflow.protocol import clock
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

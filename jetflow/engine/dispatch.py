@@ -11,9 +11,7 @@ from msgspec import Raw
 
 from jetflow.activity import MAX_DETAILS
 from jetflow.broker.tasks import Task, operation_tokens
-from jetflow.core import clock
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, Failure
 from jetflow.core.ids import to_token
@@ -21,6 +19,8 @@ from jetflow.core.retries import after_failure
 from jetflow.engine.commands import TaskOutcome
 from jetflow.engine.remote import is_outcome_of
 from jetflow.errors import BrokerError
+from jetflow.protocol import clock
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.core.operation import Operation, RunInfo

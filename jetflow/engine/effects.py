@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.activity import ActivityInfo
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation
@@ -15,6 +14,7 @@ from jetflow.engine import faults
 from jetflow.engine.children import children_in
 from jetflow.engine.commands import ChildNotice
 from jetflow.engine.dispatch import closes_at
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.durations import to_ms
 from jetflow.engine.commands import CancelCommand, Command, StartCommand, TerminateCommand
 from jetflow.engine.first_commit import guard
 from jetflow.engine.starting import REPLACED, started_by
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

@@ -17,12 +17,12 @@ from jetflow.broker.lane import StoredMessage
 from jetflow.broker.scan import Scan
 from jetflow.broker.timeline import Entry, to_entry
 from jetflow.broker.topology import MARKER_TTL
-from jetflow.core import clock
 from jetflow.core import events as ev
 from jetflow.core.ids import partition_of
 from jetflow.core.times import from_iso
 from jetflow.engine import faults
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol import clock
 
 if TYPE_CHECKING:
     from jetflow.engine.engine import Engine

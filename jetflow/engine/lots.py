@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from msgspec import Raw
 
 from jetflow.broker.waits import Registered, Routed, Wait
-from jetflow.core.clock import now_ms
 from jetflow.core.values import as_json
 from jetflow.engine import faults
 from jetflow.errors import BrokerError, ConflictError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.router import Router

@@ -18,10 +18,10 @@ from jetflow.broker.fence import TenureOverError
 from jetflow.broker.membership import Heart, Member, Members
 from jetflow.broker.pull import PullConsumer, claimed_partitions, delete_consumer
 from jetflow.broker.registry import Registry
-from jetflow.core import clock
 from jetflow.engine.engine import Engine
 from jetflow.engine.tenure import Tenure
 from jetflow.errors import BrokerError
+from jetflow.protocol import clock
 
 log = logging.getLogger("jetflow.worker")
 

@@ -7,13 +7,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from jetflow.broker.fence import TenureOverError
-from jetflow.core.clock import now_ms
 from jetflow.core.operation import RunInfo
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.ending import end_unseen
 from jetflow.engine.records import parked_record
 from jetflow.engine.run import BROKER_TROUBLE
 from jetflow.errors import BrokerError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

@@ -7,11 +7,11 @@ from typing import Any
 from jetflow.broker.state import COMPLETED, FAILED, RUNNING, TERMINATED, Parked, StateRecord, Waiting
 from jetflow.core import events as ev
 from jetflow.core import failures
-from jetflow.core.clock import now_ms
 from jetflow.core.data import UserData
 from jetflow.core.failures import FATAL, INTERRUPTED, Failure
 from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation, RunInfo
+from jetflow.protocol.clock import now_ms
 
 MAX_WAITING = 20
 """Pending operations listed in a state record; their number is always in ``code``."""

@@ -21,9 +21,7 @@ from jetflow.broker.state import StateStore
 from jetflow.broker.tasks import Task, TaskConsumer, TaskDelivery, Tasks, decode_task, operation_tokens
 from jetflow.broker.timeline import Timeline
 from jetflow.broker.wire import header_block
-from jetflow.core import clock
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.failures import to_failure
 from jetflow.core.ids import to_token
@@ -31,6 +29,8 @@ from jetflow.core.values import decode
 from jetflow.engine import faults
 from jetflow.engine.steps import StepRunner, is_final
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol import clock
+from jetflow.protocol.clock import now_ms
 
 log = logging.getLogger("jetflow.worker")
 

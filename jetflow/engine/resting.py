@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from jetflow.broker.state import decode_state
-from jetflow.core.clock import now_ms
 from jetflow.core.data import UserData
 from jetflow.core.machine import Machine
 from jetflow.core.times import from_iso
@@ -18,6 +17,7 @@ from jetflow.engine.queries import replay_end
 from jetflow.engine.records import closed_record, running_record
 from jetflow.engine.run import CannotGoOnError, Standing
 from jetflow.errors import NondeterminismError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from jetflow.broker.membership import presence_subject
 from jetflow.broker.pull import Delivery, PullConsumer, delete_consumer
 from jetflow.broker.wire import status_of
-from jetflow.core.clock import now_ms
 from jetflow.core.ids import from_token
 from jetflow.core.values import as_json
 from jetflow.engine.commands import BODY_MARGIN, check_body, signal_expires
 from jetflow.engine.lots import Kept, Lot
 from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.engine import Engine

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from jetflow.broker.signals import CANCEL, DEFAULT_EXPIRE_MS, EarlySignal
-from jetflow.core.clock import now_ms
 from jetflow.core.ids import to_token
 from jetflow.engine import faults
 from jetflow.engine.commands import Command, SignalCommand
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.values import args_from_body
 from jetflow.engine import faults
 from jetflow.engine.commands import Command, StartCommand
@@ -15,6 +14,7 @@ from jetflow.engine.compaction import History
 from jetflow.engine.effects import tell_accepted
 from jetflow.engine.first_commit import guard
 from jetflow.errors import BrokerUnavailableError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

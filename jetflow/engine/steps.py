@@ -13,15 +13,15 @@ from msgspec.structs import replace
 
 from jetflow.activity import ActivityInfo, Attempt
 from jetflow.activity import current as current_activity
-from jetflow.core import clock
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, is_retryable, to_failure
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
 from jetflow.errors import FailureError, InvalidInputError, NonRetryableError, PayloadTooLargeError
+from jetflow.protocol import clock
+from jetflow.protocol.clock import now_ms
 
 DURABLE_BACKOFF_MS = 1000
 """A backoff at least this long is recorded and waited for durably; a shorter one within the process."""

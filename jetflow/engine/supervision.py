@@ -12,8 +12,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from jetflow.core import clock
 from jetflow.errors import WorkerFailedError
+from jetflow.protocol import clock
 
 log = logging.getLogger("jetflow.worker")
 

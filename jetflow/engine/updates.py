@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.state import FAILED, TERMINATED
 from jetflow.core import events as ev
-from jetflow.core.clock import now_ms
 from jetflow.core.handlers import DisturbedError, Handlers, Outcome
 from jetflow.core.machine import Machine
 from jetflow.engine.answers import CLOSED, NOT_FOUND, REFUSED, Answer, failed, send
 from jetflow.engine.commands import Command, UpdateCommand
 from jetflow.engine.starting import is_taken
 from jetflow.errors import BrokerUnavailableError, UpdateError, WorkflowAlreadyClosedError, WorkflowNotFoundError
+from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor

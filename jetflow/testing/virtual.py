@@ -17,7 +17,7 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
-from jetflow.core import clock
+from jetflow.protocol import clock
 from jetflow.testing.loop import SimLoop, SimTask
 
 EPOCH = 1_800_000_000

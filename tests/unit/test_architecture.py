@@ -76,7 +76,11 @@ def test_the_core_knows_nothing_above_it() -> None:
 
 
 def test_the_broker_knows_the_core_and_nothing_else() -> None:
-    assert _offences("jetflow.broker", allowed=("jetflow.broker", "jetflow.core", "jetflow.errors")) == {}
+    assert _offences("jetflow.broker", allowed=("jetflow.broker", "jetflow.protocol", "jetflow.core", "jetflow.errors")) == {}
+
+
+def test_the_protocol_knows_no_client_library() -> None:
+    assert _offences("jetflow.protocol", allowed=("jetflow.protocol", "jetflow.core", "jetflow.errors")) == {}
 
 
 def test_the_engine_does_not_know_who_uses_it() -> None:

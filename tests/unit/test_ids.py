@@ -87,4 +87,6 @@ def test_a_namespace_is_one_lower_case_word(namespace: str) -> None:
 
 def test_two_namespaces_share_no_stream_nor_bucket() -> None:
     one, other = vars(Names("one")), vars(Names("two"))
+    streams = one.pop("owned_streams"), other.pop("owned_streams")
     assert not set(one.values()) & set(other.values())
+    assert not set(streams[0].values()) & set(streams[1].values())
