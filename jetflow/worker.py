@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from jetflow.broker.lane import Lane
 from jetflow.broker.membership import Heart, Member
 from jetflow.broker.wire import Wire
+from jetflow.core import guard
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
@@ -33,7 +34,7 @@ from jetflow.engine.router import Router
 from jetflow.engine.steps import StepRunner
 from jetflow.engine.supervision import Supervisor
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
-from jetflow.protocol import clock, guard
+from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
