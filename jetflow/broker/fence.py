@@ -92,12 +92,20 @@ class Spellings:
         while not self._free:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next_turn()
+                raise
         return self._free.popleft()
 
     def give_back(self, number: int) -> None:
         """Makes a spelling free; it is used again last, since the leader may not have forgotten it."""
         self._free.append(number)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -9,8 +9,8 @@ import pytest
 from jetflow.broker.connection import Broker
 from jetflow.broker.fence import FencedLane, TenureOverError, revoke
 from jetflow.broker.lane import Lane, PubAck
-from jetflow.core import clock
 from jetflow.errors import ConflictError
+from jetflow.protocol import clock
 
 
 class Held:

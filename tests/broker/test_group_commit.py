@@ -18,8 +18,8 @@ from jetflow.broker.lane import Lane
 from jetflow.broker.server import LocalServer
 from jetflow.broker.timeline import OwnedTimeline
 from jetflow.broker.wire import header_block
-from jetflow.core.clock import cpu as wanted_cpu
 from jetflow.errors import BrokerUnavailableError, ConflictError, PayloadTooLargeError
+from jetflow.protocol.clock import cpu as wanted_cpu
 from tests.broker import owning
 from tests.broker.conftest import until
 from tests.broker.owning import OwnedLane, owned_lane

@@ -148,4 +148,4 @@ async def test_every_answer_of_those_that_register_is_heard(broker: Broker, owne
     with pytest.raises(TenureOverError):
         await waits.registered(answers)
     assert owned.under_way == 0
-    assert await waits.waiting_for(queue) == []
+    assert await stored(broker, broker.names.wait_stream, f"{broker.names.wait_prefix}{queue}.>") == []

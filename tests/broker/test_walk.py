@@ -12,8 +12,8 @@ from jetflow.broker.server import LocalServer
 from jetflow.broker.topology import stream_configs
 from jetflow.broker.walk import Row, Walk
 from jetflow.broker.wire import header_block
-from jetflow.core import clock
 from jetflow.errors import BrokerError
+from jetflow.protocol import clock
 
 
 class Shelf:
