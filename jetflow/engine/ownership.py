@@ -19,6 +19,7 @@ from jetflow.broker.membership import Heart, Member, Members
 from jetflow.broker.pull import PullConsumer, claimed_partitions, delete_consumer
 from jetflow.broker.registry import Registry
 from jetflow.engine.engine import Engine
+from jetflow.engine.ports import Inbox, Ledger
 from jetflow.engine.tenure import Tenure
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
@@ -75,7 +76,7 @@ class Ownership:
         self._room = room
         self._grace = grace
         self._members = Members(broker.lane, broker.names, member.task_queue, member.worker_id, self._changed)
-        self._registry = Registry(broker.lane, broker.names, engine.queue_token, replicated=broker.topology.replicas > 1)
+        self._registry: Ledger = Registry(broker.lane, broker.names, engine.queue_token, replicated=broker.topology.replicas > 1)
         self._wake = asyncio.Event()
         self._grace_until = 0.0
         self._leaving_until: float | None = None
@@ -253,7 +254,7 @@ class Ownership:
             "worker %s owns %d of %d partitions of %s", self._member.worker_id, len(target), self._broker.topology.partitions, self._member.task_queue
         )
 
-    async def _begin(self, consumer: PullConsumer, target: frozenset[int], term: int) -> None:
+    async def _begin(self, consumer: Inbox, target: frozenset[int], term: int) -> None:
         """The consumer keeps others from claiming; once earlier tenures are revoked, what is read stays as it is."""
         engine, lease = self._engine, self._heart.lease
         tenure = Tenure(engine, consumer, target, lambda: lease.lasts(term), self._on_over)
@@ -266,6 +267,7 @@ class Ownership:
             if self._broker.wire.is_connected:
                 with contextlib.suppress(BrokerError):
                     await consumer.delete()
+                    await self._registry.leave(tenure.name)  # nothing was written under it
             raise
         if self._stopping:
             await consumer.delete()
@@ -275,7 +277,7 @@ class Ownership:
         engine.inflight.claimed(target)
         consumer.begin()
 
-    def _new_consumer(self) -> PullConsumer:
+    def _new_consumer(self) -> Inbox:
         owner = f"{self._engine.queue_token.replace('-', '=2D')}-{self._member.worker_id}"
         return PullConsumer(self._broker.lane, self._broker.names, owner, room=self._room)
 

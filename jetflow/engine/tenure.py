@@ -11,19 +11,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from jetflow.broker.dead_letters import OwnedDeadLetters
-from jetflow.broker.fence import FencedLane, TenureOverError
-from jetflow.broker.pull import Delivery, PullConsumer
-from jetflow.broker.signals import OwnedSignals
-from jetflow.broker.state import OwnedStates
-from jetflow.broker.tasks import OwnedTasks
-from jetflow.broker.timeline import OwnedTimeline
-from jetflow.broker.timers import Timers
-from jetflow.broker.waits import Waits
+from jetflow.broker.fence import TenureOverError
+from jetflow.broker.owned import OwnedStores
+from jetflow.broker.pull import Delivery
 from jetflow.engine.actors import Actors
 from jetflow.engine.commands import Command
 from jetflow.engine.compaction import Compaction
 from jetflow.engine.outbox import Outbox
+from jetflow.engine.ports import DeadLetterStore, Inbox, Records, SignalStore, TaskStore, Timelines, TimerStore, WaitStore
 from jetflow.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -51,7 +46,7 @@ class Tenure:
     """
 
     def __init__(
-        self, engine: Engine, consumer: PullConsumer, partitions: frozenset[int], lasts: Callable[[], bool], on_over: Callable[[str], None]
+        self, engine: Engine, consumer: Inbox, partitions: frozenset[int], lasts: Callable[[], bool], on_over: Callable[[str], None]
     ) -> None:
         self.engine = engine
         self.consumer_name = consumer.name
@@ -65,16 +60,15 @@ class Tenure:
         self._lasts = lasts
         self._on_over = on_over
         self._why = ""
-        broker = engine.broker
-        names, replicated = broker.names, broker.topology.replicas > 1
-        lane = self.lane = FencedLane(broker.lane, names, engine.queue_token, self.name, replicated=replicated, hold=self)
-        self.timeline = OwnedTimeline(lane, names, engine.commits_go)
-        self.states = OwnedStates(lane, names, engine.records_go)
-        self.signals = OwnedSignals(lane, names)
-        self.timers = Timers(lane, names)
-        self.waits = Waits(lane, names, broker.topology.partitions)
-        self.tasks = OwnedTasks(lane, names)
-        self.dead_letters = OwnedDeadLetters(lane, names, broker.max_payload)
+        stores = OwnedStores(engine.broker, engine.queue_token, self.name, self, commits=engine.commits_go, records=engine.records_go)
+        self.lane = stores.lane
+        self.timeline: Timelines = stores.timeline
+        self.states: Records = stores.states
+        self.signals: SignalStore = stores.signals
+        self.timers: TimerStore = stores.timers
+        self.waits: WaitStore = stores.waits
+        self.tasks: TaskStore = stores.tasks
+        self.dead_letters: DeadLetterStore = stores.dead_letters
         self.outbox = Outbox(self)
         self.compaction = Compaction(self)
         self.actors = Actors(self)

@@ -1,0 +1,40 @@
+"""All stores of one tenure, on NATS: each writes through the tenure's fence."""
+
+from __future__ import annotations
+
+from jetflow.broker.connection import Broker
+from jetflow.broker.dead_letters import OwnedDeadLetters
+from jetflow.broker.fence import FencedLane, Hold
+from jetflow.broker.group_commit import Choice
+from jetflow.broker.signals import OwnedSignals
+from jetflow.broker.state import OwnedStates
+from jetflow.broker.tasks import OwnedTasks
+from jetflow.broker.timeline import OwnedTimeline
+from jetflow.broker.timers import Timers
+from jetflow.broker.waits import Waits
+
+
+class OwnedStores:
+    """See the module.
+
+    Args:
+        broker: the worker's connection.
+        queue_token: whose partitions.
+        tenure: its name.
+        hold: the tenure, as the fence asks for it.
+        commits, records: whether commits and records go alone or together, as measured so far.
+
+    Attributes:
+        lane: the tenure's way to the broker, which the stores share.
+    """
+
+    def __init__(self, broker: Broker, queue_token: str, tenure: str, hold: Hold, *, commits: Choice, records: Choice) -> None:
+        names = broker.names
+        lane = self.lane = FencedLane(broker.lane, names, queue_token, tenure, replicated=broker.topology.replicas > 1, hold=hold)
+        self.timeline = OwnedTimeline(lane, names, commits)
+        self.states = OwnedStates(lane, names, records)
+        self.signals = OwnedSignals(lane, names)
+        self.timers = Timers(lane, names)
+        self.waits = Waits(lane, names, broker.topology.partitions)
+        self.tasks = OwnedTasks(lane, names)
+        self.dead_letters = OwnedDeadLetters(lane, names, broker.max_payload)
