@@ -18,6 +18,14 @@ test *args:
 unit:
     {{python}} -m pytest tests/unit tests/replay
 
+# the whole engine in virtual time, from seeds: --seed N, --seeds A..B, or --minutes M
+simulate *args:
+    {{python}} -m tests.simulation {{args}}
+
+# plants bugs one at a time, until the simulation finds each
+planted *args:
+    {{python}} -m tests.simulation planted {{args}}
+
 # figures of this machine
 bench *args:
     {{python}} -m bench {{args}}

@@ -239,7 +239,8 @@ async def count(broker: Broker, filters: Filters) -> int:
         return sum((await count_by(broker, filters, "status")).values())
     names = broker.names
     if filters.task_queue is None:
-        return (await Walk(broker.lane, names.state_stream).shape()).keys
+        beside = await Walk(broker.lane, names.state_stream, f"{names.tenure_prefix}>").taken()
+        return (await Walk(broker.lane, names.state_stream).shape()).keys - beside
     return await Walk(broker.lane, names.state_stream, f"{names.state_prefix}{to_token(filters.task_queue)}.*").taken()
 
 

@@ -16,6 +16,7 @@ import os
 import platform
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.lane import Lane
@@ -44,6 +45,8 @@ log = logging.getLogger("jetflow.worker")
 
 SWEEP_EVERY = 0.05
 OWNERSHIP = "ownership"
+MOST_SET_ASIDE = 20
+"""Workflows that a worker names in its heartbeat, of those whose timeline cannot be read."""
 READY_TIMEOUT = 15
 DEFAULT_EXPIRE: Duration = "7d"
 MIN_LEASE = 0.5
@@ -165,7 +168,7 @@ class Worker:
             default_expire=self._default_expire,
             max_cached=self._max_cached,
         )
-        member = Member(
+        member = self._member = Member(
             worker_id=self.worker_id,
             task_queue=self.task_queue,
             host=platform.node(),
@@ -231,6 +234,16 @@ class Worker:
             self._engine.sweep()
             self._ownership.refill()
             self._remote.refill()
+            self._show_troubles()
+
+    def _show_troubles(self) -> None:
+        """What must not stay unseen goes out with the heartbeat, for ``jetflow stats``."""
+        assert self._supervisor is not None
+        failures = dict(self._supervisor.failures + self._engine.failures)
+        set_aside = dict(islice(self._janitor.set_aside.items(), MOST_SET_ASIDE))
+        if failures != self._member.failures or set_aside != self._member.set_aside:
+            self._member.failures, self._member.set_aside = failures, set_aside
+            self._heart.tell(self._member)
 
     async def _heart_connection(self) -> tuple[Wire, Lane]:
         wire = await self.client.another_wire(f"heart/{self.task_queue}")

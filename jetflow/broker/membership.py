@@ -38,7 +38,12 @@ BLOCKED_LIMIT = 60.0
 
 
 class Member(Struct, omit_defaults=True):
-    """A worker as it tells of itself. ``version`` changes with the partitions it has."""
+    """A worker as it tells of itself. ``version`` changes with the partitions it has.
+
+    Attributes:
+        failures: unexpected ends of its own loops and tasks, by name.
+        set_aside: workflows (as tokens) whose timeline its janitor cannot read, with the reason; the first of them.
+    """
 
     worker_id: str
     task_queue: str
@@ -50,6 +55,8 @@ class Member(Struct, omit_defaults=True):
     version: int = 0
     partitions: int = 0
     leaving: bool = False
+    failures: dict[str, int] = {}
+    set_aside: dict[str, str] = {}
 
 
 _encoder = msgspec.json.Encoder()

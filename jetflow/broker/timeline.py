@@ -24,6 +24,10 @@ PAGE = 500
 """Keys asked for in one batch; the server gives at most 1,024."""
 
 
+class UnreadableTimelineError(BrokerError):
+    """Raised for a timeline key that is not what this version writes: a newer version's, or somebody else's."""
+
+
 class Entry(NamedTuple):
     """A timeline key and its commit; ``position`` is where its stream has it, ``size`` its bytes, ``stored`` when it was stored, by the
     broker's clock (ISO 8601).
@@ -161,9 +165,13 @@ def to_entry(message: StoredMessage) -> Entry:
     """A timeline key as it was read.
 
     Raises:
-        BrokerError: it is none.
+        UnreadableTimelineError: it is none.
     """
     try:
-        return Entry(int(message.subject.rpartition(".")[2]), decode_commit(message.data), message.seq, len(message.data), message.time)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise BrokerError(f"timeline key {message.subject} cannot be read: {error}") from error
+        commit = decode_commit(message.data)
+        seq = int(message.subject.rpartition(".")[2])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise UnreadableTimelineError(f"timeline key {message.subject} cannot be read: {error}") from error
+    if not commit.events:
+        raise UnreadableTimelineError(f"timeline key {message.subject} has no events")
+    return Entry(seq, commit, message.seq, len(message.data), message.time)

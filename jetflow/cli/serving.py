@@ -32,7 +32,7 @@ async def serve(client: Client, app: LoadedApp, *, task_queue: str, on_ready: Ca
         options: the worker's further keywords.
     """
     async with Worker(client, task_queue=task_queue, workflows=app.workflows, activities=app.activities, **options) as worker:
-        while not worker.ready:  # the worker has no event for it
+        while not worker.ready and not worker.failed.done():  # the worker has no event for it
             await asyncio.sleep(LOOK_EVERY)
         workflows = ", ".join(clean(definition.name) for definition in app.workflows) or "none"
         activities = ", ".join(clean(definition.name) for definition in app.activities) or "none"
@@ -41,7 +41,7 @@ async def serve(client: Client, app: LoadedApp, *, task_queue: str, on_ready: Ca
             f"{worker.partitions} partitions, {public_url(client.url)}, pid {os.getpid()}"
         )
         on_ready()
-        await asyncio.Event().wait()
+        await asyncio.shield(worker.failed)
 
 
 def run_until_stopped(main: Coroutine[Any, Any, None], *, at_once: Callable[[], None] = lambda: None) -> None:

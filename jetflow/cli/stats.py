@@ -14,6 +14,8 @@ from jetflow.cli.output import clean, say, write_json
 from jetflow.cli.report import reporting
 from jetflow.cli.styles import STYLES
 from jetflow.core.durations import to_ms
+from jetflow.core.ids import from_token
+from jetflow.errors import InvalidInputError
 from jetflow.stats import Stats, Throughput, stats
 
 
@@ -73,10 +75,21 @@ def _print_workers(seen: Overview) -> None:
         own = owned.pop((worker.task_queue, worker.worker_id), None)
         what = f"{_ranges(own.partitions)}  {own.waiting} waiting, {own.under_way} under way" if own is not None else "none"
         say(f"  {clean(worker.task_queue)}  {worker.worker_id}  {clean(worker.host)} pid {worker.pid}  {what}")
+        for name, times in worker.failures.items():
+            say(Text(f"    {clean(name)} has failed {times} times; the worker's log says why", "yellow"))
+        for id_token, reason in worker.set_aside.items():
+            say(Text(f"    what is left of workflow {clean(_workflow_id(id_token))} cannot be read: {clean(reason)}", "yellow"))
     for each in owned.values():
         say(Text(f"  {clean(each.task_queue)}  {clean(each.worker_id)}  gone  {_ranges(each.partitions)}  {each.waiting} waiting", "yellow"))
     if not seen.workers and not seen.consumers:
         say("  none is alive")
+
+
+def _workflow_id(id_token: str) -> str:
+    try:
+        return from_token(id_token)
+    except InvalidInputError:
+        return id_token
 
 
 def _print_throughput(done: Throughput) -> None:

@@ -19,6 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from jetflow.broker.fence import TenureOverError
+from jetflow.broker.timeline import UnreadableTimelineError
 from jetflow.core import events as ev
 from jetflow.core.machine import Machine
 from jetflow.core.operation import RunInfo
@@ -64,6 +65,7 @@ class Actor:
         self.dirty_since: float | None = None
         self.state_wanted = False
         self.gone = False
+        self.newest = 0
         self._waiting: asyncio.Future[None] | None = None
         self.run = Run()
         self.doubtful = False
@@ -100,6 +102,7 @@ class Actor:
             known.delivery.reply = command.delivery.reply
             return
         command.actor = self
+        self.newest = max(self.newest, command.seq)
         self.unacked[command.seq] = command
         self.mailbox.append(command)
         if self.parked and waiting_terminate(self) is not None:
@@ -212,6 +215,8 @@ class Actor:
             await rest(self)
         except TenureOverError:
             raise
+        except UnreadableTimelineError as error:
+            await give_up(self, "UnreadableTimeline", str(error), self.run.info)
         except ConflictError as problem:
             log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
             self.start_over()

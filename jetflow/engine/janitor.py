@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from jetflow.broker.fence import TenureOverError
 from jetflow.broker.lane import StoredMessage
 from jetflow.broker.scan import Scan
-from jetflow.broker.timeline import Entry, to_entry
+from jetflow.broker.timeline import Entry, UnreadableTimelineError, to_entry
 from jetflow.broker.topology import MARKER_TTL
 from jetflow.core import events as ev
 from jetflow.core.ids import partition_of
@@ -135,13 +135,16 @@ def _is_marker(headers: bytes) -> bool:
     return EMPTY in headers
 
 
-async def revisit(tenure: Tenure, id_token: str) -> None:
-    """For an owner who found that a run has ended before: if its record is gone, so that the janitor may have come too early."""
+async def revisit(tenure: Tenure, id_token: str, acked: int) -> None:
+    """For an owner who found that a run has ended before: if its record is gone, so that the janitor may have come too early.
+
+    Commands up to ``acked`` are done with, though the broker may not have taken their acks yet.
+    """
     if await tenure.states.get(tenure.engine.queue_token, id_token, fresh=True) is None:
-        await retire(tenure, [id_token])
+        await retire(tenure, [id_token], acked)
 
 
-async def retire(tenure: Tenure, ids: Sequence[str]) -> dict[str, str]:
+async def retire(tenure: Tenure, ids: Sequence[str], acked: int = 0) -> dict[str, str]:
     """Removes what is left of those ids whose last run has ended and whose record is gone; gives those that cannot be read, with the reason.
 
     The order of the questions matters: a run whose commands are all acked had its record written, so that a record which is
@@ -158,12 +161,12 @@ async def retire(tenure: Tenure, ids: Sequence[str]) -> dict[str, str]:
     unreadable: dict[str, str] = {}
     for id_token in ids:
         record = next(iter(records.get(id_token, ())), None)
-        if id_token in waiting or (record is not None and record.data):
+        if any(message.seq > acked for message in waiting.get(id_token, ())) or (record is not None and record.data):
             continue
         keys = timelines.get(id_token, [])
         try:
             last = to_entry(max(keys, key=lambda message: message.seq)) if keys else None
-        except BrokerError as error:
+        except UnreadableTimelineError as error:
             log.error("what is left of workflow %s cannot be read, and stays: %s", id_token, error)
             unreadable[id_token] = str(error)
             continue

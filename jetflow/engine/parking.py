@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from jetflow.broker.fence import TenureOverError
+from jetflow.broker.timeline import UnreadableTimelineError
 from jetflow.core.operation import RunInfo
 from jetflow.engine.commands import StartCommand
 from jetflow.engine.ending import end_unseen
@@ -29,6 +30,9 @@ async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None)
             return
     except TenureOverError:
         raise
+    except UnreadableTimelineError:
+        await _park(actor, reason, message, info)
+        return
     except BrokerError as error:
         log.warning("workflow %s could not be terminated yet: %s", actor.workflow_id, error)
         await asyncio.sleep(BROKER_TROUBLE)

@@ -136,7 +136,7 @@ async def _rest_closed(actor: Actor) -> None:
         tenure.compaction.add(Closed(actor.id_token, run.seq, run.position if run.is_whole else 0))
     if not actor.mailbox:
         if before:
-            engine.background(revisit(tenure, actor.id_token))
+            engine.background(revisit(tenure, actor.id_token, actor.newest))
         actor.drop()
 
 

@@ -170,7 +170,7 @@ class Stream:
                 world.after(seconds + world.rng.random() * 0.3, self._expire, message)
         if "Nats-Schedule" in fields and self.scheduling:
             due = to_world(from_text(fields["Nats-Schedule"][4:]))
-            world.at(max(due, world.now + 0.25 * world.rng.random()), self.fire, message)
+            world.at(max(due + 1e-6, world.now + 0.25 * world.rng.random()), self.fire, message)  # seconds in floats are not exact
 
     def _displace(self, message: Message) -> None:
         """What was there before of its subject goes, if the stream keeps no more, or the message says so."""
