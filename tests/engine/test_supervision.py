@@ -66,7 +66,7 @@ async def test_a_loop_that_fails_again_and_again_ends_the_worker(client: Client,
     def broken(*_: Any) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(f"jetflow.engine.{place}", broken)
+    monkeypatch.setattr(place, broken)
     with pytest.raises(WorkerFailedError, match="at last with LookupError: a bug"):
         await asyncio.wait_for(Worker(client, task_queue=queue, workflows=[nothing]).run(), 20)
 
