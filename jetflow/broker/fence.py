@@ -229,7 +229,10 @@ class FencedLane:
             TenureOverError, BrokerUnavailableError: nothing was sent.
         """
         self._hold.check()
-        self.wire.send(subject, body, headers=self._blocks[kind] + fields + b"\r\n")
+        if self._spellings:  # one that is refused since another is under way must go again
+            asyncio.ensure_future(self._store_replicated(kind, subject, body, fields)).add_done_callback(_look_at)
+        else:
+            self.wire.send(subject, body, headers=self._blocks[kind] + fields + b"\r\n")
 
     def begin_store(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> asyncio.Future[Any]:
         """Sends a message as ``store`` does, for several that go out at once; its answer is for ``stored``.
@@ -355,6 +358,12 @@ class FencedLane:
     def message_id(self) -> str:
         """See ``Lane.message_id``."""
         return self._lane.message_id()
+
+
+def _look_at(answer: asyncio.Future[Any]) -> None:
+    """Nobody waits for this answer."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def is_busy(error: ConflictError) -> bool:

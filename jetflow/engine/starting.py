@@ -33,6 +33,8 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     if not replaces and await is_taken(actor):
         await actor.tenure.outbox.refuse_start(actor, start)
         return True
+    if actor.run.closing is not None and not replaces and await _is_withdrawn(actor, command):
+        return True
     if not actor.run.unheard and not actor.tenure.is_first_hand(command) and command.seq not in actor.run.guarded:
         await guard(actor, command)
         if actor.run.seq == 0 and await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token) is not None:
@@ -57,6 +59,11 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     if cancel is not None:
         actor.feed(ev.CancelRequested(at=now_ms(), reason=cancel))
     return True
+
+
+async def _is_withdrawn(actor: Actor, command: Command) -> bool:
+    """Whether its client has taken a start back, since it saw the record of the run before, which has expired only afterwards."""
+    return await actor.tenure.lane.message(actor.engine.broker.names.inbox_stream, command.seq) is None
 
 
 def makes_way(actor: Actor, command: Command) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from jetflow.core import events as ev
+from jetflow.engine.commands import EXPIRE, NEW_ID
 from jetflow.errors import (
     BrokerError,
     CancelledFailure,
@@ -20,7 +21,6 @@ from jetflow.errors import (
     WorkflowNotFoundError,
     WorkflowTerminatedError,
 )
-from jetflow.engine.commands import EXPIRE, NEW_ID
 from tests.simulation.run import NAMES, Simulation
 from tests.simulation.seen import INBOX, Problem, Seen
 from tests.simulation.workflows import fits_program
@@ -41,7 +41,9 @@ def nothing_acknowledged_is_lost(seen: Seen) -> Iterator[Problem]:
     published = {command.message.fields.get("Jetflow-Sender") for command in seen.commands.values() if command.kind == "signal"}
     for (id, run, index), sent in seen.sent.items():
         if f"q.{id}.{run}/{index}" not in published:
-            yield Problem("nothing lost", f"{id}, run {run}, told {sent.workflow_id} {sent.signal!r}, and no signal was published", (id, sent.workflow_id))
+            yield Problem(
+                "nothing lost", f"{id}, run {run}, told {sent.workflow_id} {sent.signal!r}, and no signal was published", (id, sent.workflow_id)
+            )
 
 
 def early_signals_are_found(seen: Seen) -> Iterator[Problem]:
@@ -58,11 +60,19 @@ def early_signals_are_found(seen: Seen) -> Iterator[Problem]:
                         continue
                     if any(command.seq in other.consumed for other in ident.runs.values()) or command.gone is None:
                         continue
-                    if any(command.order < other.closed[0] for other in ident.runs.values() if other is not run and other.closed and other.number < run.number):
+                    if any(
+                        command.order < other.closed[0]
+                        for other in ident.runs.values()
+                        if other is not run and other.closed and other.number < run.number
+                    ):
                         continue
                     expire = int(command.message.fields.get(EXPIRE, "600000ms").removesuffix("ms")) / 1000
                     if command.time + expire > event.at / 1000 - 1_800_000_000 + 1 and run.number != 0:
-                        yield Problem("early signals", f"{ident.id}, run {run.number}: wait {event.index} for {wait.signal!r} timed out, though signal {command.seq} was there", (ident.id,))
+                        yield Problem(
+                            "early signals",
+                            f"{ident.id}, run {run.number}: wait {event.index} for {wait.signal!r} timed out, though signal {command.seq} was there",
+                            (ident.id,),
+                        )
 
 
 def every_workflow_ends(seen: Seen) -> Iterator[Problem]:
@@ -85,7 +95,16 @@ def every_result_is_delivered(seen: Seen) -> Iterator[Problem]:
             if not any(f"u{call.facts['value']}" in run.updates for run in seen.ident(asked.id).runs.values()):
                 yield Problem("every result", f"update {call.facts} of {asked.id} was answered, and no run has it", (asked.id,))
         elif isinstance(asked.outcome, JetflowError) and not isinstance(
-            asked.outcome, (WorkflowAlreadyStartedError, WorkflowNotFoundError, WorkflowAlreadyClosedError, ResultTimeoutError, BrokerError, UpdateError, QueryError)
+            asked.outcome,
+            (
+                WorkflowAlreadyStartedError,
+                WorkflowNotFoundError,
+                WorkflowAlreadyClosedError,
+                ResultTimeoutError,
+                BrokerError,
+                UpdateError,
+                QueryError,
+            ),
         ):
             yield Problem("every result", f"{call.what} of {asked.id}: {asked.outcome!r}", (asked.id,))
         if call.what != "start" or asked.outcome != "started":
@@ -142,7 +161,9 @@ def nothing_is_left(seen: Seen) -> Iterator[Problem]:
                 yield Problem("no wedge", "a workflow that was started at the end does not run", tuple(f"probe{number}" for number in range(8)))
     for command in seen.commands.values():
         if command.gone is None and not command.id.startswith("probe") and not simulation.settled:
-            yield Problem("nothing lost", f"command {command.seq}, {command.kind} {command.name} of {command.id}, is still in the inbox", (command.id,))
+            yield Problem(
+                "nothing lost", f"command {command.seq}, {command.kind} {command.name} of {command.id}, is still in the inbox", (command.id,)
+            )
 
 
 def nothing_fails(seen: Seen) -> Iterator[Problem]:

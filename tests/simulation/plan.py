@@ -254,7 +254,11 @@ class Drawing:
         """Signals that name no workflow."""
         rng = self.rng
         for number in range(rng.randrange(1, 3)):
-            ops = [*([self.step(1)] if self.chance(0.5) else []), ["wait", f"s-{id}", rng.choice([None, 4000])], *([self.step(1)] if self.chance(0.3) else [])]
+            ops = [
+                *([self.step(1)] if self.chance(0.5) else []),
+                ["wait", f"s-{id}", rng.choice([None, 4000])],
+                *([self.step(1)] if self.chance(0.3) else []),
+            ]
             self.start(at + rng.uniform(0.0, 1.0), f"{id}-{number}", {"ops": ops})
             self.call(at + rng.uniform(0.0, 3.0), "by_id", f"s-{id}", value=1000 + self.next(), expire="20s")
 
@@ -262,7 +266,8 @@ class Drawing:
 STORIES = ["simple", "simple", "chain", "chain", "signaled", "signaled", "early", "ended", "ended", "updated", "family", "family", "generations",
            "replaced", "taken", "again", "delayed", "telling", "by_id"]  # fmt: skip
 FAULTS = ["pause", "pause", "pause for long", "pause for long", "kill", "kill", "kill", "kill at a step", "kill at a step", "kill at a step", "roll",
-          "roll", "join", "leave", "stall", "stall", "cut", "cut", "cut late", "cut late", "cut late", "deaf", "restart", "restart", "replies"]  # fmt: skip
+          "roll", "join", "leave", "stall", "stall", "cut", "cut", "cut late", "cut late", "cut late", "deaf",
+          "restart", "restart", "replies"]  # fmt: skip
 
 
 def draw(seed: int) -> Plan:

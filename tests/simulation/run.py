@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -138,7 +138,7 @@ class Simulation:
         self.over = False
         self.settled = False
         self.logged = Logged(self)
-        workflows.note = self.note
+        workflows.journal.note = self.note
         if not plan.realistic:
             world.replace(worker, "SWEEP_EVERY", 0.25)
             world.replace(router, "LOOK", 0.5)
@@ -252,7 +252,11 @@ class Simulation:
                 connection.cut()
             case "cut late" if connection is not None:
                 stalls, late = 0.3 * fault.part, 0.05 + 6 * fault.amount**2
-                self.note(connection.name, "FAULT", f"connection {connection.number} stalls {stalls:.3f} s, then is cut; the rest arrives {late:.3f} s later")
+                self.note(
+                    connection.name,
+                    "FAULT",
+                    f"connection {connection.number} stalls {stalls:.3f} s, then is cut; the rest arrives {late:.3f} s later",
+                )
                 connection.stall()
                 world.after(stalls, lambda _: connection.cut(deliver_late=late))
             case "deaf" if connection is not None:
@@ -265,7 +269,9 @@ class Simulation:
             case "replies":
                 length, part = 0.2 + 2 * fault.amount, 0.02 + 0.4 * fault.part
                 self.note("-", "FAULT", f"answers go wrong for {length:.3f} s, {part:.2f} of them")
-                server.on_reply = lambda _name, subject, _data, headers: self._verdict(part) if headers is None and subject.startswith("_INBOX.") else None
+                server.on_reply = lambda _name, subject, _data, headers: (
+                    self._verdict(part) if headers is None and subject.startswith("_INBOX.") else None
+                )
                 world.after(length, self._answer_again)
 
     def _verdict(self, part: float) -> str | float | None:
@@ -342,7 +348,9 @@ class Simulation:
                 options = {} if facts.get("made_up") else {"workflow_id": call.id}
                 if facts.get("delay"):
                     options["start_delay"] = f"{facts['delay']}ms"
-                handle = await client.start(play, facts["program"], task_queue=QUEUE, expire=facts["expire"], if_exists=facts.get("if_exists", "fail"), **options)
+                handle = await client.start(
+                    play, facts["program"], task_queue=QUEUE, expire=facts["expire"], if_exists=facts.get("if_exists", "fail"), **options
+                )
                 asked.id, asked.run = handle.workflow_id, None if handle.run_id is None else int(handle.run_id)
                 asked.outcome = "started"
             elif call.what == "by_id":
@@ -350,7 +358,14 @@ class Simulation:
                 asked.outcome = "done"
             else:
                 asked.outcome = await self._command(client, call)
-        except (WorkflowAlreadyStartedError, WorkflowNotFoundError, WorkflowAlreadyClosedError, ResultTimeoutError, BrokerError, FailureError) as error:
+        except (
+            WorkflowAlreadyStartedError,
+            WorkflowNotFoundError,
+            WorkflowAlreadyClosedError,
+            ResultTimeoutError,
+            BrokerError,
+            FailureError,
+        ) as error:
             asked.outcome = error
         asked.ended = self.world.now
         self.note(process.name, f"{call.what}ed", asked.id, asked.outcome, asked.run)
@@ -400,17 +415,23 @@ class Simulation:
 
     async def _end(self, client: Client, workflow_id: str) -> None:
         self.note("user1", "terminate", workflow_id, "nobody signals it")
-        try:
+        with suppress(BrokerError, WorkflowNotFoundError):
             await client.get_handle(workflow_id, task_queue=QUEUE).terminate("nobody signals it", suppress=True)
-        except (BrokerError, WorkflowNotFoundError):
-            pass
 
     # ---- the run
 
     def left(self) -> list[str]:
         """Messages that are still there, and must go."""
         found = []
-        for name in (NAMES.inbox_stream, NAMES.timeline_stream, NAMES.state_stream, NAMES.signal_stream, NAMES.wait_stream, NAMES.task_stream, NAMES.by_id_stream):
+        for name in (
+            NAMES.inbox_stream,
+            NAMES.timeline_stream,
+            NAMES.state_stream,
+            NAMES.signal_stream,
+            NAMES.wait_stream,
+            NAMES.task_stream,
+            NAMES.by_id_stream,
+        ):
             stream = self.server.streams.get(name)
             if stream is None:
                 return ["no streams"]

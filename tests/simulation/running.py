@@ -96,8 +96,9 @@ def _run(shares: list[Iterable[int]], until: float | None, folder: Path, most: i
     for process in processes:
         process.terminate()
     spent = time.monotonic() - begun
-    print(f"{done} schedules in {spent:.0f} s, {60 * done / spent:.0f} a minute; {len(failed)} failed{': ' + ' '.join(map(str, sorted(failed))) if failed else ''}")
+    print(f"{done} schedules in {spent:.0f} s, {60 * done / spent:.0f} a minute; {len(failed)} failed")
     if failed:
+        print("they are:", *sorted(failed))
         print(f"the story of one: python -m tests.simulation --seed {failed[0]} --story {folder}")
     return 1 if failed else 0
 

@@ -16,7 +16,10 @@ from jetflow.engine.commands import EXPIRE, NEW_ID, PARENT, REPLACE, SENDER
 from tests.simulation.run import NAMES, Simulation
 
 INBOX, TIMELINE, STATE = NAMES.inbox_stream, NAMES.timeline_stream, NAMES.state_stream
-OUTCOMES = (ev.ActivityCompleted, ev.ActivityFailed)
+ANSWER = 0.05
+"""Seconds in which the answer to a write may be under way."""
+GOES_ON = 0.5
+"""Seconds in which a process that stood still runs what had piled up."""
 
 
 @dataclass
@@ -371,14 +374,16 @@ class Seen:
                     return
                 if any(run.closed is not None and run.closed[0] > command.order for run in runs.values()):
                     return
-                if self._expires(command) <= self.simulation.trace[self.order][0] + self.simulation.plan.skew + 0.002 or self._is_repeat(ident, command):
+                if self._expires(command) <= self.simulation.trace[self.order][0] + self.simulation.plan.skew + 0.002 or self._is_repeat(
+                    ident, command
+                ):
                     return
                 self.problem("nothing lost", f"{text}, and was neither taken nor kept", command.id)
             case "cancel" | "terminate":
                 body = msgspec.json.decode(command.message.data) if command.message.data else {}
                 parent = body.get("parent")
                 meant = body.get("run") or 0
-                if command.seq in ident.early or command.message.data in self.dead or ident.taken_back > command.order or latest is None and parent:
+                if command.seq in ident.early or command.message.data in self.dead or ident.taken_back > command.order or (latest is None and parent):
                     return
                 if latest is None:
                     self.problem("nothing lost", f"{text}, and there is no run, and nobody keeps it", command.id)
@@ -388,13 +393,18 @@ class Seen:
                     self.problem("nothing lost", f"{text}, and run {latest.number} goes on", command.id)
             case "update":
                 caller = fields.get("Jetflow-Update", "")
-                if command.message.data in self.dead or latest is None or latest.closing is not None or any(caller in run.updates for run in runs.values()):
+                if (
+                    command.message.data in self.dead
+                    or latest is None
+                    or latest.closing is not None
+                    or any(caller in run.updates for run in runs.values())
+                ):
                     return
                 self.problem("nothing lost", f"{text}, and run {latest.number} goes on without it", command.id)
             case "timer" | "child" | "activity":
                 body = msgspec.json.decode(command.message.data)
-                if latest is None or latest.closing is not None or body["run"] != latest.number:
-                    return
+                if latest is None or latest.closing is not None or latest.cancelled or body["run"] != latest.number:
+                    return  # an operation that a cancellation has ended leaves no event
                 pending = latest.pending.get(command.index)
                 if command.kind == "timer" and not isinstance(pending, (ev.TimerStarted, ev.WaitStarted)):
                     return
@@ -441,14 +451,16 @@ class Seen:
             self.problem("no step twice", f"{where}: its outcome was stored at {run.outcomes[one.index][1]:.6f}", id)
         elif one.index in run.attempts and run.attempts[one.index][0] >= one.attempt and not self._excused(one, run.attempts[one.index][1:]):
             self.problem("no step twice", f"{where}: the attempt's failure was stored at {run.attempts[one.index][2]:.6f}", id)
-        elif run.closed is not None and not self._excused(one, run.closed):
+        elif run.closed is not None and not self._excused(one, run.closed, run.scheduled.get(one.index, 0)):
             self.problem("nothing of a run that is over", f"{where}: the run was over at {run.closed[1]:.6f}", id)
 
-    def _excused(self, one: Execution, stored: tuple[int, float]) -> bool:
-        """Whether the process could not know: it stood still at some moment after that was stored, or just before, and went on no earlier than
-        it began. A worker looks at its lease and begins in one callback, so that nothing shorter than a pause excuses it.
+    def _excused(self, one: Execution, stored: tuple[int, float], scheduled: int = 0) -> bool:
+        """Whether the process could not know what was stored.
+
+        It stood still at some moment after that, or just before, and began as it went on: a worker looks at its lease and begins in one callback.
+        Or it had written that very thing itself, in a later commit than the one that had the activity begin, and had no answer yet.
         """
-        for began, ended in self.simulation.resumed.get(one.process, ()):
-            if ended >= stored[1] - 0.001 and one.time - ended < 0.5:
-                return True
-        return False
+        writer = self.simulation.trace[stored[0]][1]
+        if writer == one.process and 0 < scheduled < stored[0] and one.time - stored[1] < ANSWER:
+            return True
+        return any(ended >= stored[1] - 0.001 and one.time - ended < GOES_ON for _, ended in self.simulation.resumed.get(one.process, ()))

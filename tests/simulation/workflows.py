@@ -31,14 +31,19 @@ SOON = RetryPolicy(maximum_attempts=4, initial_interval="50ms", backoff_coeffici
 LATER = RetryPolicy(maximum_attempts=4, initial_interval="1s", backoff_coefficient=1)
 TWICE = RetryPolicy(maximum_attempts=2, initial_interval="20ms", backoff_coefficient=1)
 
-note: Callable[..., None] = lambda *_: None
-"""Writes a line of the simulation that runs: process, what, subject, facts."""
+class Journal:
+    """Where activities write down what they do: ``note(process, what, subject, *facts)`` of the simulation that runs."""
+
+    note: Callable[..., None]
+
+
+journal = Journal()
 
 
 def _note(what: str) -> None:
     info = activity.info()
     process = asyncio.get_running_loop().process.name  # type: ignore[attr-defined]
-    note(process, what, f"{info.workflow_id}/{info.run_id}/{info.index}", info.attempt)
+    journal.note(process, what, f"{info.workflow_id}/{info.run_id}/{info.index}", info.attempt)
 
 
 async def _attempt(milliseconds: int) -> int:
