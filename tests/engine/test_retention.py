@@ -11,11 +11,12 @@ import pytest
 
 from jetflow import Client, Worker, WorkflowAlreadyStartedError, WorkflowNotFoundError, activity, condition, execute_child, sleep, workflow
 from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import MAX_COMPACTED, Entry, Timeline
+from jetflow.broker.timeline import MAX_COMPACTED, Entry, OwnedTimeline, Timeline
 from jetflow.broker.wire import header_block
 from jetflow.core import events as ev
 from jetflow.engine import janitor
 from jetflow.engine.compaction import Closed, Compaction
+from jetflow.engine.tenure import Tenure
 from jetflow.errors import BrokerError
 from tests.engine.helpers import WAIT, commands, until, waits_for
 
@@ -102,10 +103,30 @@ async def gone(client: Client, queue: str, workflow_id: str) -> None:
 
 
 async def counts(client: Client) -> dict[str, int]:
-    """Messages in each stream of the namespace, but for heartbeats."""
+    """Messages in each stream of the namespace that come from workflows: all but for heartbeats, and what there is of tenures."""
+    names, found = client.broker.names, dict[str, int]()
+    for stream in (names.inbox_stream, names.timeline_stream, names.state_stream, names.signal_stream, names.dead_stream):
+        state = (await client.broker.lane.api(f"STREAM.INFO.{stream}"))["state"]
+        found[stream] = state["messages"] - len(await _subjects(client, f"{names.tenure_prefix}>", stream))
+    found[names.timeline_stream] -= await guards(client)
+    return found
+
+
+async def guards(client: Client) -> int:
+    """Workflows whose start an earlier owner may have had: what keeps that one from beginning them goes by itself."""
     names = client.broker.names
-    streams = [names.inbox_stream, names.timeline_stream, names.state_stream, names.signal_stream, names.dead_stream]
-    return {stream: (await client.broker.lane.api(f"STREAM.INFO.{stream}"))["state"]["messages"] for stream in streams}
+    found = await _subjects(client, f"{names.guard_prefix}>")
+    for subject in found:
+        guard = await client.broker.lane.last_message(names.timeline_stream, subject)
+        assert guard is not None
+        assert guard.headers["Nats-TTL"] == "86400s"
+    return len(found)
+
+
+def tenure_of(worker: Worker) -> Tenure:
+    """What a worker owns just now."""
+    assert worker._engine.tenure is not None
+    return worker._engine.tenure
 
 
 def kinds(entry: Entry) -> list[str]:
@@ -161,16 +182,16 @@ async def test_failed_terminated_and_child_workflows_go_too(client: Client, queu
         names = client.broker.names
 
         async def no_child() -> bool:
-            found = [name async for name in _subjects(client, f"{names.timeline_prefix}{queue}.>")]
-            return not found
+            return not await _subjects(client, f"{names.timeline_prefix}{queue}.>")
 
         await until(no_child)
 
 
-async def _subjects(client: Client, subject_filter: str) -> AsyncIterator[str]:
-    info = await client.broker.lane.api(f"STREAM.INFO.{client.broker.names.timeline_stream}", {"subjects_filter": subject_filter})
-    for subject in info["state"].get("subjects") or {}:
-        yield subject
+async def _subjects(client: Client, subject_filter: str, stream: str | None = None) -> list[str]:
+    """Subjects of a stream, of the timelines' if none is given."""
+    stream = stream or client.broker.names.timeline_stream
+    info = await client.broker.lane.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject_filter})
+    return list(info["state"].get("subjects") or {})
 
 
 async def test_ever_so_many_leave_nothing_behind(own: Client, queue: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +209,8 @@ async def test_ever_so_many_leave_nothing_behind(own: Client, queue: str, capsys
                 await handle.signal("go", n)
                 assert await handle.result(timeout="120s") == [n, n]
 
-    async with Worker(own, task_queue=queue, **SERVED):
+    async with Worker(own, task_queue=queue, **SERVED) as worker:
+        await until(lambda: worker.partitions)
         kept = await own.start(rests, "kept", workflow_id="kept", task_queue=queue, expire=None)
         await asyncio.gather(*(one(n) for n in range(MANY)))
         closed = await counts(own)
@@ -205,6 +227,9 @@ async def test_ever_so_many_leave_nothing_behind(own: Client, queue: str, capsys
         print(f"\n{MANY} workflows: before {before}\n  when the last had ended {closed}\n  after they expired {after} (one is kept for ever)")
     names = own.broker.names
     assert after == {**before, names.timeline_stream: 1, names.state_stream: 1}
+    assert await guards(own) == 0, "no earlier owner can have had any of the starts"
+    of_tenures = {stream: len(await _subjects(own, f"{names.tenure_prefix}>", stream)) for stream in names.owned_streams.values()}
+    assert of_tenures == {stream: int(stream == names.state_stream) for stream in of_tenures}, "only the janitor's place, since the worker has left"
 
 
 # ---- compaction
@@ -265,7 +290,7 @@ async def test_compacting_again_changes_nothing_and_an_open_run_is_never_compact
         await client.execute(one_step, "v", workflow_id="id", task_queue=queue)
         await waits_for(handle, "go")
         entry, open_ = await one_entry(client, queue, "id"), await entries(client, queue, "open")
-        work = worker._engine.compaction
+        work = tenure_of(worker).compaction
         for name, found in (("id", [entry]), ("open", open_)):
             for seq in (1, found[-1].seq, 9):
                 work.add(Closed(name, seq))
@@ -278,15 +303,16 @@ async def test_a_reader_whom_compaction_overtakes_gets_the_whole_history(client:
     """It had seen the last key before it was written anew, and finds that the others are gone."""
     timeline = Timeline(client.broker.lane, client.broker.names)
     seen: list[Entry] = []
-    replace = Timeline.replace
+    append = OwnedTimeline.append
 
-    async def looked_at_first(self: Timeline, queue_token: str, id_token: str, seq: int, body: bytes, position: int) -> int:
-        last = await self.last(queue_token, id_token)
-        assert last is not None
-        seen.append(last)
-        return await replace(self, queue_token, id_token, seq, body, position)
+    async def looked_at_first(self: OwnedTimeline, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
+        if ev.decode_commit(body).compacted:
+            last = await self.last(queue_token, id_token)
+            assert last is not None
+            seen.append(last)
+        return await append(self, queue_token, id_token, seq, body)
 
-    monkeypatch.setattr(Timeline, "replace", looked_at_first)
+    monkeypatch.setattr(OwnedTimeline, "append", looked_at_first)
     async with Worker(client, task_queue=queue, **SERVED):
         handle = await client.start(rests, "v", workflow_id="id", task_queue=queue)
         await until(lambda: _at_rest(client, queue))
@@ -336,13 +362,15 @@ async def test_a_child_that_was_compacted_tells_its_parent_again(client: Client,
     """Its start comes again, as after a crash of the parent's owner."""
     async with Worker(client, task_queue=queue, **SERVED) as worker:
         told: list[str] = []
-        notify = worker._engine.notify
+        await until(lambda: worker.partitions)
+        outbox = tenure_of(worker).outbox
+        notify = outbox.notify
 
         async def noted(to: ev.Parent, notice: Any) -> None:
             told.append(notice.outcome)
             await notify(to, notice)
 
-        worker._engine.notify = noted  # type: ignore[method-assign]
+        outbox.notify = noted  # type: ignore[method-assign]
         lineage = json.dumps({"workflow_id": "none", "task_queue": queue, "run": 1, "index": 1})
         subject = client.broker.names.command(queue, "child", "start.one_step")
         for times in (1, 2):
@@ -350,6 +378,7 @@ async def test_a_child_that_was_compacted_tells_its_parent_again(client: Client,
             await until(lambda times=times: len(told) == times)
             await one_entry(client, queue, "child")
         assert told == ["completed", "completed"]
+        assert tenure_of(worker).outbox is outbox
 
 
 async def _expired(client: Client, queue: str) -> bool:
@@ -372,9 +401,9 @@ async def test_an_id_started_between_expiry_and_removal_goes_on_with_its_numbers
     let_in = asyncio.Event()
     retire = janitor.retire
 
-    async def late(engine: Any, ids: Any) -> set[str]:
+    async def late(tenure: Any, ids: Any) -> dict[str, str]:
         await let_in.wait()
-        return await retire(engine, ids)
+        return await retire(tenure, ids)
 
     monkeypatch.setattr(janitor, "retire", late)
     async with Worker(client, task_queue=queue, **SERVED):
@@ -429,9 +458,10 @@ async def test_signals_and_timers_of_the_run_go_with_it(own: Client, queue: str,
         return
 
     async with Worker(own, task_queue=queue, **SERVED) as worker:
-        monkeypatch.setattr(worker._engine.signals, "remove", no_time)
-        monkeypatch.setattr(worker._engine.timers, "cancel", no_time)
-        monkeypatch.setattr(worker._engine.timers, "cancel_all", no_time)
+        await until(lambda: worker.partitions)
+        monkeypatch.setattr(tenure_of(worker).signals, "remove", no_time)
+        monkeypatch.setattr(tenure_of(worker).timers, "cancel", no_time)
+        monkeypatch.setattr(tenure_of(worker).timers, "cancel_all", no_time)
         handle = await own.start(rests, 1, workflow_id="id", task_queue=queue, expire="1s")
         await handle.signal("unused", 1, expire="1h")
         await waits_for(handle, "go")
@@ -466,7 +496,7 @@ async def test_a_sleeping_workflow_is_never_removed(own: Client, queue: str) -> 
         await gone(own, queue, "ended")
         await own.execute(one_step, 1, workflow_id="later", task_queue=queue)
         await gone(own, queue, "later")
-        assert not await janitor.retire(worker._engine, ["asleep"])
+        assert not await janitor.retire(tenure_of(worker), ["asleep"])
         assert len(await entries(own, queue, "asleep")) == 1
         await handle.cancel()
         await handle.result(throw_on_error=False, timeout=WAIT)
@@ -480,11 +510,13 @@ async def test_a_run_whose_command_waits_is_left_to_its_owner(client: Client, qu
     """Without its timeline the repeated start would be taken for a new one."""
     async with Worker(client, task_queue=queue, **SERVED) as worker:
         acks = []
-        monkeypatch.setattr(worker._engine, "_send_ack", acks.append)
+        await until(lambda: worker.partitions)
+        monkeypatch.setattr(tenure_of(worker), "send_ack", acks.append)
         assert await client.execute(one_step, 1, workflow_id="id", task_queue=queue, expire="1s") == 1
 
         await until(lambda: _expired(client, queue))
-        assert not await janitor.retire(worker._engine, ["id"])
+        assert acks
+        assert not await janitor.retire(tenure_of(worker), ["id"])
         assert len(await entries(client, queue, "id")) == 1
         assert len(await commands(client, queue)) == 1
     async with Worker(client, task_queue=queue, **SERVED):
@@ -509,18 +541,19 @@ async def test_what_expired_while_no_worker_was_there_is_found(own: Client, queu
 
 
 async def test_what_not_even_a_marker_tells_of_is_found_by_the_sweep(own: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after a month without a worker: markers and the janitor's consumer are gone."""
-    monkeypatch.setattr(janitor, "MARKER_TTL", 0)
+    """As after a month without a worker: markers, and what the janitor wrote down of its place, are gone."""
     names, lane = own.broker.names, own.broker.lane
     async with Worker(own, task_queue=queue, **SERVED):
         for n in range(20):
             await own.execute(one_step, n, workflow_id=f"w{n}", task_queue=queue, expire="1h")
         kept = await own.start(rests, 1, workflow_id="open", task_queue=queue)
         await until(lambda: _record(own, queue, "open"))
-        await until(lambda: _consumers(own))
+        await until(lambda: _place(own, queue))
     await lane.api(f"STREAM.PURGE.{names.state_stream}", {"filter": f"{names.state_prefix}{queue}.*"})
-    for consumer in await _consumers(own):
-        await lane.api(f"CONSUMER.DELETE.{names.state_stream}.{consumer}")
+    await lane.api(f"STREAM.PURGE.{names.state_stream}", {"filter": f"{names.tenure_prefix}state.janitor.{queue}"})
+    assert await _place(own, queue) is None
+    await asyncio.sleep(1)
+    monkeypatch.setattr(janitor, "MARKER_TTL", 1)
     async with Worker(own, task_queue=queue, **SERVED):
         await kept.signal("go")
         assert await kept.result(timeout=WAIT) == [1, None]
@@ -532,9 +565,46 @@ async def test_what_not_even_a_marker_tells_of_is_found_by_the_sweep(own: Client
     assert len(await entries(own, queue, "open")) == 1
 
 
-async def _consumers(client: Client) -> list[str]:
-    """The janitor's, in a namespace with one task queue."""
-    return (await client.broker.lane.api(f"CONSUMER.NAMES.{client.broker.names.state_stream}"))["consumers"] or []
+async def _place(client: Client, queue: str) -> Any:
+    """Where the janitor has written down that it is."""
+    names = client.broker.names
+    return await client.broker.lane.last_message(names.state_stream, f"{names.tenure_prefix}state.janitor.{queue}")
+
+
+async def test_a_janitor_goes_on_where_the_one_before_it_was(own: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at nothing that was looked at before, and misses nothing that came since."""
+    monkeypatch.setattr(janitor, "REMEMBER_EVERY", 0)
+    retire, looked_at = janitor.retire, list[str]()
+
+    async def noted(tenure: Any, ids: Any) -> dict[str, str]:
+        looked_at.extend(ids)
+        return await retire(tenure, ids)
+
+    monkeypatch.setattr(janitor, "retire", noted)
+    names = own.broker.names
+    async with Worker(own, task_queue=queue, **SERVED):
+        await own.execute(one_step, 1, workflow_id="first", task_queue=queue, expire="1s")
+        await gone(own, queue, "first")
+        expired = looked_at.count("first")
+        assert expired >= 1
+
+        async def behind_all() -> bool:
+            place, info = await _place(own, queue), await own.broker.lane.api(f"STREAM.INFO.{names.state_stream}")
+            return place is not None and int(place.data) >= info["state"]["last_seq"] - 1 and place.headers["Nats-TTL"] == f"{30 * 86400}s"
+
+        await own.execute(one_step, 2, workflow_id="second", task_queue=queue, expire="4s")
+    looked_at.clear()
+
+    async def all_expired() -> bool:
+        newest = await own.states.newest(queue, "second")
+        return newest is not None and not newest.data
+
+    await until(all_expired)
+    monkeypatch.setattr(janitor.Janitor, "_sweep", None)  # it has no need to look at all that there is
+    async with Worker(own, task_queue=queue, **SERVED):
+        await gone(own, queue, "second")
+        await until(behind_all)
+    assert set(looked_at) == {"second"}
 
 
 async def test_the_janitor_goes_on_after_the_broker_refused_something(own: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
