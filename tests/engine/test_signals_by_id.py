@@ -304,7 +304,7 @@ async def test_rubbish_becomes_a_dead_letter(
 ) -> None:
     subject = f"jetflow_signal.{queue}{tail}"
     await cli(nats_cli, client.url, "pub", "--jetstream", subject, body, *headers)
-    letters = DeadLetters(client.broker.lane, client.broker.names, client.broker.max_payload)
+    letters = DeadLetters(client.broker.lane, client.broker.names)
 
     async def found() -> Any:
         return [letter async for letter in letters.list() if letter.subject == subject]

@@ -9,6 +9,7 @@ import pytest
 from jetflow import Client, InvalidInputError, Worker, activity, condition, now, sleep, workflow
 from jetflow.broker.server import LocalServer
 from jetflow.broker.signals import EarlySignals
+from jetflow.engine.tenure import Tenure
 
 from .helpers import WAIT, another_worker, cli, commands, plain_nats, until, waits_for
 
@@ -150,7 +151,8 @@ async def test_a_signal_may_be_kept_for_ever(client: Client, queue: str, nats_cl
         await client.get_handle("early", queue).signal("late", 1, expire=None)
         await cli(nats_cli, client.url, "pub", "--jetstream", f"jetflow.{queue}.early.signal.late", "2", "-H", "Jetflow-Expire:forever")
         await until(lambda: none_left(client, queue))
-        kept = [signal for _, signal in await EarlySignals(client.broker.lane, client.broker.names).load(queue, "early")]
+        signals = EarlySignals(client.broker.lane, client.broker.names, replicated=False)
+        kept = [signal for _, signal, _ in await signals.load(queue, "early")]
         assert [signal.expires > 4_000_000_000_000 for signal in kept] == [True, True]
         await client.start(collect, "late", 2, workflow_id="early", task_queue=queue)
         assert await client.get_handle("early", queue).result(timeout=WAIT) == [1, 2]
@@ -213,7 +215,7 @@ async def test_a_signal_reaches_a_waiter_that_was_evicted(client: Client, queue:
         handles = [await client.start(collect, "n", 2, task_queue=queue) for _ in range(10)]
         for handle in handles:
             await waits_for(handle, "n")
-        await until(lambda: len(worker._engine.actors) <= 1)
+        await until(lambda: (tenure := worker._engine.tenure) is not None and len(list(tenure.actors)) <= 1)
         for value in ("a", "b"):
             for handle in handles:
                 await handle.signal("n", value)
@@ -300,9 +302,10 @@ async def test_a_waiting_workflow_gets_its_signal_whatever_the_delay(server: Loc
 async def test_a_start_that_comes_again_costs_no_signal(server: LocalServer, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second worker takes the start for a new one, whose wait begins after the signal has expired, until it sees the timeline."""
     handle = await client.start(collect, "n", 1, task_queue=queue)
-    async with another_worker(server.url, queue, **SERVED) as worker:
-        monkeypatch.setattr(worker._engine, "_send_ack", lambda delivery: None)  # the start's ack is lost
-        await waits_for(handle, "n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Tenure, "send_ack", lambda tenure, delivery: None)  # the start's ack is lost
+        async with another_worker(server.url, queue, **SERVED):
+            await waits_for(handle, "n")
     await handle.signal("n", "slow", expire="50ms")
     marker = asyncio.get_running_loop().time() + 0.1
     await until(lambda: asyncio.get_running_loop().time() > marker)

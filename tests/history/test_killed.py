@@ -9,6 +9,7 @@ import msgspec
 
 from jetflow import Client, Worker, WorkflowHandle, condition, execute_child, workflow
 from jetflow.broker.server import LocalServer
+from jetflow.engine.actor import Actor
 from jetflow.export import WorkflowExecution
 from tests.chaos.app import ACTIVITIES, WORKFLOWS, add, everything, expected_everything, five_steps
 from tests.chaos.harness import workers
@@ -117,9 +118,12 @@ async def test_dropped_from_memory_at_every_rest(client: Client, queue: str) -> 
         async with Worker(client, task_queue=served, workflows=[mixed, five_steps], activities=ACTIVITIES) as worker:
             handle = await client.start(mixed, KILLS, workflow_id="w", task_queue=served)
             for n in range(KILLS):
-                await until(lambda: (actor := worker._engine._actors.get("w")) is not None and actor.evictable)
+                await until(lambda: (actor := _actor(worker)) is not None and actor.evictable)
                 if disturbed:
-                    worker._engine._actors["w"].drop()
+                    dropped = _actor(worker)
+                    assert dropped is not None
+                    dropped.drop()
+                    assert _actor(worker) is None
                     drops += 1
                 await handle.signal("n", n)
                 await until(lambda n=n, handle=handle: _has_taken(handle, n + 1))
@@ -129,6 +133,12 @@ async def test_dropped_from_memory_at_every_rest(client: Client, queue: str) -> 
         assert drops == (KILLS if disturbed else 0)
         executions.append(for_comparison([timeless(execution)], queue).replace(served, queue))
     assert executions[0] == executions[1]
+
+
+def _actor(worker: Worker) -> Actor | None:
+    """The workflow ``w``, if it is in memory."""
+    tenure = worker._engine.tenure
+    return None if tenure is None else tenure.actors._all.get("w")
 
 
 async def _has_taken(handle: WorkflowHandle, signals: int) -> bool:
