@@ -24,7 +24,7 @@ async def heartbeats() -> list[Member]:
     broker = await Broker.connect(namespace=os.environ.get("JETFLOW_NAMESPACE", DEFAULT_NAMESPACE), name="healthcheck", timeout=4)
     try:
         names = broker.names
-        found = await broker.lane.read_many(names.worker_stream, {"multi_last": [f"{names.worker_prefix}>"]})
+        found = await broker.lane.read_many(names.worker_stream, {"multi_last": [f"{names.worker_prefix}>"]}, may_lag="the next check looks again")
         return [msgspec.json.decode(message.data, type=Member) for message in found if message.data]
     finally:
         await broker.close()

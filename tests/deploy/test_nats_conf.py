@@ -19,6 +19,8 @@ from jetflow import Client, Worker, condition, workflow
 from jetflow.broker.connection import Broker
 from jetflow.broker.pull import PullConsumer
 from jetflow.broker.server import LocalServer, free_port, server_binary
+from jetflow.broker.topology import stream_configs
+from jetflow.core.ids import Names
 from jetflow.errors import BrokerError
 from jetflow.reasons import why
 from jetflow.stats import stats
@@ -131,6 +133,61 @@ async def test_two_workers_share_a_queue_and_one_takes_over(secured: Secured, wo
     assert "Violation" not in secured.server.log(500)
 
 
+async def _empty(client: Client) -> None:
+    """Returns once no workflow has left anything."""
+    names = client.broker.names
+    async with asyncio.timeout(30):
+        while True:
+            found = [
+                await client.broker.lane.last_message(stream, f"{prefix}>")
+                for stream, prefix in ((names.state_stream, names.state_prefix), (names.timeline_stream, names.timeline_prefix),
+                                       (names.signal_stream, names.signal_prefix), (names.wait_stream, names.wait_prefix))
+            ]  # fmt: skip
+            if found == [None] * 4:
+                return
+            await asyncio.sleep(0.05)
+
+
+@workflow
+async def waits_long(name: str) -> Any:
+    return [await condition(name, timeout="1h"), await condition("never", timeout="10ms")]
+
+
+async def test_what_has_expired_goes_through_it(secured: Secured) -> None:
+    """Timelines, records, timers, signals that nobody waited for, and waits; while a worker is there, and what it has left to the next one."""
+    async with Client.connect(secured.url("worker")) as client, Client.connect(secured.url("client")) as starter:
+        for expire in ("1s", "3s"):
+            async with Worker(client, task_queue="q", workflows=[waits_long]):
+                for number in range(3):
+                    handle = await starter.start(waits_long, f"go-{number}", workflow_id=f"w{number}", task_queue="q", expire=expire)
+                    await handle.signal("unused", 1)
+                    await handle.signal(f"go-{number}", number)
+                    assert await handle.result(timeout=30) == [number, False]
+                if expire == "1s":
+                    await _empty(starter)
+        async with Worker(client, task_queue="q", workflows=[waits_long]):
+            await _empty(starter)
+    assert "Violation" not in secured.server.log(500)
+
+
+async def test_a_namespace_of_the_version_before_is_taken_over_by_a_worker(secured: Secured) -> None:
+    """Its streams get the subjects of tenures; until then a client is told that it may not give them."""
+    names = Names()
+    async with Client.connect(secured.url("worker")) as client:
+        for stream, config in stream_configs(names, 64, 1).items():
+            before = [subject for subject in config["subjects"] if not subject.startswith((names.tenure_prefix, names.guard_prefix))]
+            if before != config["subjects"]:
+                await client.broker.lane.api(f"STREAM.UPDATE.{stream}", config | {"subjects": before})
+    with pytest.raises(BrokerError, match=r"of an earlier version .*nats stream edit JETFLOW "):
+        await Broker.connect(secured.url("client"))
+    async with (
+        Client.connect(secured.url("worker")) as client,
+        Client.connect(secured.url("client")) as starter,
+        Worker(client, task_queue="q", workflows=[hello], activities=[greet]),
+    ):
+        assert await starter.execute(hello, "Ada", task_queue="q", timeout=30) == "Hello, Ada!"
+
+
 async def test_what_the_image_runs_serves_through_it_and_stops_at_sigterm(secured: Secured) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "jetflow", "worker", "hello", "--task-queue", "hello",
@@ -162,6 +219,14 @@ async def test_a_client_commands_and_cannot_do_what_the_engine_does(secured: Sec
     await lane.publish(names.command("q", "w", "signal.go"), b"1")
     await lane.publish(names.command("q", "w", "cancel"), b"")
     for subject in (
+        *(names.revocation(kind, "q", "t.0") for kind in names.owned_streams),
+        names.registry("q"),
+        names.guard("q", "w"),
+        f"{names.tenure_prefix}state.janitor.q",
+        f"{names.waiting_prefix}go.q.w.1.1",
+        *(f"$JS.API.STREAM.UPDATE.{stream}" for stream in names.owned_streams.values()),
+        *(f"$JS.API.STREAM.PURGE.{stream}" for stream in names.owned_streams.values()),
+        *(f"$JS.API.CONSUMER.{operation}.{names.state_stream}.scan" for operation in ("CREATE", "DELETE", "MSG.NEXT")),
         names.command("q", "w", "timer.1"),
         names.command("q", "w", "child.1"),
         names.command("q", "w", "routed.1"),
@@ -175,7 +240,7 @@ async def test_a_client_commands_and_cannot_do_what_the_engine_does(secured: Sec
     ):
         with pytest.raises(BrokerError, match="this user may not use"):
             await lane.request(subject, b"{}")
-    consumer = PullConsumer(lane, names, "q-thief", room=lambda: 1, on_delivery=lambda _: None, on_lost=lambda _: None)
+    consumer = PullConsumer(lane, names, "q-thief", room=lambda: 1)
     with pytest.raises(BrokerError, match="this user may not use"):
         await consumer.create([1], "other")
     await broker.close()
@@ -196,6 +261,9 @@ async def test_an_operator_looks_and_commands_nothing(secured: Secured, worker: 
     for command in ("start.hello", "signal.go", "cancel", "terminate"):
         with pytest.raises(BrokerError, match="this user may not use"):
             await lane.publish(names.command("q", "hello-1", command), b"")
+    for subject in (*(names.revocation(kind, "q", "t.0") for kind in names.owned_streams), names.registry("q"), names.guard("q", "w")):
+        with pytest.raises(BrokerError, match="this user may not use"):
+            await lane.publish(subject, b"")
     with pytest.raises(BrokerError, match="this user may not use"):
         await lane.api(f"CONSUMER.CREATE.{names.inbox_stream}.thief", {})
     await broker.close()

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from jetflow import Client, Worker, condition, workflow
+from jetflow.broker.fence import revocation
 from jetflow.broker.server import LocalServer
 from jetflow.core.ids import Names
 from jetflow.engine import commands as headers
@@ -59,7 +60,12 @@ async def test_the_examples_work_as_they_stand(nats_cli: str) -> None:
 def test_the_page_names_what_the_code_names() -> None:
     names = Names()
     for name in (names.state_bucket, names.timeline_bucket, names.signal_bucket, names.inbox_stream, names.dead_stream, names.changed_prefix,
-                 names.by_id_prefix, names.by_id_stream, names.wait_bucket):  # fmt: skip
+                 names.by_id_prefix, names.by_id_stream, names.wait_bucket, names.tenure_prefix, names.guard_prefix, names.waiting_prefix):  # fmt: skip
         assert name in PAGE
+    assert revocation(names, "<stream>", "<queue>", "<tenure>") in PAGE
+    assert names.registry("<queue>") in PAGE
+    assert names.guard("<queue>", "<id>") in PAGE
+    for kind in names.owned_streams:
+        assert f"`{kind}`" in PAGE
     for header in (headers.EXPIRE, headers.ARGS, headers.REPLACE, headers.PARENT, headers.ORIGIN, headers.SENDER):
         assert f"`{header}`" in PAGE
