@@ -60,7 +60,8 @@ async def test_the_examples_work_as_they_stand(nats_cli: str) -> None:
 def test_the_page_names_what_the_code_names() -> None:
     names = Names()
     for name in (names.state_bucket, names.timeline_bucket, names.signal_bucket, names.inbox_stream, names.dead_stream, names.changed_prefix,
-                 names.by_id_prefix, names.by_id_stream, names.wait_bucket, names.tenure_prefix, names.guard_prefix, names.waiting_prefix):  # fmt: skip
+                 names.by_id_prefix, names.by_id_stream, names.wait_bucket, names.tenure_prefix, names.guard_prefix,
+                 names.waiting_prefix):  # fmt: skip
         assert name in PAGE
     assert revocation(names, "<stream>", "<queue>", "<tenure>") in PAGE
     assert names.registry("<queue>") in PAGE
