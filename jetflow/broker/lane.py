@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from jetflow.broker.codes import DUPLICATE_IN_PROCESS, NO_MESSAGE, WRONG_LAST_SEQUENCE
+from jetflow.broker.codes import DUPLICATE_IN_PROCESS, NO_LEADER, NO_MESSAGE, WRONG_LAST_SEQUENCE
 from jetflow.broker.wire import Wire, header_block, parse_headers, status_of
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 from jetflow.protocol import clock
@@ -196,14 +196,18 @@ class Lane:
         Raises:
             BrokerError: with the server's words; ``err_code`` is its number.
         """
-        body = b"" if request is None else msgspec.json.encode(request)
-        data, headers = await self.request(f"$JS.API.{operation}", body)
-        if status_of(headers):
-            raise api_error(operation, {"description": parse_headers(headers)[""]})
-        answer = msgspec.json.decode(data)
-        if answer.get("error"):
-            raise api_error(operation, answer["error"])
-        return answer
+        body, deadline = b"" if request is None else msgspec.json.encode(request), clock.monotonic() + self.timeout
+        while True:
+            data, headers = await self.request(f"$JS.API.{operation}", body)
+            if status_of(headers):
+                raise api_error(operation, {"description": parse_headers(headers)[""]})
+            answer = msgspec.json.decode(data)
+            error = answer.get("error")
+            if not error:
+                return answer
+            if error.get("err_code") != NO_LEADER or clock.monotonic() > deadline:
+                raise api_error(operation, error)
+            await asyncio.sleep(RETRY_DELAYS[-1])  # a cluster is electing one; nothing was done
 
     async def consumers(self, stream: str) -> list[dict[str, Any]]:
         """Every consumer of a stream as the server describes it, page by page."""

@@ -3,6 +3,7 @@
 import os
 
 from jetflow.broker import group_commit
+from jetflow.engine import engine
 
 VARIABLE = "CHAOS_TOGETHER"
 
@@ -25,4 +26,4 @@ def insist_if_asked() -> None:
     """Before the first connection."""
     if os.environ.get(VARIABLE):
         group_commit.CROWD = 2
-        group_commit.Choice = Insists  # type: ignore[misc]
+        engine.Choice = Insists  # type: ignore[misc]
