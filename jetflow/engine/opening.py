@@ -51,7 +51,7 @@ async def _rebuild_closed(actor: Actor, entries: list[Entry], history: list[list
     run.closing = closing
     descends = isinstance(closing, ev.Terminated) and closing.descend
     run.closed_children = children_of(entries) if descends else [event for events in history for event in children_in(events)]
-    run.told_closing = True
+    run.told_closing = not _is_replaced(actor)
     if _is_doubtful(actor, entries[-1]):
         actor.by_id.restore_doubtful(run.number, None, [event for events in history for event in events], unsure)
         await publish(actor, unsure, again=True)
@@ -86,9 +86,14 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
         await publish(actor, [event for event in unsure if not isinstance(event, ev.ChildStarted) or event.index in machine.pending], again=True)
 
 
+def _is_replaced(actor: Actor) -> bool:
+    """Whether a start waits that ends this run to begin its own: what followed from the end may not have been told."""
+    return any(isinstance(one.payload, StartCommand) and one.payload.replace and seq > actor.run.number for seq, one in actor.unacked.items())
+
+
 def _is_doubtful(actor: Actor, last: Entry) -> bool:
     """Whether the effects of the last commit may never have been published."""
-    if any(seq <= last.commit.cause for seq in actor.unacked):
+    if any(seq <= last.commit.cause for seq in actor.unacked) or _is_replaced(actor):
         return True
     if last.commit.compacted:  # of a run that never rested, whose start is un-acked until the effects are out; or they were seen to before
         return False

@@ -32,7 +32,8 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     replaces = start.replace and command.seq > actor.run.number
     if not replaces and await is_taken(actor):
         await actor.tenure.outbox.refuse_start(actor, start)
-        return True
+        actor.tenure.ack(command)  # never held: its client may take it back, and then it would wake nobody
+        return False
     if actor.run.closing is not None and not replaces and await _is_withdrawn(actor, command):
         return True
     if not actor.run.unheard and not actor.tenure.is_first_hand(command) and command.seq not in actor.run.guarded:

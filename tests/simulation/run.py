@@ -456,7 +456,8 @@ class Simulation:
         return set(range(self.plan.partitions)) - owned
 
     def is_settled(self) -> bool:
-        return self.calm_at is not None and not self.open_clients() and not self.left() and not self.unowned()
+        stopping = any(stop.is_set() and not process.dead for process, stop in self.stops.items())
+        return self.calm_at is not None and not stopping and not self.open_clients() and not self.left() and not self.unowned()
 
     def run(self) -> None:
         """Runs to the end."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from jetflow.broker.signals import CANCEL
 from jetflow.core import events as ev
 from jetflow.engine.commands import EXPIRE, NEW_ID, PARENT, REPLACE, SENDER
 from tests.simulation.run import NAMES, Simulation
@@ -84,6 +85,7 @@ class Ident:
         present: timeline keys that are stored now: their positions, by key number.
         early: inbox sequences of signals and cancels that were put into the bucket, with the order.
         taken_back: whether a delayed start was purged.
+        cancel: position of a cancel that waits for the start, 0 for none.
         recorded: by run, the order at which its closing record was first stored.
     """
 
@@ -93,6 +95,7 @@ class Ident:
     early: dict[int, int] = field(default_factory=dict)
     taken_back: int = 0
     recorded: dict[int, int] = field(default_factory=dict)
+    cancel: int = 0
 
     @property
     def latest(self) -> Run | None:
@@ -140,6 +143,7 @@ class Seen:
         self.commands: dict[int, Command] = {}
         self.executions: list[Execution] = []
         self.dead: set[bytes] = set()
+        self.children: set[tuple[str, int, int]] = set()
         self.problems: list[Problem] = []
         self.sent: dict[tuple[str, int, int], ev.SignalSent] = {}
         self.records: dict[str, tuple[int, int]] = {}
@@ -180,10 +184,14 @@ class Seen:
             if tokens[0] == NAMES.namespace:
                 name = tokens[5] if len(tokens) > 5 else ""
                 self.commands[seq] = Command(seq, tokens[3], tokens[4], name, message, order, time)
+                self._follows_a_commit(self.commands[seq])
         elif stream == NAMES.signal_stream:
             if subject.startswith(NAMES.signal_prefix):
                 tokens = subject.split(".")
-                self.ident(tokens[3]).early.setdefault(int(tokens[5]), order)
+                ident = self.ident(tokens[3])
+                ident.early.setdefault(int(tokens[5]), order)
+                if tokens[4] == CANCEL:
+                    ident.cancel = seq
         elif stream == NAMES.dead_stream and subject.startswith(NAMES.dead_prefix):
             self.dead.add(message.data)
         elif stream == STATE and subject.startswith(NAMES.state_prefix):
@@ -194,6 +202,19 @@ class Seen:
                 self.records[id] = (int(record["run_id"]), seq)
                 if record["status"] != "running":
                     self.ident(id).recorded.setdefault(int(record["run_id"]), order)
+
+    def _follows_a_commit(self, command: Command) -> None:
+        """What a workflow sends is in its timeline before it is published."""
+        fields = command.message.fields
+        if command.kind == "signal" and SENDER in fields:
+            who, _, number = fields[SENDER].rpartition("/")
+            id, run = who.split(".")[1:]
+            if (id, int(run), int(number)) not in self.sent:
+                self.problem("effects follow commits", f"{id}, run {run}, sends signal {number}, which is not committed", id)
+        elif command.kind == "start" and PARENT in fields:
+            parent = msgspec.json.decode(fields[PARENT], type=ev.Parent)
+            if (parent.workflow_id, parent.run, parent.index) not in self.children:
+                self.problem("effects follow commits", f"child {parent.index} of {parent.workflow_id} is not committed", command.id)
 
     def _commit(self, ident: Ident, key: Key) -> None:
         """One committer for each position: keys are a row without gaps, and nothing is written anew but a whole run."""
@@ -215,6 +236,8 @@ class Seen:
             run = ident.runs[commit.run] = Run(ident.id, commit.run)
             run.keys.append(key)
             self._take(run, key, commit.events)
+            if ident.cancel and not run.cancelled:
+                self.problem("nothing lost", f"{where}: it was cancelled before it started, and begins all the same", ident.id)
             return
         run, last = latest, latest.keys[-1]
         if commit.compacted:
@@ -249,6 +272,8 @@ class Seen:
                     run.pending.clear()
                 case ev.ActivityScheduled() | ev.TimerStarted() | ev.WaitStarted() | ev.ChildStarted():
                     run.pending[event.index] = event
+                    if isinstance(event, ev.ChildStarted):
+                        self.children.add((run.id, run.number, event.index))
                     if isinstance(event, ev.ActivityScheduled):
                         run.scheduled[event.index] = key.order
                 case ev.ActivityRetrying():
@@ -324,6 +349,10 @@ class Seen:
                     self.problem("nothing lost", f"command {seq}, {command.kind} of {command.id}, was {what}", command.id)
             elif subject.startswith(NAMES.timer_prefix) and subject.endswith(".start.at") and what == "purged":
                 self.ident(subject.split(".")[2]).taken_back = order
+        elif stream == NAMES.signal_stream and subject.startswith(NAMES.signal_prefix):
+            ident = self.ident(subject.split(".")[3])
+            if ident.cancel == seq and what != "replaced":
+                ident.cancel = 0
         elif stream == STATE and subject.startswith(NAMES.state_prefix):
             id = subject.rpartition(".")[2]
             if self.records.get(id, (0, 0))[1] == seq:
