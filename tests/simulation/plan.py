@@ -84,7 +84,7 @@ class Drawing:
     def step(self, depth: int = 0) -> list[Any]:
         """An operation that ends by itself."""
         rng = self.rng
-        kinds = ["work"] * 6 + ["quick", "flaky", "flaky", "flaky_for_long", "hopeless", "sleep", "sleep", "side", "until"]
+        kinds = ["work"] * 6 + ["quick", "flaky", "flaky_slowly", "flaky_for_long", "hopeless", "sleep", "sleep", "side", "until"]
         if depth < 2:
             kinds += ["all", "all", "within", "child", "child", "begin"]
         kind = rng.choice(kinds)
@@ -95,6 +95,8 @@ class Drawing:
                 return [kind, rng.randrange(100)]
             case "flaky":
                 return ["flaky", rng.randrange(100), rng.randrange(1, 4), self.ms(1, 60)]
+            case "flaky_slowly":
+                return ["flaky_slowly", rng.randrange(100), rng.randrange(1, 6), self.ms(1, 60)]
             case "flaky_for_long":
                 return ["flaky_for_long", rng.randrange(100), rng.randrange(1, 3), self.ms(1, 60)]
             case "hopeless":
@@ -164,8 +166,8 @@ class Drawing:
     def ended(self, at: float, id: str) -> None:
         """Is cancelled or terminated at some moment, perhaps before its start; sometimes both."""
         program = self.program(self.rng.randrange(1, 5))
-        if self.chance(0.3):
-            program["ops"].append(["wait", "never", None])
+        if self.chance(0.6):
+            program["ops"].append(self.rng.choice([["wait", "never", None], ["wait", "never", 200_000], ["sleep", 200_000]]))
         self.start(at, id, program)
         for _ in range(self.rng.randrange(1, 3)):
             self.call(at + self.rng.uniform(-0.3, 2.5), self.rng.choice(["cancel", "terminate"]), id, reason=f"reason {self.next()}")
@@ -209,8 +211,10 @@ class Drawing:
     def replaced(self, at: float, id: str) -> None:
         """Started again in place of itself."""
         self.start(at, id, self.program(self.rng.randrange(1, 4)))
+        first = self.calls[-1].facts["program"]["tag"]
         for _ in range(self.rng.randrange(1, 3)):
-            self.start(at + self.rng.uniform(0.0, 2.5), id, self.program(self.rng.randrange(1, 4)), if_exists="replace")
+            after = {"after": (first, self.rng.random() * 0.08)} if self.chance(0.5) else {}
+            self.start(at + self.rng.uniform(0.0, 2.5), id, self.program(self.rng.randrange(1, 4)), if_exists="replace", **after)
 
     def taken(self, at: float, id: str) -> None:
         """Started by several at once: one run, the others are refused or attach."""
@@ -265,9 +269,9 @@ class Drawing:
 
 STORIES = ["simple", "simple", "chain", "chain", "signaled", "signaled", "early", "ended", "ended", "updated", "family", "family", "generations",
            "replaced", "taken", "again", "delayed", "telling", "by_id"]  # fmt: skip
-FAULTS = ["pause", "pause", "pause for long", "pause for long", "kill", "kill", "kill", "kill at a step", "kill at a step", "kill at a step", "roll",
-          "roll", "join", "leave", "stall", "stall", "cut", "cut", "cut late", "cut late", "cut late", "deaf",
-          "restart", "restart", "replies"]  # fmt: skip
+FAULTS = ["pause", "pause for long", "pause for long", "kill", "kill at a step", "kill after a write", "kill after a write", "kill after a write",
+          "kill after a write", "roll", "roll", "join", "leave", "stall", "cut", "cut late", "cut late", "deaf", "partition", "partition",
+          "partition late", "partition late", "partition late", "restart", "restart", "replies"]  # fmt: skip
 
 
 def draw(seed: int) -> Plan:

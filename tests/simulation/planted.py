@@ -170,12 +170,6 @@ def tenure_reused() -> AbstractContextManager[None]:
     return replaced((tenure.Tenure, "lose", lose), (tenure.Tenure, "prepare", prepare_with_old))
 
 
-@bug
-def spellings_shared() -> AbstractContextManager[None]:
-    """A write that a replicated stream's leader refuses as busy is taken for the end of the tenure."""
-    return replaced((fence, "is_busy", lambda _: False))
-
-
 # ---- commands
 
 
@@ -220,11 +214,12 @@ def acked_commands_not_redelivered() -> AbstractContextManager[None]:
 
 @bug
 def not_loaded_taken_for_none() -> AbstractContextManager[None]:
-    """A workflow that is to be rebuilt after trouble is taken for one that does not exist."""
+    """A workflow that a new owner gets a command for again is taken for one that does not exist."""
     original = actor.open_actor
 
     async def open_actor(one: Any) -> None:
-        if one.doubtful and one.mailbox and not isinstance(one.mailbox[0].payload, StartCommand):
+        first = one.mailbox[0] if one.mailbox else None
+        if first is not None and not isinstance(first.payload, StartCommand) and not one.tenure.is_first_hand(first):
             one.run.loaded = True
         else:
             await original(one)

@@ -27,7 +27,7 @@ from jetflow.testing.cluster import client_for
 from jetflow.testing.network import Connection
 from jetflow.testing.server import MemoryServer
 from jetflow.testing.store import Message
-from jetflow.testing.virtual import Process, StuckError, World
+from jetflow.testing.virtual import EPOCH, Process, StuckError, World
 from tests.simulation import workflows
 from tests.simulation.plan import BUSY, Call, Fault, Plan, draw
 from tests.simulation.workflows import ACTIVITIES, QUEUE, REMOTE, REMOTE_ACTIVITIES, play
@@ -40,6 +40,18 @@ NUDGE = 6.0
 """Seconds after the last fault until workflows that wait for a signal that nobody sends are terminated."""
 NAMES = Names()
 MAY_STAY = (NAMES.tenure_prefix, NAMES.guard_prefix)
+
+
+COMMITS = (NAMES.timeline_prefix, NAMES.state_prefix, f"{NAMES.namespace}.")
+
+
+def _unstall(connection: Connection) -> None:
+    connection.unstall()
+
+
+def _cut_late(item: tuple[Connection, float]) -> None:
+    connection, late = item
+    connection.cut(deliver_late=late)
 
 
 class Kept(dict[int, Message]):
@@ -231,6 +243,21 @@ class Simulation:
                         self._kill(victim, fault)
 
                 process.on_step = strike
+            case "kill after a write" if process is not None:
+                self._kill_after_a_write(process, fault)
+            case "partition" | "partition late" if process is not None:
+                mine = [one for one in connections if one.wire.process is process]
+                length = 3 + 4 * fault.amount**2 if fault.what == "partition" else 4 * fault.amount**2
+                late = 0.05 + 8 * fault.part**2
+                ends = f", then is cut off; the rest arrives {late:.3f} s later" if fault.what == "partition late" else ""
+                self.note(name, "FAULT", f"sends nothing for {length:.3f} s{ends}")
+                for one in mine:
+                    one.stall()
+                    if fault.what == "partition":
+                        self.stalled.append(one)
+                        world.after(length, _unstall, one)
+                    else:
+                        world.after(length, _cut_late, (one, late))
             case "roll" if process is not None:
                 self.note(name, "FAULT", "is replaced")
                 self._stop(process)
@@ -273,6 +300,24 @@ class Simulation:
                     self._verdict(part) if headers is None and subject.startswith("_INBOX.") else None
                 )
                 world.after(length, self._answer_again)
+
+    def _kill_after_a_write(self, process: Process, fault: Fault) -> None:
+        """Kills a process a few callbacks after something of it was stored: between a commit and what follows from it."""
+        seen, left = len(self.trace), -1
+
+        def strike(victim: Process) -> None:
+            nonlocal seen, left
+            if left < 0:
+                stored = any(line[2] == "stored" and line[1] == victim.name and line[4].startswith(COMMITS) for line in self.trace[seen:])
+                seen = len(self.trace)
+                if not stored:
+                    return
+                left = int(24 * fault.amount**2)
+            left -= 1
+            if left < 0:
+                self._kill(victim, fault)
+
+        process.on_step = strike
 
     def _verdict(self, part: float) -> str | float | None:
         chance = self.world.rng.random()
@@ -339,6 +384,12 @@ class Simulation:
     async def _ask(self, process: Process, client: Client, asked: Asked) -> None:
         call = asked.call
         await asyncio.sleep(max(0.0, call.at - self.world.now))
+        if "after" in call.facts:
+            tag, delay = call.facts["after"]
+            first = next(other for other in self.asked if other.call.facts.get("program", {}).get("tag") == tag)
+            while first.result is None and self.calm_at is None:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(delay)
         asked.begun = self.world.now
         self.note(process.name, call.what, call.id, call.facts)
         handle = None
@@ -405,8 +456,10 @@ class Simulation:
             if not message.data or not subject.startswith(NAMES.state_prefix):
                 continue
             record = msgspec.json.decode(message.data)
+            late = (EPOCH + self.world.now + 60) * 1000
             waiting = record.get("waiting", [])
-            if record["status"] == "running" and waiting and all(one["kind"] == "signal" and one.get("due") is None for one in waiting):
+            for_ever = [one.get("due", late) >= late and one["kind"] in ("signal", "sleep", "timer") for one in waiting]
+            if record["status"] == "running" and waiting and all(for_ever):
                 self.client_tasks.append(self._user(0).spawn(self._end(client, record["workflow_id"])))
         self.world.after(NUDGE, self._nudge)
 

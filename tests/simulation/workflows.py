@@ -28,6 +28,7 @@ from jetflow.workflow import (
 
 QUEUE, REMOTE = "q", "r"
 SOON = RetryPolicy(maximum_attempts=4, initial_interval="50ms", backoff_coefficient=1)
+SLOWLY = RetryPolicy(maximum_attempts=8, initial_interval="700ms", backoff_coefficient=1)
 LATER = RetryPolicy(maximum_attempts=4, initial_interval="1s", backoff_coefficient=1)
 TWICE = RetryPolicy(maximum_attempts=2, initial_interval="20ms", backoff_coefficient=1)
 
@@ -76,6 +77,11 @@ async def flaky(number: int, failures: int, milliseconds: int) -> int:
     return await _fail_first(number, failures, milliseconds)
 
 
+@activity(retry=SLOWLY)
+async def flaky_slowly(number: int, failures: int, milliseconds: int) -> int:
+    return await _fail_first(number, failures, milliseconds)
+
+
 @activity(retry=LATER)
 async def flaky_for_long(number: int, failures: int, milliseconds: int) -> int:
     return await _fail_first(number, failures, milliseconds)
@@ -92,7 +98,7 @@ async def far(number: int, failures: int, milliseconds: int) -> int:
     return await _fail_first(number, failures, milliseconds)
 
 
-ACTIVITIES = [work, quick, flaky, flaky_for_long, hopeless]
+ACTIVITIES = [work, quick, flaky, flaky_slowly, flaky_for_long, hopeless]
 REMOTE_ACTIVITIES = [far]
 
 
@@ -131,6 +137,8 @@ async def _carry_out(op: list[Any], added: list[int]) -> Any:
             return await quick(*args)
         case "flaky":
             return await flaky(*args)
+        case "flaky_slowly":
+            return await flaky_slowly(*args)
         case "flaky_for_long":
             return await flaky_for_long(*args)
         case "far":
@@ -180,7 +188,7 @@ def fits(op: list[Any], value: Any) -> bool:
     """Whether a value can be the outcome of an operation."""
     kind, *args = op
     match kind:
-        case "work" | "quick" | "flaky" | "flaky_for_long" | "far":
+        case "work" | "quick" | "flaky" | "flaky_slowly" | "flaky_for_long" | "far":
             return value == args[0] + 1
         case "hopeless":
             return value == "failed"
