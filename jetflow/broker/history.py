@@ -71,6 +71,9 @@ class RunReader:
                     if last is not None and not last.commit.compacted:
                         raise BrokerError(f"timeline of {self._id} on {self._queue} is incomplete: entry {self.next_seq} or one after it is missing")
                     continue
+                if entries[-1].commit.compacted:  # it has become one key since the last one was looked at; the others have not gone yet
+                    self.last = last = entries[-1]
+                    continue
                 self.next_seq = entries[-1].seq + 1
                 events = [event for entry in entries for event in entry.commit.events]
             self.seen += len(events)
@@ -98,6 +101,8 @@ class RunReader:
             ahead, self._ahead = self._ahead, []
             entries = ahead or await self._timeline.between(self._queue, self._id, self.next_seq, high)
             entries = [entry for entry in entries if entry.commit.run == self.run and entry.seq >= self.next_seq]
+            if entries and entries[-1].commit.compacted:
+                return entries
             row = next((place for place, entry in enumerate(entries) if entry.seq != self.next_seq + place), len(entries))
             if row == len(entries) and entries and (ahead or entries[-1].seq == high):
                 return entries

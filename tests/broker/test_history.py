@@ -105,6 +105,43 @@ async def test_keys_become_one_while_they_are_read(broker: Broker, timeline: Own
     assert reader.seen == 9
 
 
+class Compacted(Timeline):
+    """The last key is written anew with the whole run after a reader has looked at it, and before it reads on."""
+
+    body = b""
+    after = 0
+
+    def __init__(self, owned: OwnedTimeline, broker: Broker) -> None:
+        super().__init__(broker.lane, broker.names)
+        self.owned = owned
+
+    async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
+        self.after -= 1
+        if self.after == 0:
+            await self.owned.append(queue_token, id_token, 8, self.body)
+        return await super().between(queue_token, id_token, low, high)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+async def test_the_last_key_becomes_the_whole_run_while_the_others_are_still_there(
+    broker: Broker, timeline: OwnedTimeline, queue: str, after: int
+) -> None:
+    """As between the two steps of a compaction."""
+    await write(timeline, queue, 1, 7)
+    closing = [event(7), Completed(at=1)]
+    await timeline.append(queue, "w", 8, encode_commit(Commit(7, 40, closing)))
+    followed = Compacted(timeline, broker)
+    followed.body = encode_commit(Commit(7, 40, [STARTED, *(event(number) for number in range(1, 7)), *closing], compacted=7))
+    followed.after = after
+    reader = RunReader(followed, queue, "w")
+    pages = [found async for page in reader.unread() for found in page]
+    assert [type(found) for found in pages] == [Started] + [SideEffect] * 7 + [Completed]
+    assert [found.index for found in pages[1:-1]] == list(range(1, 8))
+    assert (reader.seen, await read(reader)) == (9, [])
+    assert reader.last is not None
+    assert reader.last.commit.compacted == (7 if after < 4 else 0)
+
+
 async def test_a_run_that_goes_while_it_is_read(timeline: OwnedTimeline, queue: str) -> None:
     await write(timeline, queue, 1, 8)
     reader = RunReader(timeline, queue, "w")
