@@ -11,6 +11,7 @@ from jetflow import Client
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import Parked, StateRecord
 from jetflow.broker.topology import stream_configs
+from tests.records import put_record
 
 
 class Shelf:
@@ -30,7 +31,7 @@ class Shelf:
                 status="running" if parked else status, code=1, started_at=fields.get("started_at", 1000), updated_at=2000,
                 parked=parked, data=data, entity=fields.get("entity"), expire=fields.get("expire"),
             )  # fmt: skip
-            await self.client.states.put(record)
+            await put_record(self.client, record)
 
     async def _start(self, workflow_id: str) -> int:
         """A place in the inbox, which is what numbers runs."""

@@ -10,6 +10,7 @@ from jetflow import changes as module
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord
 from jetflow.changes import Changes
+from tests.records import put_record
 
 from .conftest import Shelf
 
@@ -84,7 +85,7 @@ async def test_a_server_that_was_away(tmp_path: Path) -> None:
             await first.stop()
             async with LocalServer(tmp_path / "store", port) as again, Client.connect(again.url) as other:
                 await Shelf(other).put("c")
-                await other.states.put(await _record(other, "b"))
+                await put_record(other, await _record(other, "b"))
                 assert sorted(await _next(changes, 2)) == [("b", "completed"), ("c", "running")]
                 await client.broker.wire.connected(20)
 

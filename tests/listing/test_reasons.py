@@ -11,6 +11,7 @@ from jetflow.cli.why import sentence
 from jetflow.errors import WorkflowNotFoundError
 from jetflow.reasons import Why, kept_signals, why
 from tests.engine.helpers import parked, until, waits_for
+from tests.records import put_record
 
 go = asyncio.Event()
 
@@ -212,7 +213,7 @@ async def test_one_that_was_asked_to_cancel(client: Client, queue: str) -> None:
         record = await handle.describe()
         assert record is not None
         record.cancel_requested = True  # as in the moment between the request and its end
-        await client.states.put(record)
+        await put_record(client, record)
         assert ", though it was asked to cancel" in sentence(await why(client, handle.workflow_id, queue))
         go.set()
         await handle.result()

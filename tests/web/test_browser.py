@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 from jetflow.broker.state import StateRecord
 from jetflow.core.failures import Failure
 from jetflow.web.security import Access
+from tests.records import put_record
 
 from ..engine.helpers import until, waits_for
 from .app import Order
@@ -158,10 +159,11 @@ async def test_markup_is_shown_as_text(shop: Shop, visit: Open) -> None:
     handle = await shop.client.start("order", Order(EVIL, 1, EVIL, EVIL), workflow_id=evil_id)
     await waits_for(handle, "approval")
     await shop.client.broker.lane.publish_once(f"jetflow.default.evil-letter.{EVIL.replace(' ', '').replace('.', '')}", EVIL.encode(), "evil-letter")
-    await shop.client.states.put(
+    await put_record(
+        shop.client,
         StateRecord(
             EVIL, EVIL, EVIL, "1", "failed", -598, 1000, 1000, closed_at=2000, failure=Failure(EVIL, EVIL, 598, EVIL), origin_id=EVIL, worker=EVIL
-        )
+        ),
     )
     page = await visit("/")
     await expect(page.locator(".c-id").filter(has_text=evil_id)).to_be_visible()
@@ -215,8 +217,8 @@ async def test_workers_and_partitions_are_shown(visit: Open) -> None:
 async def test_five_thousand_workflows_do_not_freeze_the_page(shop: Shop, visit: Open) -> None:
     async def write(numbers: range, changed_at: int) -> None:
         for number in numbers:
-            await shop.client.states.put(
-                StateRecord(f"many-{number}", "crowd", "w", str(number + 1), "running", 1, 1000 + number, changed_at, worker="nobody")
+            await put_record(
+                shop.client, StateRecord(f"many-{number}", "crowd", "w", str(number + 1), "running", 1, 1000 + number, changed_at, worker="nobody")
             )
 
     await asyncio.gather(*(write(range(start, MANY, 50), 1000) for start in range(50)))
