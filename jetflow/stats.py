@@ -73,7 +73,7 @@ async def stats(client: Client, *, interval: float = 0, counted: bool = True) ->
     workflows = await client.count_by("status") if counted else None
     commands = await Walk(broker.lane, names.inbox_stream, f"{names.namespace}.*.*.>").taken()
     timers = await Walk(broker.lane, names.inbox_stream, f"{names.timer_prefix}>").taken()
-    letters = (await _state(client, names.dead_stream))["messages"]
+    letters = await Walk(broker.lane, names.dead_stream, f"{names.dead_prefix}>").taken()
     return Stats(workflows, commands, timers, letters, await overview(broker), throughput)
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from jetflow.broker.connection import Broker
 from jetflow.broker.membership import Member
+from jetflow.broker.walk import Walk
 from jetflow.core.ids import from_token
 from jetflow.errors import InvalidInputError
 
@@ -32,7 +33,7 @@ class Consumer(Struct):
 
 
 class StreamSize(Struct):
-    """What a stream holds."""
+    """What a stream holds; ``messages`` are without those that say who owned what, ``bytes`` with them."""
 
     name: str
     what: str
@@ -104,6 +105,8 @@ async def _streams(broker: Broker) -> list[StreamSize]:
     }
     sizes: list[StreamSize] = []
     for name, what in wanted.items():
+        beside = [f"{names.tenure_prefix}>"] + ([f"{names.guard_prefix}>"] if name == names.timeline_stream else [])
+        uncounted = sum([await Walk(broker.lane, name, subjects).taken() for subjects in beside])
         state = (await broker.lane.api(f"STREAM.INFO.{name}"))["state"]
-        sizes.append(StreamSize(name, what, state.get("messages", 0), state.get("bytes", 0)))
+        sizes.append(StreamSize(name, what, max(0, state.get("messages", 0) - uncounted), state.get("bytes", 0)))
     return sizes
