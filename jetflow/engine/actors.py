@@ -75,7 +75,7 @@ class Actors:
         return id_token in self._all
 
     def _take_up(self, id_token: str, workflow_id: str, partition: int) -> Actor | None:
-        if partition in self._tenure.leaving:
+        if partition in self._tenure.leaving and id_token not in self._engine.inflight.to_adopt:
             return None
         actor = self._all[id_token] = Actor(self._tenure, id_token, workflow_id, partition)
         return actor

@@ -66,9 +66,14 @@ class Step:
 
 
 class Inflight:
-    """Every local activity of one worker."""
+    """Every local activity of one worker.
+
+    Attributes:
+        to_adopt: workflows (as tokens) of which something went on without an owner since the present tenure began, or when it did.
+    """
 
     def __init__(self, runner: StepRunner) -> None:
+        self.to_adopt: set[str] = set()
         self._runner = runner
         self._steps: dict[Key, Step] = {}
 
@@ -116,7 +121,12 @@ class Inflight:
         """A workflow is taken away, or rebuilt: what runs for it goes on without an owner."""
         for step in owner.steps.values():
             step.owner = None
+            self.to_adopt.add(owner.id_token)
         owner.steps.clear()
+
+    def has_orphans(self, partitions: frozenset[int]) -> bool:
+        """Whether an activity of some partitions goes on without an owner."""
+        return any(step.owner is None and step.partition in partitions for step in self._steps.values())
 
     def drop_strays(self, owner: Actor) -> None:
         """A workflow has been rebuilt, and has adopted what it waits for: the rest is cancelled."""
@@ -129,6 +139,7 @@ class Inflight:
         for step in orphans:
             if step.partition not in partitions:
                 self.cancel(step)
+        self.to_adopt = {step.key[0] for step in orphans if step.partition in partitions}
         if any(step.owner is None and step.partition in partitions for step in orphans):
             asyncio.get_running_loop().call_later(ADOPT_WITHIN, self._drop, orphans)
 

@@ -166,7 +166,7 @@ class Ownership:
             return
         tenure.leaving = tenure.partitions
         deadline = clock.monotonic() + self._grace
-        while not tenure.over and not tenure.actors.are_quiet(tenure.partitions) and clock.monotonic() < deadline:
+        while not tenure.over and not self._are_quiet(tenure, tenure.partitions) and clock.monotonic() < deadline:
             await asyncio.sleep(LOOK_AT_LEAVING)
         if not tenure.over:
             await tenure.compaction.emptied(COMPACTION_GRACE)
@@ -205,10 +205,14 @@ class Ownership:
         now = clock.monotonic()
         if self._leaving_until is None:
             self._leaving_until = now + self._grace
-        if tenure.actors.are_quiet(leaving) or now >= self._leaving_until:
+        if self._are_quiet(tenure, leaving) or now >= self._leaving_until:
             return frozenset()
         asyncio.get_running_loop().call_later(LOOK_AT_LEAVING, self._changed)
         return leaving
+
+    def _are_quiet(self, tenure: Tenure, partitions: frozenset[int]) -> bool:
+        """Whether nothing is under way in some partitions, nor goes on there until a tenure that has just begun has loaded its workflow."""
+        return tenure.actors.are_quiet(partitions) and not self._engine.inflight.has_orphans(partitions)
 
     def _wanted(self) -> frozenset[int]:
         able = frozenset(member.worker_id for member in eligible(self.members))
