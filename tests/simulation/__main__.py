@@ -11,7 +11,7 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="run one schedule, and print its story")
-    parser.add_argument("--seeds", help="run the schedules A..B, B left out")
+    parser.add_argument("--seeds", help="run the schedules A..B, B left out, or A,B,C")
     parser.add_argument("--minutes", type=float, help="run schedules for so long")
     parser.add_argument("--first", type=int, help="the first seed of --minutes; taken from the clock when not given")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the work")
@@ -20,6 +20,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command")
     planted = commands.add_parser("planted", help="plant bugs, one at a time, until the simulation finds each")
     planted.add_argument("names", nargs="*", help="which; all when none is named")
+    planted.add_argument("--processes", type=int, default=2, help="processes that share the work")
     planted.add_argument("--seconds", type=float, default=120, help="how long to look for each")
     args = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":  # sets of text iterate by hash
@@ -31,8 +32,9 @@ def main() -> int:
     if args.seed is not None:
         return running.tell(args.seed, args.story)
     if args.seeds:
-        first, _, last = args.seeds.partition("..")
-        return running.run_seeds(int(first), int(last), args.processes, args.story, args.most)
+        first, dots, last = args.seeds.partition("..")
+        seeds = list(range(int(first), int(last))) if dots else [int(seed) for seed in args.seeds.split(",")]
+        return running.run_seeds(seeds, args.processes, args.story, args.most)
     return running.run_for(args.minutes or 1, args.first, args.processes, args.story, args.most)
 
 

@@ -96,7 +96,7 @@ class Drawing:
             case "flaky":
                 return ["flaky", rng.randrange(100), rng.randrange(1, 4), self.ms(1, 60)]
             case "flaky_slowly":
-                return ["flaky_slowly", rng.randrange(100), rng.randrange(1, 6), self.ms(1, 60)]
+                return ["flaky_slowly", rng.randrange(100), self.ms(1, 60)]
             case "flaky_for_long":
                 return ["flaky_for_long", rng.randrange(100), rng.randrange(1, 3), self.ms(1, 60)]
             case "hopeless":
@@ -210,11 +210,16 @@ class Drawing:
 
     def replaced(self, at: float, id: str) -> None:
         """Started again in place of itself."""
-        self.start(at, id, self.program(self.rng.randrange(1, 4)))
-        first = self.calls[-1].facts["program"]["tag"]
+        program = self.program(self.rng.randrange(1, 4))
+        if self.chance(0.5):  # long enough to rest, so that compaction has to read it
+            program["ops"].append(["sleep", 1100])
+        self.start(at, id, program)
+        first, client = self.calls[-1].facts["program"]["tag"], self.calls[-1].client
         for _ in range(self.rng.randrange(1, 3)):
-            after = {"after": (first, self.rng.random() * 0.08)} if self.chance(0.5) else {}
+            delay = self.rng.choice([self.rng.random() * 0.08, self.rng.uniform(0.046, 0.056)])  # just when the run before is compacted
+            after = {"after": (first, delay)} if self.chance(0.6) else {}
             self.start(at + self.rng.uniform(0.0, 2.5), id, self.program(self.rng.randrange(1, 4)), if_exists="replace", **after)
+            self.calls[-1].client = client
 
     def taken(self, at: float, id: str) -> None:
         """Started by several at once: one run, the others are refused or attach."""

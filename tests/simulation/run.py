@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from random import Random
 from typing import Any
 
 import msgspec
@@ -43,6 +44,7 @@ MAY_STAY = (NAMES.tenure_prefix, NAMES.guard_prefix)
 
 
 COMMITS = (NAMES.timeline_prefix, NAMES.state_prefix, f"{NAMES.namespace}.")
+ENDS = (b'"type":"terminated"', b'"type":"completed"', b'"type":"failed"')
 
 
 def _unstall(connection: Connection) -> None:
@@ -88,6 +90,7 @@ class Asked:
         self.run: int | None = None
         self.result: Any = None
         self.result_at: float | None = None
+        self.told = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"{self.call.what} {self.id} {self.call.facts}: {self.outcome!r}, run {self.run}, result {self.result!r}"
@@ -150,7 +153,7 @@ class Simulation:
         self.over = False
         self.settled = False
         self.logged = Logged(self)
-        workflows.journal.note = self.note
+        workflows.journal.note, workflows.journal.chance = self.note, Random(f"{plan.seed}/activities").random
         if not plan.realistic:
             world.replace(worker, "SWEEP_EVERY", 0.25)
             world.replace(router, "LOOK", 0.5)
@@ -302,13 +305,18 @@ class Simulation:
                 world.after(length, self._answer_again)
 
     def _kill_after_a_write(self, process: Process, fault: Fault) -> None:
-        """Kills a process a few callbacks after something of it was stored: between a commit and what follows from it."""
-        seen, left = len(self.trace), -1
+        """Kills a process a few callbacks after something of it was stored, an end of a run often: between a commit and what follows from it."""
+        seen, left, ends = len(self.trace), -1, fault.victim % 2
+
+        def is_meant(line: tuple[Any, ...], victim: Process) -> bool:
+            if line[2] != "stored" or line[1] != victim.name or not line[4].startswith(COMMITS):
+                return False
+            return not ends or any(word in self.kept[line[3]][line[5]].data for word in ENDS)
 
         def strike(victim: Process) -> None:
             nonlocal seen, left
             if left < 0:
-                stored = any(line[2] == "stored" and line[1] == victim.name and line[4].startswith(COMMITS) for line in self.trace[seen:])
+                stored = any(is_meant(line, victim) for line in self.trace[seen:])
                 seen = len(self.trace)
                 if not stored:
                     return
@@ -387,8 +395,9 @@ class Simulation:
         if "after" in call.facts:
             tag, delay = call.facts["after"]
             first = next(other for other in self.asked if other.call.facts.get("program", {}).get("tag") == tag)
-            while first.result is None and self.calm_at is None:
-                await asyncio.sleep(0.02)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, BUSY - self.world.now)):
+                    await first.told.wait()
             await asyncio.sleep(delay)
         asked.begun = self.world.now
         self.note(process.name, call.what, call.id, call.facts)
@@ -429,6 +438,7 @@ class Simulation:
                 except JetflowError as error:
                     asked.result = error
             asked.result_at = self.world.now
+            asked.told.set()
             self.note(process.name, "result", asked.id, asked.run, asked.result)
 
     async def _command(self, client: Client, call: Call) -> Any:
