@@ -1,6 +1,7 @@
 """Workflows whose every activity execution leaves a line in a file, and a worker process that serves them.
 
-``python -m tests.chaos.app URL QUEUE LOG`` prints ``ready`` once it owns partitions, and stops gracefully on SIGTERM.
+``python -m tests.chaos.app URL QUEUE [OPTIONS]`` prints ``ready`` once it owns partitions, and stops gracefully on SIGTERM. The options
+are those of ``Worker``, as JSON; with ``"pauses": true`` the process stands still where ``JETFLOW_FAULT`` would kill it, until SIGCONT.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from jetflow import (
@@ -33,6 +35,7 @@ from jetflow import (
     workflow,
 )
 from jetflow import signal as send_signal
+from jetflow.engine import faults
 from tests.chaos.together import insist_if_asked
 
 LOG = Path(os.environ.get("CHAOS_LOG", "/dev/null"))
@@ -126,6 +129,25 @@ async def one_slow_step(seconds: float) -> int:
 
 
 @workflow
+async def slow_steps(n: int, seconds: list[float]) -> int:
+    for each in seconds:
+        n = await slow_add(n, 1, each)
+    return n
+
+
+@workflow
+async def gate() -> Any:
+    return await condition("go")
+
+
+@workflow
+async def with_a_child(child: str) -> Any:
+    """Its child waits for ever, and is terminated when this one ends."""
+    await start_child(gate, workflow_id=child)
+    return await condition("go")
+
+
+@workflow
 async def collect(count: int) -> list[Any]:
     """So many signals in the order in which they came; a state in between that only the timeline keeps."""
     return [await condition("n") for _ in range(count)]
@@ -202,15 +224,18 @@ async def cleans_up() -> str:
     return "went on"
 
 
-WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, collect_from, tree, tells, tells_at_last, counts, cleans_up, draws_lots]
+WORKFLOWS = [five_steps, everything, sleeper, one_slow_step, collect, collect_from, tree, tells, tells_at_last, counts, cleans_up, draws_lots,
+             slow_steps, gate, with_a_child]  # fmt: skip
 ACTIVITIES = [add, slow_add, flaky_add, drawn]
 
 
-async def serve(url: str, queue: str, workflows: Iterable[Any] = WORKFLOWS, activities: Iterable[Any] = ACTIVITIES) -> None:
+async def serve(url: str, queue: str, workflows: Iterable[Any] = WORKFLOWS, activities: Iterable[Any] = ACTIVITIES, **options: Any) -> None:
     insist_if_asked()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with Client.connect(url, name="chaos") as client, Worker(client, task_queue=queue, workflows=workflows, activities=activities) as worker:
+    async with Client.connect(url, name="chaos") as client, Worker(
+        client, task_queue=queue, workflows=workflows, activities=activities, **options
+    ) as worker:
         while not worker.partitions and not stop.is_set():
             await asyncio.sleep(0.02)
         print("ready", flush=True)
@@ -218,5 +243,8 @@ async def serve(url: str, queue: str, workflows: Iterable[Any] = WORKFLOWS, acti
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    asyncio.run(serve(sys.argv[1], sys.argv[2]))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    if options.pop("pauses", False):
+        faults.signal = SimpleNamespace(SIGKILL=signal.SIGSTOP)  # type: ignore[assignment]
+    asyncio.run(serve(sys.argv[1], sys.argv[2], **options))

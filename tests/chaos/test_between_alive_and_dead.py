@@ -182,6 +182,7 @@ async def test_commands_that_are_applied_while_partitions_go(tmp_path: Path, que
             n = 0
             while not stop:
                 n += 1
+                await asyncio.sleep(rng.uniform(0, 0.2))  # for the disk to keep up
                 each, what = f"{k}-{n}", rng.choice(["early", "early", "cancel", "terminate"])
                 handle = client.get_handle(each, queue)
                 if what == "early":
@@ -194,7 +195,7 @@ async def test_commands_that_are_applied_while_partitions_go(tmp_path: Path, que
                     wanted[each] = "cleaned up: Workflow cancelled: enough"
                 else:
                     await client.start(app.gate, workflow_id=each, task_queue=queue)
-                    await handle.terminate("enough")
+                    await handle.terminate("enough", expire="10m")
                     wanted[each] = WorkflowTerminatedError
 
         with workers(server.url, queue, tmp_path / "executions") as started:
