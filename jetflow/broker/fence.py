@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from jetflow.broker.lane import Lane, PubAck, StoredMessage, check_ack
 from jetflow.broker.wire import header_block
@@ -180,21 +180,21 @@ class FencedLane:
         try:
             ack = await self._lane.publish(subject, body, self._blocks[kind] + fields + b"\r\n" if fields else self._bare[kind])
         except (ConflictError, BrokerUnavailableError) as error:
-            raise self._end_of(error) from error
+            self._end(error)
         finally:
             self.under_way -= 1
         if hold.over:
             raise TenureOverError(f"the tenure ended before {subject} was answered")
         return ack
 
-    def _end_of(self, error: BrokerError) -> BrokerError:
+    def _end(self, error: BrokerError) -> NoReturn:
         """What a lost fence, or an unknown outcome, means: the tenure is over."""
         if isinstance(error, ConflictError):
             self._hold.lose("another worker has taken over")
-            return TenureOverError(str(error))
+            raise TenureOverError(str(error)) from error
         self.is_in_doubt = True
         self._hold.lose(f"the outcome of a write is unknown: {error}")
-        return error
+        raise error
 
     async def _publish(self, subject: str, body: bytes, headers: bytes | None) -> PubAck:
         """Stores a message, whose lost condition is for the caller; an unknown outcome ends the tenure."""
@@ -203,7 +203,7 @@ class FencedLane:
         try:
             ack = await self._lane.publish(subject, body, headers)
         except BrokerUnavailableError as error:
-            raise self._end_of(error) from error
+            self._end(error)
         finally:
             self.under_way -= 1
         self._still()
@@ -217,7 +217,7 @@ class FencedLane:
                 return await self._publish(subject, body, self.block(kind, number) + fields + b"\r\n")
             except ConflictError as error:
                 if not is_busy(error):
-                    raise self._end_of(error) from error
+                    self._end(error)
                 await asyncio.sleep(BUSY_PAUSE)
             finally:
                 spellings.give_back(number)
@@ -255,7 +255,7 @@ class FencedLane:
             data, _ = await answer
             return check_ack(data, subject)
         except (ConflictError, BrokerUnavailableError) as error:
-            raise self._end_of(error) from error
+            self._end(error)
         finally:
             self.under_way -= 1
 
