@@ -7,7 +7,6 @@ async with Client.connect() as client:                      # JETFLOW_URL, or na
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
@@ -28,7 +27,6 @@ from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
 from jetflow.core.values import body_of, encode, json_list
 from jetflow.engine.commands import ARGS, EXPIRE, NEW_ID, REPLACE, check_body, data_headers, expire_header
 from jetflow.errors import (
-    BrokerError,
     ConflictError,
     InvalidInputError,
     WorkflowAlreadyClosedError,
@@ -39,6 +37,7 @@ from jetflow.finding import Finding
 from jetflow.handle import WorkflowHandle
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
+from jetflow.starts import Starts
 from jetflow.watches import Watches
 from jetflow.watching import SharedReads
 
@@ -61,6 +60,7 @@ class Client(Finding):
         self._connect_again = connect_again
         self._ids: list[str] = []
         self.states = StateStore(broker.lane, broker.names)
+        self._starts = Starts(broker, self.states)
         self.timers = ScheduledStarts(broker.lane, broker.names)
         self.watches = Watches(broker)
         self._events = LifecycleStream(broker.lane, broker.names)
@@ -227,11 +227,9 @@ class Client(Finding):
             return handle, None
         run = await self._publish_start(queue_token, id_token, name, body, headers, id_is_new=id_is_new)
         record = None
-        if run is not None and not id_is_new and if_exists != "replace":  # only the owner's record tells whether an older run has the id
-            record = await self.states.get(queue_token, id_token, fresh=self.broker.topology.replicas > 1)
-            if record is not None and record.run_id != str(run):
-                await self._withdraw(run)
-                run = record = None
+        if run is not None and not id_is_new and if_exists != "replace":
+            refused, record = await self._starts.is_refused(queue_token, id_token, run)
+            run = None if refused else run
         if run is None and if_exists == "fail":
             raise WorkflowAlreadyStartedError(workflow_id, task_queue)
         run_id = None if run is None else str(run)
@@ -271,11 +269,6 @@ class Client(Finding):
         except ConflictError:
             return False
         return True
-
-    async def _withdraw(self, seq: int) -> None:
-        """Takes back a start that came too late, so that it does not run should the older run's record expire first."""
-        with contextlib.suppress(BrokerError):  # its owner has refused it already
-            await self.broker.lane.api(f"STREAM.MSG.DELETE.{self.broker.names.inbox_stream}", {"seq": seq, "no_erase": True})
 
     async def execute(
         self,
