@@ -117,6 +117,9 @@ class Compaction:
             await self._compact(closed)
         except BrokerError as error:
             log.debug("%s is left uncompacted: %s", closed.id_token, error)
+        except Exception:  # a bad item stops nobody
+            self._tenure.engine.failures["compaction"] += 1
+            log.exception("%s is left uncompacted", closed.id_token)
 
     async def _compact(self, closed: Closed) -> None:
         timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
