@@ -98,6 +98,7 @@ class Inflight:
             self.cancel(step)
             return None
         step.adopt(owner)
+        self.to_adopt.discard(owner.id_token)  # it is in memory: whatever else went on for it is adopted with it
         owner.steps[scheduled.index] = step
         return step
 
@@ -130,6 +131,7 @@ class Inflight:
 
     def drop_strays(self, owner: Actor) -> None:
         """A workflow has been rebuilt, and has adopted what it waits for: the rest is cancelled."""
+        self.to_adopt.discard(owner.id_token)
         for step in [step for step in self._steps.values() if step.owner is None and step.key[0] == owner.id_token]:
             self.cancel(step)
 
