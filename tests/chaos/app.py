@@ -137,7 +137,8 @@ async def slow_steps(n: int, seconds: list[float]) -> int:
 
 @workflow
 async def gate() -> Any:
-    return await condition("go")
+    """With a timer beside its wait."""
+    return await condition("go", timeout="1h")
 
 
 @workflow
