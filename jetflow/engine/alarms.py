@@ -10,6 +10,8 @@ from jetflow.protocol.clock import now_ms
 
 MAX_SLEEP = 3600
 """Seconds one in-memory timer waits at most before it looks again."""
+SPARE = 64
+"""Forgotten alarms that may stay in the heap beside as many as there are live ones."""
 
 
 class Alarms:
@@ -51,12 +53,19 @@ class Alarms:
 
     def forget(self, index: int) -> bool:
         """Stops watching; True if the broker may have a schedule to remove."""
-        self._due.pop(index, None)
+        if self._due.pop(index, None) is not None:
+            self._tidy()
         self.unscheduled.discard(index)
         if index in self._scheduled:
             self._scheduled.discard(index)
             return True
         return False
+
+    def _tidy(self) -> None:
+        """Forgotten alarms leave the heap once most of it is made of them."""
+        if len(self._heap) > 2 * len(self._due) + SPARE:
+            self._heap = [(due, index) for index, due in self._due.items()]
+            heapq.heapify(self._heap)
 
     def scheduled(self, indexes: set[int]) -> None:
         """The broker knows of these now."""
