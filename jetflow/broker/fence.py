@@ -253,11 +253,13 @@ class FencedLane:
             return await answer  # type: ignore[no-any-return]
         try:
             data, _ = await answer
-            return check_ack(data, subject)
+            ack = check_ack(data, subject)
         except (ConflictError, BrokerUnavailableError) as error:
             self._end(error)
         finally:
             self.under_way -= 1
+        self._still()
+        return ack
 
     def block(self, kind: str, spelling: int | None = None) -> bytes:
         """The fence as header lines, without the empty line at the end; for one who sends by himself."""

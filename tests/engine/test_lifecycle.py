@@ -167,7 +167,7 @@ async def test_an_id_is_taken_while_it_runs_and_until_its_record_expires(client:
 async def test_a_start_that_was_refused_never_runs(client: Client, queue: str) -> None:
     """Also when the record that refused it has expired by the time that a worker sees it."""
     async with Worker(client, task_queue=queue, **SERVED):
-        await client.execute(noted, f"{queue}-first", workflow_id="id", task_queue=queue, expire="1s", timeout=WAIT)
+        await client.execute(noted, f"{queue}-first", workflow_id="id", task_queue=queue, expire="3s", timeout=WAIT)
         await until(lambda: _none_left(client, queue))
     with pytest.raises(WorkflowAlreadyStartedError):
         await client.start(noted, f"{queue}-refused", workflow_id="id", task_queue=queue)
