@@ -13,8 +13,8 @@ from jetflow.broker.codes import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, FILTERS_OV
 from jetflow.broker.scan import Scan
 from jetflow.broker.server import LocalServer
 from jetflow.broker.walk import Walk
-from jetflow.core import clock
 from jetflow.core.ids import partition_of
+from jetflow.protocol import clock
 from tests.double.both import SECOND, Asked, Contract, on_double, on_real, refusal
 
 EXPECT = "Nats_Expected_Last_Subject_Sequence"
