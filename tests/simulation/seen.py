@@ -240,6 +240,9 @@ class Seen:
                 self.problem("nothing lost", f"{where}: it was cancelled before it started, and begins all the same", ident.id)
             return
         run, last = latest, latest.keys[-1]
+        if run.closing is not None and key.number == last.number and commit == last.commit:
+            run.keys.append(key)  # a run that was compacted already, or of one key: the same again
+            return
         if commit.compacted:
             known = len(run.events)
             if commit.events[:known] != run.events[: len(commit.events)]:
