@@ -27,7 +27,7 @@ from jetflow.engine.dispatch import closes_at, event_of, out_of_time
 from jetflow.engine.effects import forget_alarm, launch, queue
 from jetflow.engine.ending import is_meant, terminated
 from jetflow.engine.signal_buffer import early_signal, store_early
-from jetflow.engine.starting import end_generation, is_taken, makes_way, next_generation, on_start
+from jetflow.engine.starting import begin_cancelled, end_generation, is_taken, makes_way, next_generation, on_start
 from jetflow.engine.updates import Updates
 from jetflow.protocol.clock import now_ms
 
@@ -47,6 +47,9 @@ async def apply(actor: Actor) -> None:
     if actor.run.continued is not None:
         await end_generation(actor)
         next_generation(actor, actor.run.continued)
+        assert actor.machine is not None
+        await actor.signals.load(actor.machine.consumed)
+        begin_cancelled(actor)
     applied = 0
     while actor.mailbox and applied < BATCH and actor.run.continued is None:
         if makes_way(actor, actor.mailbox[0]):

@@ -185,13 +185,14 @@ class Ownership:
             return  # tried again when it begins
         tenure, wanted = self._tenure, self._wanted()
         owned = self.partitions
+        returning = frozenset() if tenure is None else tenure.leaving & wanted  # what was put off in them begins with another tenure
         keep = owned if tenure is None else owned & wanted | self._still_leaving(tenure, owned - wanted)
-        if tenure is not None and keep == owned and wanted <= owned:
+        if tenure is not None and keep == owned and wanted <= owned and not returning:
             return
         target = keep | wanted
         if target - owned or (tenure is None and target):
             target -= await self._taken_by_others()
-        if tenure is None or tenure.over or target != owned:
+        if tenure is None or tenure.over or target != owned or returning:
             await self._claim(target)
         if wanted - self.partitions:
             asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
@@ -243,7 +244,6 @@ class Ownership:
         engine, term = self._engine, self._heart.lease.term
         if engine.tenure is not None:
             await self._end(engine.tenure)
-        self._leaving_until = None
         if target:
             consumer = self._new_consumer()
             if not await consumer.create(target, engine.queue_token):
@@ -278,6 +278,8 @@ class Ownership:
             return
         engine.tenure = tenure
         tenure.leaving = target - self._wanted()
+        if not tenure.leaving:
+            self._leaving_until = None  # else the grace goes on
         engine.inflight.claimed(target)
         consumer.begin()
 

@@ -45,6 +45,7 @@ class SignalBuffer:
         self._known: set[int] = set()
         self._fresh: dict[int, Buffered] = {}
         self._removals: list[tuple[str, int, int]] = []
+        self._cancels: list[tuple[EarlySignal, int]] = []
         self._loaded = False
 
     @property
@@ -61,6 +62,7 @@ class SignalBuffer:
         """Forgets what is in memory; un-acked commands and the bucket have it all."""
         self._clear()
         self._removals.clear()
+        self._cancels.clear()
         self._loaded = False
 
     def _clear(self) -> None:
@@ -68,29 +70,33 @@ class SignalBuffer:
         self._known.clear()
         self._fresh.clear()
 
-    async def load(self, consumed: dict[str, int]) -> str | None:
-        """Reads what the bucket has, once; gives the reason of a cancel that came before the start, if there is one.
-
-        A signal that the timeline shows as consumed is dropped, whoever stored it.
-        """
+    async def load(self, consumed: dict[str, int]) -> None:
+        """Reads what the bucket has, once. A signal that the timeline shows as consumed is dropped, whoever stored it."""
         if self._loaded:
-            return None
+            return
         self._loaded = True
         if self._id_token not in self._tenure.early:
-            return None
-        cancel = None
+            return
         found = await self._tenure.signals.load(self._engine.queue_token, self._id_token)
         if not found:
             self._tenure.early.discard(self._id_token)
         for name_token, signal, position in found:
             if name_token == CANCEL:
-                cancel = str(msgspec.json.decode(signal.data)) if signal.expires > now_ms() else None
-                self._removals.append((name_token, signal.seq, position))
+                self._cancels.append((signal, position))
             elif signal.seq <= consumed.get(signal.signal, 0):
                 self._removals.append((name_token, signal.seq, position))
             else:
                 self._append(Buffered(signal, None, position))
-        return cancel
+
+    def take_cancel(self) -> str | None:
+        """The reason of a cancel that came before the start, if there is one; it is removed after the next commit."""
+        reason = None
+        for signal, position in self._cancels:
+            if signal.expires > now_ms():
+                reason = str(msgspec.json.decode(signal.data))
+            self._removals.append((CANCEL, signal.seq, position))
+        self._cancels.clear()
+        return reason
 
     def _append(self, item: Buffered) -> None:
         self._known.add(item.signal.seq)
@@ -149,6 +155,7 @@ class SignalBuffer:
     def discard(self) -> list[Command]:
         """The run has ended: everything goes. Gives the commands to ack."""
         commands = []
+        self.take_cancel()
         for name, queue in self._queues.items():
             for item in queue:
                 if item.position:

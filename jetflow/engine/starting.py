@@ -30,16 +30,17 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
         await tell_accepted(actor, start.parent)
         return True  # a repeat: it goes on from where it is
     replaces = start.replace and command.seq > actor.run.number
+    # also one that is refused: an earlier owner's first commit of it may still be on its way
+    if not actor.run.unheard and not actor.tenure.is_first_hand(command) and command.seq not in actor.run.guarded:
+        await guard(actor, command)
+        if actor.run.seq == 0 and await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token) is not None:
+            raise BrokerUnavailableError("an earlier owner's first commit has come just before it was kept out")
     if not replaces and await is_taken(actor):
         await actor.tenure.outbox.refuse_start(actor, start)
         actor.tenure.ack(command)  # never held: its client may take it back, and then it would wake nobody
         return False
     if actor.run.closing is not None and not replaces and await _is_withdrawn(actor, command):
         return True
-    if not actor.run.unheard and not actor.tenure.is_first_hand(command) and command.seq not in actor.run.guarded:
-        await guard(actor, command)
-        if actor.run.seq == 0 and await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token) is not None:
-            raise BrokerUnavailableError("an earlier owner's first commit has come just before it was kept out")
     first_index, before = 1, actor.machine
     if actor.run.closing is not None:  # an earlier run, whose record has expired, or that is replaced
         if before is not None:
@@ -56,10 +57,15 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
     actor.machine = actor.new_machine(actor.run.info)
     actor.feed(started)
     actor.run.accepted = start.parent
-    cancel = await actor.signals.load({})
-    if cancel is not None:
-        actor.feed(ev.CancelRequested(at=now_ms(), reason=cancel))
+    await actor.signals.load({})
+    begin_cancelled(actor)
     return True
+
+
+def begin_cancelled(actor: Actor) -> None:
+    """Gives a run the cancel that came before its start; one that went on as new in its first decision gets it with the next generation."""
+    if actor.run.continued is None and (reason := actor.signals.take_cancel()) is not None:
+        actor.feed(ev.CancelRequested(at=now_ms(), reason=reason))
 
 
 async def _is_withdrawn(actor: Actor, command: Command) -> bool:
