@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from jetflow.broker.state import decode_state
+from jetflow.core import events as ev
 from jetflow.core.data import UserData
 from jetflow.core.machine import Machine
 from jetflow.core.times import from_iso
@@ -26,6 +27,8 @@ log = logging.getLogger("jetflow.worker")
 
 LINGER_MS = 1000
 """A timer due sooner than this is waited for in memory, its command un-acked, rather than scheduled at the broker."""
+CLOCKS_APART = 100
+"""Milliseconds by which the clocks of a cluster's servers may differ."""
 MAX_UNSTORED = 100
 """Signals nobody waits for that a busy workflow keeps in memory before they go to their bucket."""
 
@@ -158,13 +161,15 @@ async def _data_at_end(actor: Actor) -> UserData | None:
 async def _record_is_behind(actor: Actor) -> bool:
     """For a repeated end: False if this run's record was written, or was written and has expired since.
 
-    An expired record leaves a marker, which stays while a command of the id waits. One that was stored before the end was is an earlier run's.
+    An expired record leaves a marker, which stays while a command of the id waits. One that came before this run's record can have expired is
+    an earlier run's, and where there was one that is not sure even later: then the record is written again.
     """
     run = actor.run
     newest = await actor.tenure.states.newest(actor.engine.queue_token, actor.id_token)
     if newest is None:
         return True
     if not newest.data:
-        return from_iso(newest.time) <= from_iso(run.stored)
+        expire = run.closing.expire if isinstance(run.closing, ev.Terminated) else run.info.expire if run.info else None
+        return expire is None or run.follows_another or from_iso(newest.time) < from_iso(run.stored) + expire - CLOCKS_APART
     record = decode_state(newest.data)
     return record is None or not record.closed or record.run_id != str(run.number)

@@ -53,6 +53,7 @@ class Run:
         history: what compaction will make one key of.
         is_whole: whether the closing commit holds the whole run already.
         unheard: whether nothing was looked up, since no earlier tenure can have had the start.
+        follows_another: whether keys of an earlier run of the id lie before this one's.
         guarded: starts (by sequence) whose first commit no earlier tenure can write any more.
         accepted: the parent that is to be told that the run has begun.
         told: lifecycle events that the broker has not answered for yet.
@@ -60,7 +61,7 @@ class Run:
     """
 
     __slots__ = (
-        "accepted", "cause", "closed_children", "closing", "continued", "guarded", "history", "info",
+        "accepted", "cause", "closed_children", "closing", "continued", "follows_another", "guarded", "history", "info",
         "is_whole", "loaded", "number", "position", "seq", "stored", "tasks_due", "told", "told_closing", "unheard",
     )  # fmt: skip
 
@@ -73,7 +74,7 @@ class Run:
         self.told_closing = False
         self.closed_children: list[ev.ChildStarted] = []
         self.history = History()
-        self.is_whole = self.unheard = False
+        self.is_whole = self.unheard = self.follows_another = False
         self.guarded: set[int] = set()
         self.stored = ""
         self.accepted: ev.Parent | None = None
