@@ -16,6 +16,7 @@ from typing import Any, Literal
 from msgspec import Raw
 
 from jetflow.broker.connection import Broker, open_wire
+from jetflow.broker.lane import PubAck
 from jetflow.broker.lifecycle import LifecycleStream
 from jetflow.broker.server import LocalServer
 from jetflow.broker.state import StateRecord, StateStore
@@ -225,21 +226,22 @@ class Client(Finding):
             if not await self._schedule_start(handle, to_token(name, "workflow type"), delay, body, headers) and if_exists == "fail":
                 raise WorkflowAlreadyStartedError(workflow_id, task_queue)
             return handle, None
-        run = await self._publish_start(queue_token, id_token, name, body, headers, id_is_new=id_is_new)
-        record = None
+        ack = await self._publish_start(queue_token, id_token, name, body, headers, id_is_new=id_is_new)
+        run, record = None if ack is None else ack.seq, None
         if run is not None and not id_is_new and if_exists != "replace":
             refused, record = await self._starts.is_refused(queue_token, id_token, run)
             run = None if refused else run
         if run is None and if_exists == "fail":
             raise WorkflowAlreadyStartedError(workflow_id, task_queue)
-        run_id = None if run is None else str(run)
+        sure = ack is not None and not (ack.repeated and id_is_new)  # an earlier copy may be what runs; the id is ours alone
+        run_id = str(run) if run is not None and sure else None
         handle = WorkflowHandle(self, workflow_id, task_queue, run_id=run_id, workflow_type=name, definition=definition, started_here=run is not None)
         return handle, record
 
     async def _publish_start(
         self, queue_token: str, id_token: str, name: str, body: bytes, headers: dict[str, str], *, id_is_new: bool
-    ) -> int | None:
-        """The run id, or None when a start of this id is waiting already."""
+    ) -> PubAck | None:
+        """Its ack, with the run id as the sequence; None when a start of this id is waiting already."""
         broker, names = self.broker, self.broker.names
         at_first = ""
         if REPLACE in headers:
@@ -254,7 +256,7 @@ class Client(Finding):
             }
         subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
         try:
-            return (await broker.lane.publish_once(subject, body, broker.lane.message_id(), at_first=at_first, **headers)).seq
+            return await broker.lane.publish_once(subject, body, broker.lane.message_id(), at_first=at_first, **headers)
         except ConflictError:
             return None
 

@@ -37,11 +37,17 @@ class ApiError(Struct):
 
 
 class PubAck(Struct):
-    """JetStream's answer to a publish."""
+    """JetStream's answer to a publish.
+
+    Attributes:
+        duplicate: the message id was there before.
+        repeated: it was sent more than once, and a server that was restarted in between may have stored an earlier copy too.
+    """
 
     stream: str = ""
     seq: int = 0
     duplicate: bool = False
+    repeated: bool = False
     error: ApiError | None = None
 
 
@@ -168,7 +174,9 @@ class Lane:
         deadline, repeated = clock.monotonic() + ONCE_WITHIN, False
         while True:
             try:
-                return await self.publish(subject, body, block)
+                ack = await self.publish(subject, body, block)
+                ack.repeated = repeated and not ack.duplicate
+                return ack
             except ConflictError as conflict:
                 own = await self._own(conflict.stream, subject, message_id, headers) if repeated else None
                 if own is None:
