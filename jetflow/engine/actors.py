@@ -17,7 +17,7 @@ from jetflow.protocol import clock
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 SHOW_AFTER = 0.1
 """Seconds after which a workflow that is still busy gets a state record."""
@@ -77,6 +77,7 @@ class Actors:
     def _take_up(self, id_token: str, workflow_id: str, partition: int) -> Actor | None:
         if partition in self._tenure.leaving and id_token not in self._engine.inflight.to_adopt:
             return None
+        self._tenure.compaction.disturb(id_token)
         actor = self._all[id_token] = Actor(self._tenure, id_token, workflow_id, partition)
         return actor
 

@@ -21,7 +21,7 @@ from jetflow.errors import BrokerError
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 AT_ONCE = 128
 """Runs compacted together, in as few writes to the broker's connection as that takes."""
@@ -86,6 +86,11 @@ class Compaction:
         self._queue: deque[Closed] = deque()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._undisturbed: set[str] = set()
+
+    def disturb(self, id_token: str) -> None:
+        """A command has come: another run of the id may begin, whose keys must lie behind those of the one before."""
+        self._undisturbed.discard(id_token)
 
     def add(self, closed: Closed) -> None:
         """Sees to it some time."""
@@ -130,7 +135,20 @@ class Compaction:
             await timeline.remove(queue, id_token, position, only=1 if closed.seq == 2 else "*")
 
     async def _make_one(self, closed: Closed) -> int:
-        """The position of the key that has the whole run; 0 if there is none."""
+        """The position of the key that has the whole run; 0 if there is none.
+
+        It is written only if no command of the id has come since its keys were read, and nobody else is at it.
+        """
+        id_token = closed.id_token
+        if id_token in self._undisturbed or self._tenure.actors.has(id_token):
+            return 0
+        self._undisturbed.add(id_token)
+        try:
+            return await self._write_one(closed)
+        finally:
+            self._undisturbed.discard(id_token)
+
+    async def _write_one(self, closed: Closed) -> int:
         timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
         last = await timeline.last(queue, id_token)
         if last is None or last.seq != closed.seq or not isinstance(last.commit.events[-1], ev.CLOSING):
@@ -138,10 +156,10 @@ class Compaction:
         if last.commit.compacted:
             return last.position
         entries = await timeline.run(queue, id_token, last)
+        if entries[-1].commit.compacted:
+            return entries[-1].position
         body = _one_key(entries)
-        if body is None:
-            return 0
-        if self._tenure.actors.has(id_token):  # a command has come meanwhile: another run may begin, whose keys must lie behind this one
+        if body is None or id_token not in self._undisturbed:
             return 0
         return await timeline.append(queue, id_token, last.seq, body)
 
