@@ -74,7 +74,7 @@ class Attempt:
     def __init__(self, info: ActivityInfo, details: Raw = NULL) -> None:
         self.info = info
         self.details = details
-        self.beat_at = 0.0
+        self.beat_at: float = 0.0
         self.over: str | None = None
         self.on_beat: Callable[[], None] | None = None
 

@@ -54,10 +54,10 @@ class FailureError(JetflowError):
     def __init__(self, message: str = "", *, failure: Failure | None = None) -> None:
         super().__init__(message or (failure.message if failure else ""))
         self.failure = failure
-        self.type = failure.type if failure else type(self).__name__
-        self.message = failure.message if failure else message
-        self.code = failure.code if failure else 500
-        self.stack = failure.stack if failure else ""
+        self.type: str = failure.type if failure else type(self).__name__
+        self.message: str = failure.message if failure else message
+        self.code: int = failure.code if failure else 500
+        self.stack: str = failure.stack if failure else ""
 
     @property
     def cause(self) -> BaseException | None:

@@ -25,8 +25,8 @@ class _Watch:
     __slots__ = ("listeners", "notices", "sid")
 
     def __init__(self) -> None:
-        self.sid = 0
-        self.notices = 0
+        self.sid: int = 0
+        self.notices: int = 0
         self.listeners: set[_Listening] = set()
 
 

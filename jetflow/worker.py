@@ -41,7 +41,7 @@ from jetflow.protocol.clock import now_ms
 if TYPE_CHECKING:
     from jetflow.client import Client
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 SWEEP_EVERY = 0.05
 OWNERSHIP = "ownership"
@@ -97,7 +97,7 @@ class Worker:
                 raise InvalidInputError(f"{name} must be at least 1, not {number}")
         self.client = client
         self.task_queue = task_queue
-        self.worker_id = clock.token(6)
+        self.worker_id: str = clock.token(6)
         self._workflows: dict[str, WorkflowDefinition[Any, Any]] = _registry(workflows, as_workflow, "workflow")
         self._activities: dict[str, ActivityDefinition[Any, Any]] = _registry(activities, as_activity, "activity")
         if not self._workflows and not self._activities:

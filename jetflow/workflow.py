@@ -431,14 +431,14 @@ class WorkflowInfo:
     """
 
     def __init__(self, info: RunInfo) -> None:
-        self.workflow_id = info.workflow_id
-        self.task_queue = info.task_queue
-        self.workflow_type = info.workflow_type
-        self.namespace = info.namespace
-        self.run_id = str(info.run)
-        self.generation = info.generation
-        self.parent_workflow_id = info.parent.workflow_id if info.parent else None
-        self.origin_id = info.origin
+        self.workflow_id: str = info.workflow_id
+        self.task_queue: str = info.task_queue
+        self.workflow_type: str = info.workflow_type
+        self.namespace: str = info.namespace
+        self.run_id: str = str(info.run)
+        self.generation: int = info.generation
+        self.parent_workflow_id: str | None = info.parent.workflow_id if info.parent else None
+        self.origin_id: str | None = info.origin
         self.started_at = datetime.fromtimestamp(info.started_at / 1000, UTC)
 
 

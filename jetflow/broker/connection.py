@@ -20,7 +20,7 @@ from jetflow.broker.wire import Wire
 from jetflow.core.ids import DEFAULT_NAMESPACE, Names
 from jetflow.errors import BrokerError, BrokerUnavailableError
 
-log = logging.getLogger("jetflow.broker")
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 MINIMUM_VERSION = (2, 14)

@@ -137,7 +137,7 @@ class FencedLane:
 
     def __init__(self, lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool, hold: Hold) -> None:
         self.wire = lane.wire
-        self.timeout = lane.timeout
+        self.timeout: float = lane.timeout
         self.replicated = replicated
         self.under_way = 0
         self.is_in_doubt = False
@@ -192,7 +192,7 @@ class FencedLane:
         if isinstance(error, ConflictError):
             self._hold.lose("another worker has taken over")
             raise TenureOverError(str(error)) from error
-        self.is_in_doubt = True
+        self.is_in_doubt: bool = True
         self._hold.lose(f"the outcome of a write is unknown: {error}")
         raise error
 

@@ -20,7 +20,7 @@ from jetflow.broker.fence import FencedLane, TenureOverError
 from jetflow.errors import BrokerUnavailableError, ConflictError
 from jetflow.protocol import clock
 
-log = logging.getLogger("jetflow.broker")
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 CROWD = 16
 """Messages under way from which on a rate means something, and a batch may pay."""
@@ -56,7 +56,7 @@ class Pace:
         self._seconds += seconds
         if self._seconds < PERIOD:
             return False
-        self.each = self._seconds / self._messages
+        self.each: float = self._seconds / self._messages
         self._messages, self._seconds = 0, 0.0
         return True
 

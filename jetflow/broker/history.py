@@ -84,7 +84,7 @@ class RunReader:
         last = await self._timeline.last(self._queue, self._id)
         if last is not None and self.run is None:
             self.run = last.commit.run
-        self.gone = last is None or last.commit.run != self.run
+        self.gone: bool = last is None or last.commit.run != self.run
         if last is None or self.gone:
             return None
         self.last = last

@@ -24,7 +24,7 @@ from jetflow.core.ids import Names, to_token
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 BEAT_EVERY = 0.5
 LATE_AFTER = 1.25
@@ -89,7 +89,7 @@ class Lease:
         begins = not self.valid
         if begins:
             self.term += 1  # before it is valid again, for whoever looks from another thread
-        self.beat_at = at
+        self.beat_at: float = at
         return begins
 
 

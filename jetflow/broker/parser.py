@@ -62,7 +62,7 @@ class Parser:
                 at, cut = self._messages(data, await self._other(data, at))
             self._rest = data[at:]
         finally:
-            self.busy = False
+            self.busy: bool = False
 
     def _messages(self, data: bytes, at: int) -> tuple[int, bool]:
         """Hands over whole messages from a place on: where it stopped, and whether because the next one, or its line, is cut off."""

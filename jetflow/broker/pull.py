@@ -19,7 +19,7 @@ from jetflow.core.ids import Names
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 
-log = logging.getLogger("jetflow.broker")
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 SECOND = 1_000_000_000
 ACK_WAIT = 24 * 3600 * SECOND
@@ -45,12 +45,12 @@ class Delivery:
     def __init__(
         self, subject: str, reply: str, data: bytes, headers: bytes | None, seq: int, stored_ms: int, only_by: PullConsumer | None = None
     ) -> None:
-        self.subject = subject
-        self.reply = reply
-        self.data = data
-        self.headers = headers
-        self.seq = seq
-        self.stored_ms = stored_ms
+        self.subject: str = subject
+        self.reply: str = reply
+        self.data: bytes = data
+        self.headers: bytes | None = headers
+        self.seq: int = seq
+        self.stored_ms: int = stored_ms
         self.only_by = only_by
 
 
@@ -78,7 +78,7 @@ class PullConsumer:
         room: Callable[[], int],
         stream: str | None = None,
     ) -> None:
-        self.name = f"{owner}-{clock.token(4)}"
+        self.name: str = f"{owner}-{clock.token(4)}"
         self._stream = stream or names.inbox_stream
         self.partitions: frozenset[int] = frozenset()
         self._lane = lane

@@ -18,7 +18,7 @@ from jetflow.broker.wire import header_block
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, ConflictError
 
-log = logging.getLogger("jetflow.broker")
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 TRIES = 50
 """Times that an entry is tried again when another worker was faster."""

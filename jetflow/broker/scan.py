@@ -110,7 +110,7 @@ class Scan:
             return
         status = status_of(headers)
         if not status:
-            self.place = _position(reply)
+            self.place: int = _position(reply)
             self.read += 1
             if self._wanted is None or self._wanted(headers or b""):
                 self._found.append(Seen(subject.decode(), _position(reply), headers or b""))

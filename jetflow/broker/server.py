@@ -115,7 +115,7 @@ class LocalServer:
         chosen = self.port == 0
         for attempt in range(5):
             if chosen:
-                self.port = free_port()
+                self.port: int = free_port()
             self._spawn(lock)
             if await self._ready():
                 return

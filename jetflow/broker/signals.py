@@ -15,7 +15,7 @@ from jetflow.broker.wire import ttl_of
 from jetflow.core.ids import Names, partition_of, to_token
 from jetflow.core.times import from_iso
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 DEFAULT_EXPIRE_MS = 600_000
 CANCEL = "=cancel"

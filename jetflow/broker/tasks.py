@@ -29,7 +29,7 @@ from jetflow.core.ids import Names, to_token
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 
-log = logging.getLogger("jetflow.broker")
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 SECOND = 1_000_000_000
 HEARTBEAT = 5
@@ -84,12 +84,12 @@ class TaskDelivery:
     def __init__(self, subject: str, reply: str, data: bytes) -> None:
         tokens = reply.split(".")
         at = 4 if len(tokens) == 9 else 6
-        self.subject = subject
-        self.reply = reply
-        self.data = data
-        self.delivered = int(tokens[at])
-        self.seq = int(tokens[at + 1])
-        self.stored_ms = int(tokens[at + 3]) // 1_000_000
+        self.subject: str = subject
+        self.reply: str = reply
+        self.data: bytes = data
+        self.delivered: int = int(tokens[at])
+        self.seq: int = int(tokens[at + 1])
+        self.stored_ms: int = int(tokens[at + 3]) // 1_000_000
 
 
 _encode = msgspec.json.Encoder().encode
@@ -203,8 +203,8 @@ class TaskConsumer:
         room: Callable[[], int],
         on_task: Callable[[TaskDelivery], None],
     ) -> None:
-        self.name = consumer_name(queue_token, activity_token)
-        self.subject = f"{names.task_prefix}{queue_token}.{activity_token}.>"
+        self.name: str = consumer_name(queue_token, activity_token)
+        self.subject: str = f"{names.task_prefix}{queue_token}.{activity_token}.>"
         self.lease = lease
         self.is_open = False
         self._lane = lane
@@ -325,7 +325,7 @@ class TaskConsumer:
         return await self._lane.api(f"CONSUMER.INFO.{self._stream}.{self.name}")
 
     def _close(self) -> None:
-        self.is_open = False
+        self.is_open: bool = False
         if self._sid is not None:
             try:
                 self._lane.wire.unlisten(self._sid)

@@ -13,7 +13,7 @@ from jetflow.broker.lane import Lane
 from jetflow.core.ids import DEFAULT_PARTITIONS, Names
 from jetflow.errors import BrokerError, InvalidInputError, TopologyError
 
-log = logging.getLogger("jetflow.broker")
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 SECOND = 1_000_000_000
 

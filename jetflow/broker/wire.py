@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from jetflow.broker.parser import Parser
 from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
 
-log = logging.getLogger("jetflow.broker")
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Called with subject, reply, payload and raw header block (None without headers). Must not block."""

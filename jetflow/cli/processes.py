@@ -19,7 +19,7 @@ from collections.abc import Callable
 from jetflow.cli.exits import ExitCode
 from jetflow.cli.output import tell
 
-log = logging.getLogger("jetflow.processes")
+log: logging.Logger = logging.getLogger("jetflow.processes")
 
 TIE = "JETFLOW_PROCESSES_TIE"
 """In a process's environment: its parent's process id, and the descriptor of its own end."""

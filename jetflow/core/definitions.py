@@ -110,8 +110,8 @@ class WorkflowDefinition(Generic[P, R]):
         if not inspect.iscoroutinefunction(function):
             raise InvalidInputError(f"workflow {_name_of(function)!r} must be an async def function")
         self.function = cast(Callable[..., Coroutine[Any, Any, Any]], function)
-        self.name = name or _name_of(function)
-        self.__name__ = self.name
+        self.name: str = name or _name_of(function)
+        self.__name__: str = self.name
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__wrapped__ = function
@@ -141,10 +141,10 @@ class ActivityDefinition(Generic[P, R]):
         if not callable(function):
             raise InvalidInputError(f"an activity must be a function, not {function!r}")
         self.function: Callable[..., Any] = function
-        self.name = name or _name_of(function)
+        self.name: str = name or _name_of(function)
         self.options = options or ActivityOptions()
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-        self.__name__ = self.name
+        self.__name__: str = self.name
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__wrapped__ = function

@@ -128,7 +128,7 @@ class Handlers:
         self.outcomes[event.id] = outcome
         while len(self.outcomes) > MAX_OUTCOMES:
             oldest = self.outcomes.pop(next(iter(self.outcomes)))
-            self.forgotten = max(self.forgotten, oldest.seq)
+            self.forgotten: int = max(self.forgotten, oldest.seq)
 
     def prepare(self, machine: Machine, name: str, body: bytes, told: int | None) -> Raw:
         """The arguments of an update that is not recorded yet, looked at by its validator.

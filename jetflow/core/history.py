@@ -46,9 +46,9 @@ class Begun:
 
     def __init__(self, recorded: Any, at: int, event_id: int, same: dict[str, Any]) -> None:
         self.recorded = recorded
-        self.at = at
-        self.event_id = event_id
-        self.same = same
+        self.at: int = at
+        self.event_id: int = event_id
+        self.same: dict[str, Any] = same
 
 
 class History:
@@ -86,7 +86,7 @@ class History:
         found = []
         for event in recorded:
             self.seen += 1
-            self.now = max(self.now, event.at)
+            self.now: int = max(self.now, event.at)
             made = STEPS[type(event)](self, event)
             if made is not None:
                 found.append(made)

@@ -27,7 +27,7 @@ from jetflow.errors import NotAllowedInWorkflowError
 if TYPE_CHECKING:
     from jetflow.core.machine import Machine
 
-log = logging.getLogger("jetflow.workflow")
+log: logging.Logger = logging.getLogger("jetflow.workflow")
 
 MAX_STEPS = 1_000_000
 """Callbacks between two inputs before the code counts as spinning."""

@@ -163,7 +163,7 @@ class Machine:
 
     def tell_time(self) -> int:
         """The time, as the code asks for it."""
-        self.told_time = True
+        self.told_time: bool = True
         return self.now
 
     def is_repeat(self, signal: str, sender: str | None, number: int) -> bool:
@@ -528,7 +528,7 @@ class Machine:
     def mismatch(self, recorded: str, attempted: str, location: str) -> None:
         if self._broken is None:
             self._broken = NondeterminismError(recorded, attempted, location)
-        self.halted = True
+        self.halted: bool = True
 
     def standing_at(self) -> str:
         """Where in its code the main function waits."""

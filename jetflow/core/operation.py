@@ -46,11 +46,11 @@ class Operation:
         self.index: int = event.index
         self.event = event
         self.future = future
-        self.cancellable = cancellable
+        self.cancellable: bool = cancellable
         self.handle: DurableTimerHandle | None = None
         self.decode: Callable[[Raw], Any] = plain
         self.options: Any = None
-        self.attempt = 0
+        self.attempt: int = 0
         self.failure: Failure | None = None
         self.details: Raw = ev.NULL
         self.remote: bool = type(event) is ev.ActivityScheduled and event.task_queue is not None

@@ -137,7 +137,7 @@ class Signature:
                 self.required += parameter.default is parameter.empty
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
                 raise InvalidInputError(f"{name}: keyword-only argument {parameter.name!r} needs a default, arguments travel as a list")
-        self.single = len(self._each) == 1 and self._rest is None
+        self.single: bool = len(self._each) == 1 and self._rest is None
         self._whole = msgspec.json.Decoder(tuple[tuple(types)]) if types and self._rest is None else None  # type: ignore[misc]
         self.result = TypedDecoder(hints.get("return", Any), f"{name}, result")
 

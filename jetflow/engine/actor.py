@@ -45,7 +45,7 @@ from jetflow.protocol.clock import now_ms
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 class Actor:
@@ -91,6 +91,11 @@ class Actor:
         return Standing.RUNNING if self.machine is not None else Standing.NO_WORKFLOW
 
     @property
+    def is_closing(self) -> bool:
+        """Whether its code has come to an end, which may not be committed yet."""
+        return self.machine is not None and self.machine.closing is not None
+
+    @property
     def draining(self) -> bool:
         """Whether another worker is to have it: nothing new begins."""
         return self.partition in self.tenure.leaving
@@ -102,7 +107,7 @@ class Actor:
             known.delivery.reply = command.delivery.reply
             return
         command.actor = self
-        self.newest = max(self.newest, command.seq)
+        self.newest: int = max(self.newest, command.seq)
         self.unacked[command.seq] = command
         self.mailbox.append(command)
         if self.parked and waiting_terminate(self) is not None:
@@ -137,7 +142,7 @@ class Actor:
 
     def show_state(self) -> None:
         """Asks for the state record to be written though work goes on."""
-        self.state_wanted = True
+        self.state_wanted: bool = True
         self.wake()
 
     @property
@@ -162,7 +167,7 @@ class Actor:
         """It is taken away, or forgotten. A turn that is under way ends at its next look at the tenure, or at its end."""
         if self.gone:
             return
-        self.gone = True
+        self.gone: bool = True
         self.engine.inflight.orphan(self)
         self.alarms.close()
         if self._waiting is not None:
@@ -195,7 +200,7 @@ class Actor:
             self.leave()
             raise
         finally:
-            self.running = False
+            self.running: bool = False
             self._waiting = None
             if self.gone:
                 self._put_away()
@@ -255,7 +260,7 @@ class Actor:
             self.machine = None
         self.engine.inflight.orphan(self)
         self.run = Run()
-        self.doubtful = True
+        self.doubtful: bool = True
         self.alarms.clear()
         self.signals.reset()
         self.by_id.reset()

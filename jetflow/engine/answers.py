@@ -11,7 +11,7 @@ from jetflow.broker.wire import Wire
 from jetflow.core.failures import Failure, to_failure
 from jetflow.errors import BrokerError, PayloadTooLargeError
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 NOT_FOUND = "not_found"
 CLOSED = "closed"

@@ -170,12 +170,12 @@ class Command:
     def __init__(self, delivery: Delivery, id_token: str, workflow_id: str, partition: int, payload: Payload, index: int = 0) -> None:
         self.actor: Any = None
         self.delivery = delivery
-        self.id_token = id_token
-        self.workflow_id = workflow_id
-        self.partition = partition
+        self.id_token: str = id_token
+        self.workflow_id: str = workflow_id
+        self.partition: int = partition
         self.payload = payload
-        self.index = index
-        self.seq = delivery.seq
+        self.index: int = index
+        self.seq: int = delivery.seq
 
 
 def understand(delivery: Delivery) -> Command:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 Event = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
 

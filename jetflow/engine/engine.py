@@ -21,7 +21,7 @@ from jetflow.errors import BrokerError
 if TYPE_CHECKING:
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 PAYLOAD_MARGIN = 16 * 1024
 """Bytes left beside a payload for what a commit or a record says around it."""
@@ -50,16 +50,16 @@ class Engine:
     ) -> None:
         self.broker = broker
         self.loop = asyncio.get_running_loop()
-        self.namespace = broker.names.namespace
+        self.namespace: str = broker.names.namespace
         self.task_queue = task_queue
-        self.queue_token = to_token(task_queue, "task queue")
+        self.queue_token: str = to_token(task_queue, "task queue")
         self.worker_id = worker_id
         self.workflows = workflows
         self.runner = runner
         self.default_expire = default_expire
         self.max_cached = max_cached
-        self.max_payload = broker.max_payload - PAYLOAD_MARGIN
-        self.max_commit = broker.max_payload - PAYLOAD_MARGIN // 2
+        self.max_payload: int = broker.max_payload - PAYLOAD_MARGIN
+        self.max_commit: int = broker.max_payload - PAYLOAD_MARGIN // 2
         self.commits_go, self.records_go = Choice(), Choice()
         self.tenure: Tenure | None = None
         self.failures: Counter[str] = Counter()

@@ -19,7 +19,7 @@ from jetflow.engine.steps import Outcome, StepRunner
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 ADOPT_WITHIN = 10.0
 """Seconds that an activity goes on without an owner, once its partition is this worker's again."""
@@ -42,14 +42,15 @@ class Step:
         self.key = key
         self.scheduled = scheduled
         self.owner: Actor | None = owner
-        self.partition = owner.partition
+        self.partition: int = owner.partition
         self.outcome: Outcome | None = None
         self.task: asyncio.Task[None] | None = None
         self._adopted: asyncio.Future[None] | None = None
 
     def may_begin(self) -> bool:
-        """Whether an attempt may begin: its workflow is owned, and waits for it."""
-        return self.owner is not None and self.owner.tenure.lasts()
+        """Whether an attempt may begin: its workflow is owned, and its code has not come to an end."""
+        owner = self.owner
+        return owner is not None and not owner.is_closing and owner.tenure.lasts()
 
     async def permitted(self) -> None:
         """Returns once an attempt may begin."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 EVERY = 1.0
 """Seconds between two looks at the records."""
@@ -200,6 +200,7 @@ async def _newest(tenure: Tenure, stream: str, filters: list[str]) -> dict[str, 
 async def _remove(tenure: Tenure, id_token: str, last: Entry | None, record: StoredMessage | None) -> None:
     """The marker last, so that after a crash it still tells of what is left."""
     queue = tenure.engine.queue_token
+    tenure.compaction.disturb(id_token)
     if last is not None:
         if _has_timers(last):
             await _remove_timers(tenure, id_token, last)

@@ -23,7 +23,7 @@ from jetflow.errors import BrokerError, PayloadTooLargeError
 if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 LOOK_EVERY = 5
 """Seconds between looks whether the stream has come or gone."""
@@ -83,7 +83,7 @@ class Lifecycle:
             data, headers = await told[-1]
             told.pop()
             if status_of(headers):
-                self.on = False  # the stream is gone
+                self.on: bool = False  # the stream is gone
                 continue
             try:
                 check_ack(data, "lifecycle event")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jetflow.engine.router import Router
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 FIRST_LOOK = 1.0
 LAST_LOOK = 600.0
@@ -42,13 +42,13 @@ class Kept:
     __slots__ = ("expires", "forwarded", "number", "refused", "reply", "unsure", "wait")
 
     def __init__(self, number: int, expires: int, reply: str, *, unsure: bool) -> None:
-        self.number = number
-        self.expires = expires
-        self.reply = reply
+        self.number: int = number
+        self.expires: int = expires
+        self.reply: str = reply
         self.wait: Wait | None = None
         self.refused: set[Wait] = set()
-        self.forwarded = False
-        self.unsure = unsure
+        self.forwarded: bool = False
+        self.unsure: bool = unsure
 
 
 class Lot:

@@ -24,7 +24,7 @@ from jetflow.engine.tenure import Tenure
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 LOOK_EVERY = 0.25
 LOOK_AT_LEAVING = 0.02

@@ -19,7 +19,7 @@ from jetflow.protocol.clock import now_ms
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:

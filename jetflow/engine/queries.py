@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
     from jetflow.engine.engine import Engine
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 MAX_QUESTIONS = 1000
 """Queries of one workflow that wait at once; more are left unanswered, to be asked again."""

@@ -32,7 +32,7 @@ from jetflow.errors import BrokerError, BrokerUnavailableError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 T = TypeVar("T")
 

@@ -27,6 +27,7 @@ log = logging.getLogger("jetflow.worker")
 
 LINGER_MS = 1000
 """A timer due sooner than this is waited for in memory, its command un-acked, rather than scheduled at the broker."""
+EXPIRY_MARGIN_MS = 500
 CLOCKS_APART = 100
 """Milliseconds by which the clocks of a cluster's servers may differ."""
 MAX_UNSTORED = 100
@@ -138,9 +139,21 @@ async def _rest_closed(actor: Actor) -> None:
     if newly and run.seq > 1 and run.history.fits:
         tenure.compaction.add(Closed(actor.id_token, run.seq, run.position if run.is_whole else 0))
     if not actor.mailbox:
-        if before:
+        if before or _may_have_expired(actor):
             engine.background(revisit(tenure, actor.id_token, actor.newest))
         actor.drop()
+
+
+def _may_have_expired(actor: Actor) -> bool:
+    """Whether so much time has gone since the end that the janitor may have come while a command was un-acked, and passed it over."""
+    expire = _kept(actor)
+    return expire is not None and now_ms() - actor.run.closing.at > expire - EXPIRY_MARGIN_MS
+
+
+def _kept(actor: Actor) -> int | None:
+    """How long the record of a run that has ended is kept, ms; None for ever."""
+    closing, info = actor.run.closing, actor.run.info
+    return closing.expire if isinstance(closing, ev.Terminated) else info.expire if info is not None else None
 
 
 async def _data_at_end(actor: Actor) -> UserData | None:
@@ -169,7 +182,7 @@ async def _record_is_behind(actor: Actor) -> bool:
     if newest is None:
         return True
     if not newest.data:
-        expire = run.closing.expire if isinstance(run.closing, ev.Terminated) else run.info.expire if run.info else None
+        expire = _kept(actor)
         return expire is None or run.follows_another or from_iso(newest.time) < from_iso(run.stored) + expire - CLOCKS_APART
     record = decode_state(newest.data)
     return record is None or not record.closed or record.run_id != str(run.number)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
     from jetflow.engine.tenure import Tenure
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 EVERY = 1.0
 """Seconds between two tries to become the router."""

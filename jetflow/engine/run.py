@@ -66,17 +66,22 @@ class Run:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.loaded = False
-        self.seq = self.position = self.number = self.cause = 0
+        self.loaded: bool = False
+        self.seq: int = 0
+        self.position: int = 0
+        self.number: int = 0
+        self.cause: int = 0
         self.info: RunInfo | None = None
         self.closing: Any = None
         self.continued: ev.ContinuedAsNew | None = None
-        self.told_closing = False
+        self.told_closing: bool = False
         self.closed_children: list[ev.ChildStarted] = []
-        self.history = History()
-        self.is_whole = self.unheard = self.follows_another = False
+        self.history: History = History()
+        self.is_whole: bool = False
+        self.unheard: bool = False
+        self.follows_another: bool = False
         self.guarded: set[int] = set()
-        self.stored = ""
+        self.stored: str = ""
         self.accepted: ev.Parent | None = None
         self.tasks_due: dict[int, bool] = {}
         self.told: Told = []

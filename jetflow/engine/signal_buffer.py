@@ -31,7 +31,7 @@ class Buffered:
     def __init__(self, signal: EarlySignal, command: Command | None, position: int = 0) -> None:
         self.signal = signal
         self.command = command
-        self.position = position
+        self.position: int = position
 
 
 class SignalBuffer:

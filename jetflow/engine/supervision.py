@@ -15,7 +15,7 @@ from typing import Any
 from jetflow.errors import WorkerFailedError
 from jetflow.protocol import clock
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 PAUSES = (0.1, 0.5, 2.0, 5.0)
 """Seconds before a loop is begun again, the last one repeats."""

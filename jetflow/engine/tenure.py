@@ -24,7 +24,7 @@ from jetflow.errors import BrokerError
 if TYPE_CHECKING:
     from jetflow.engine.engine import Engine
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 class Tenure:
@@ -49,8 +49,8 @@ class Tenure:
         self, engine: Engine, consumer: Inbox, partitions: frozenset[int], lasts: Callable[[], bool], on_over: Callable[[str], None]
     ) -> None:
         self.engine = engine
-        self.consumer_name = consumer.name
-        self.name = "-".join(consumer.name.split("-")[-2:])
+        self.consumer_name: str = consumer.name
+        self.name: str = "-".join(consumer.name.split("-")[-2:])
         self.partitions = partitions
         self.over = False
         self.leaving: frozenset[int] = frozenset()
@@ -123,7 +123,7 @@ class Tenure:
     def saw(self, position: int) -> None:
         """A place in the inbox is known of."""
         if position > self.position:
-            self.position = position
+            self.position: int = position
 
     def is_first_hand(self, command: Command) -> bool:
         """Whether no earlier tenure can have been given this command."""

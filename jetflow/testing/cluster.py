@@ -19,7 +19,7 @@ from jetflow.testing.server import MemoryServer
 from jetflow.testing.virtual import Process
 from jetflow.testing.wire import MemoryWire
 
-log = logging.getLogger("jetflow.testing")
+log: logging.Logger = logging.getLogger("jetflow.testing")
 
 
 async def connect(

@@ -23,13 +23,13 @@ class Pull:
 
     def __init__(self, connection: Connection, reply: str, left: int, expires: float, beat: float, no_wait: bool) -> None:
         self.connection = connection
-        self.reply = reply
-        self.left = left
-        self.expires = expires
-        self.beat = beat
-        self.heard = 0.0
-        self.no_wait = no_wait
-        self.live = True
+        self.reply: str = reply
+        self.left: int = left
+        self.expires: float = expires
+        self.beat: float = beat
+        self.heard: float = 0.0
+        self.no_wait: bool = no_wait
+        self.live: bool = True
 
 
 class Pending:
@@ -38,8 +38,8 @@ class Pending:
     __slots__ = ("count", "deadline")
 
     def __init__(self, count: int, deadline: float) -> None:
-        self.count = count
-        self.deadline = deadline
+        self.count: int = count
+        self.deadline: float = deadline
 
 
 class Consumer:
@@ -69,10 +69,10 @@ class Consumer:
             self.config.setdefault("inactive_threshold", 5 * SECOND)
         self.filters: list[str] = config.get("filter_subjects") or ([config["filter_subject"]] if config.get("filter_subject") else [])
         self._tests = [matcher(pattern) for pattern in self.filters]
-        self.in_memory = bool(config.get("mem_storage")) or not durable
-        self.created = self.server.now_ns()
+        self.in_memory: bool = bool(config.get("mem_storage")) or not durable
+        self.created: int = self.server.now_ns()
         self.explicit = ack == "explicit"
-        self.headers_only = bool(config.get("headers_only"))
+        self.headers_only: bool = bool(config.get("headers_only"))
         self.ack_wait = self.config.get("ack_wait", 0) / SECOND
         self.max_pending: int = self.config.get("max_ack_pending", -1)
         self.threshold = self.config.get("inactive_threshold", 0) / SECOND
@@ -202,14 +202,14 @@ class Consumer:
             if message is not None and self.takes(message.subject):
                 self.cursor = seq
                 return message
-        self.cursor = seq
+        self.cursor: int = seq
         return None
 
     def _send(self, message: Message, pull: Pull) -> None:
         world = self.server.world
         seq = message.seq
         self.delivered += 1
-        self.last_stream_seq = max(self.last_stream_seq, seq)
+        self.last_stream_seq: int = max(self.last_stream_seq, seq)
         count = self.counts.get(seq, 0) + 1
         self.counts[seq] = count
         if self.explicit:
@@ -316,7 +316,7 @@ class Consumer:
 
     def end(self, status: str | None) -> None:
         """It is deleted, or its server is gone."""
-        self.ended = True
+        self.ended: bool = True
         for pull in tuple(self.waiting):
             if status is not None and self._wanted(pull):
                 pull.connection.status(pull.reply, status)
@@ -331,7 +331,7 @@ class Consumer:
 
     def recovered(self) -> None:
         """The server is there again."""
-        self.last_active = self.server.world.now
+        self.last_active: float = self.server.world.now
         self._armed = 0.0
         if self.pending:
             self._arm(max(min(entry.deadline for entry in self.pending.values()), self.server.world.now))

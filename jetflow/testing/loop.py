@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jetflow.testing.virtual import Process
 
-log = logging.getLogger("jetflow.testing")
+log: logging.Logger = logging.getLogger("jetflow.testing")
 
 
 class SimFuture(asyncio.Future):  # type: ignore[type-arg]
@@ -100,7 +100,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         self.ready.append(handle)
         if not self.listed:
-            self.listed = True
+            self.listed: bool = True
             self.world.runnable.append(self)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:

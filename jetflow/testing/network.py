@@ -177,10 +177,10 @@ class Connection:
 
     def server_gone(self) -> None:
         """The server has ended."""
-        self.open = False
+        self.open: bool = False
         self._up.clear()
         self._down.clear()
         self._held = 0
         if not self.lost:
-            self.lost = True
+            self.lost: bool = True
             self.world.after(self.server.latency(), self._tell_client)

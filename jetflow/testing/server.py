@@ -308,7 +308,7 @@ class MemoryServer:
         """The server is there again, with what it had on disk."""
         if self.up:
             return
-        self.up = True
+        self.up: bool = True
         self.note("server starts", "", "")
         for stream in self.streams.values():
             stream.recovered()

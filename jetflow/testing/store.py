@@ -17,12 +17,12 @@ class Message:
     __slots__ = ("data", "fields", "headers", "ns", "seq", "subject")
 
     def __init__(self, seq: int, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str], ns: int) -> None:
-        self.seq = seq
-        self.subject = subject
-        self.data = data
-        self.headers = headers
-        self.fields = fields
-        self.ns = ns
+        self.seq: int = seq
+        self.subject: str = subject
+        self.data: bytes = data
+        self.headers: bytes | None = headers
+        self.fields: dict[str, str] = fields
+        self.ns: int = ns
 
     def __repr__(self) -> str:
         return f"<{self.subject} at {self.seq}: {self.data[:60]!r}>"

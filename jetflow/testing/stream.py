@@ -51,7 +51,7 @@ class Stream:
         self.in_flight: dict[str, int] = {}
         self.ghosts: dict[int, Message] = {}
         self.oplog: list[tuple[float, Message | int]] = []
-        self.created = server.now_ns()
+        self.created: int = server.now_ns()
         self._ages = False
         self._followers: list[Follower] = []
         self.configure(config)
@@ -75,7 +75,7 @@ class Stream:
 
     def configure(self, config: dict[str, Any]) -> None:
         """Takes a configuration, new or changed."""
-        self.config = DEFAULTS | {name: value for name, value in config.items() if value not in (None, "")}
+        self.config: dict[str, Any] = DEFAULTS | {name: value for name, value in config.items() if value not in (None, "")}
         if self.config.get("subject_delete_marker_ttl") or self.config.get("allow_msg_schedules"):
             self.config["allow_rollup_hdrs"] = True
         self.subjects: list[str] = self.config.get("subjects") or [self.name]
@@ -85,7 +85,7 @@ class Stream:
         self.max_age = self.config["max_age"] / 1e9
         self.marker_ttl = self.config.get("subject_delete_marker_ttl", 0)
         self.replicas: int = self.config["num_replicas"]
-        self.scheduling = bool(self.config.get("allow_msg_schedules"))
+        self.scheduling: bool = bool(self.config.get("allow_msg_schedules"))
         republish = self.config.get("republish")
         self._republish = (matcher(republish["src"]), len(republish["src"]) - 1, republish["dest"][:-1]) if republish else None
         transform = self.config.get("subject_transform")

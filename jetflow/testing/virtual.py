@@ -246,7 +246,7 @@ class Process:
         self.name = name
         self.dead = False
         self.paused = False
-        self.clock_skew = 0.0
+        self.clock_skew: float = 0.0
         self.errors: list[dict[str, Any]] = []
         self.on_step: Callable[[Process], None] | None = None
         self.on_death: list[Callable[[], None]] = []
@@ -277,7 +277,7 @@ class Process:
         """SIGCONT. Whether timers that became due come before or after what piled up is left to chance."""
         if not self.paused or self.dead:
             return
-        self.paused = False
+        self.paused: bool = False
         for loop in self.loops:
             if self.world.rng.random() < 0.5:
                 loop.ready.extend(loop.late)
@@ -292,7 +292,7 @@ class Process:
         """kill -9: nothing of it runs ever again, not even ``finally`` blocks. What it has written may still arrive."""
         if self.dead:
             return
-        self.dead = True
+        self.dead: bool = True
         self._unlist()
         for loop in self.loops:  # held, so that Python puts no coroutine away while the world runs
             self.graveyard += [task for task in asyncio.all_tasks(loop) if not task.done()]

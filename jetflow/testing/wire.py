@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jetflow.testing.server import MemoryServer
     from jetflow.testing.virtual import Process
 
-log = logging.getLogger("jetflow.testing")
+log: logging.Logger = logging.getLogger("jetflow.testing")
 
 RECONNECT_WAIT = 0.25
 PING_EVERY = 5.0
@@ -47,7 +47,7 @@ class MemoryWire:
         self.on_disconnect: list[Callable[[], None]] = []
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_violation: list[Callable[[str], None]] = []
-        self.max_payload = server.max_payload
+        self.max_payload: int = server.max_payload
         self.is_connected = False
         self.is_closed = False
         self._subjects: dict[int, str] = {}

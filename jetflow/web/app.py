@@ -24,7 +24,7 @@ from jetflow.web import actions, cluster, events, letters, reading
 from jetflow.web.feed import Feed
 from jetflow.web.security import Access, Guard
 
-log = logging.getLogger("jetflow.web")
+log: logging.Logger = logging.getLogger("jetflow.web")
 
 STATIC = Path(__file__).parent / "static"
 

@@ -139,7 +139,7 @@ class Feed:
 
     def close(self) -> None:
         """Ends every listener."""
-        self.closed = True
+        self.closed: bool = True
         self._stop()
         for buffer in self._buffers:
             buffer.close()

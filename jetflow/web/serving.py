@@ -14,7 +14,7 @@ from typing import Any
 
 from jetflow.errors import BrokerError, InvalidInputError
 
-log = logging.getLogger("jetflow.web")
+log: logging.Logger = logging.getLogger("jetflow.web")
 
 DEFAULT_PORT = 8233
 BACKLOG = 128
