@@ -53,7 +53,7 @@ class Actor:
 
     def __init__(self, tenure: Tenure, id_token: str, workflow_id: str, partition: int) -> None:
         self.tenure = tenure
-        self.engine = tenure.engine
+        self.engine: Engine = tenure.engine
         self.id_token = id_token
         self.workflow_id = workflow_id
         self.partition = partition
@@ -67,17 +67,17 @@ class Actor:
         self.gone = False
         self.newest = 0
         self._waiting: asyncio.Future[None] | None = None
-        self.run = Run()
+        self.run: Run = Run()
         self.doubtful = False
         self.mailbox: deque[Command] = deque()
         self.held: list[Command] = []
         self.outcomes: deque[Any] = deque()
         self.uncommitted: list[Any] = []
-        self.signals = SignalBuffer(tenure, id_token)
-        self.by_id = SignalsById(tenure, id_token)
+        self.signals: SignalBuffer = SignalBuffer(tenure, id_token)
+        self.by_id: SignalsById = SignalsById(tenure, id_token)
         self.updates: Updates | None = None
         self.questions: Questions | None = None
-        self.alarms = Alarms(self.wake)
+        self.alarms: Alarms = Alarms(self.wake)
 
     @property
     def standing(self) -> Standing:

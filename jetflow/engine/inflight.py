@@ -39,8 +39,8 @@ class Step:
     __slots__ = ("_adopted", "key", "outcome", "owner", "partition", "scheduled", "task")
 
     def __init__(self, key: Key, scheduled: ev.ActivityScheduled, owner: Actor) -> None:
-        self.key = key
-        self.scheduled = scheduled
+        self.key: Key = key
+        self.scheduled: ev.ActivityScheduled = scheduled
         self.owner: Actor | None = owner
         self.partition: int = owner.partition
         self.outcome: Outcome | None = None

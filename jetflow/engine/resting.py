@@ -23,7 +23,7 @@ from jetflow.protocol.clock import now_ms
 if TYPE_CHECKING:
     from jetflow.engine.actor import Actor
 
-log = logging.getLogger("jetflow.worker")
+log: logging.Logger = logging.getLogger("jetflow.worker")
 
 LINGER_MS = 1000
 """A timer due sooner than this is waited for in memory, its command un-acked, rather than scheduled at the broker."""
