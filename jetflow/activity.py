@@ -72,8 +72,8 @@ class Attempt:
     __slots__ = ("beat_at", "details", "info", "on_beat", "over")
 
     def __init__(self, info: ActivityInfo, details: Raw = NULL) -> None:
-        self.info = info
-        self.details = details
+        self.info: ActivityInfo = info
+        self.details: Raw = details
         self.beat_at: float = 0.0
         self.over: str | None = None
         self.on_beat: Callable[[], None] | None = None

@@ -60,12 +60,12 @@ class Client(Finding):
         self.broker = broker
         self._connect_again = connect_again
         self._ids: list[str] = []
-        self.states = StateStore(broker.lane, broker.names)
+        self.states: StateStore = StateStore(broker.lane, broker.names)
         self._starts = Starts(broker, self.states)
-        self.timers = ScheduledStarts(broker.lane, broker.names)
-        self.watches = Watches(broker)
+        self.timers: ScheduledStarts = ScheduledStarts(broker.lane, broker.names)
+        self.watches: Watches = Watches(broker)
         self._events = LifecycleStream(broker.lane, broker.names)
-        self.shared_reads = SharedReads()
+        self.shared_reads: SharedReads = SharedReads()
 
     @staticmethod
     def connect(

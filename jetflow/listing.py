@@ -106,7 +106,7 @@ class Listing:
     """
 
     def __init__(self, broker: Broker, filters: Filters, shape: Shape, walk: Walk, place: _Place) -> None:
-        self.examined = 0
+        self.examined: int = 0
         self._shape = shape
         self._walk = walk
         self._filters = filters

@@ -37,7 +37,7 @@ class Watches:
         self._broker = broker
         self._watches: dict[str, _Watch] = {}
         self._due: dict[_Listening, float] = {}
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
         broker.wire.on_reconnect.append(self._ask_everybody)
 

@@ -439,7 +439,7 @@ class WorkflowInfo:
         self.generation: int = info.generation
         self.parent_workflow_id: str | None = info.parent.workflow_id if info.parent else None
         self.origin_id: str | None = info.origin
-        self.started_at = datetime.fromtimestamp(info.started_at / 1000, UTC)
+        self.started_at: datetime = datetime.fromtimestamp(info.started_at / 1000, UTC)
 
 
 def workflow_info() -> WorkflowInfo:

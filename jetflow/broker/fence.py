@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, NoReturn, Protocol
 
 from jetflow.broker.lane import Lane, PubAck, StoredMessage, check_ack
-from jetflow.broker.wire import header_block
+from jetflow.broker.wire import Wire, header_block
 from jetflow.core.ids import Names
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 
@@ -136,10 +136,10 @@ class FencedLane:
     """
 
     def __init__(self, lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool, hold: Hold) -> None:
-        self.wire = lane.wire
+        self.wire: Wire = lane.wire
         self.timeout: float = lane.timeout
         self.replicated = replicated
-        self.under_way = 0
+        self.under_way: int = 0
         self.is_in_doubt = False
         self._lane = lane
         self._hold = hold

@@ -72,7 +72,7 @@ class Choice:
     """
 
     def __init__(self, cpu: Callable[[], float] = clock.cpu) -> None:
-        self.together = False
+        self.together: bool = False
         self._proven = False
         self._until = 0.0
         self._alone, self._grouped, self._grouped_at = Pace(), Pace(), 0.0

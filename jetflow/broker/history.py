@@ -45,7 +45,7 @@ class RunReader:
         self.last: Entry | None = None
         self.next_seq = 0
         self.first_seq = 0
-        self.seen = 0
+        self.seen: int = 0
         self.gone = False
         self._timeline = timeline
         self._queue = queue_token

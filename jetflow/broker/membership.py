@@ -73,7 +73,7 @@ class Lease:
 
     def __init__(self) -> None:
         self.beat_at = float("-inf")
-        self.term = 0
+        self.term: int = 0
 
     def lasts(self, term: int) -> bool:
         """Whether it is valid, and has been since it had this term."""
@@ -106,7 +106,7 @@ class Heart:
     """
 
     def __init__(self, connect: Callable[[], Awaitable[tuple[Wire, Lane]]], names: Names, member: Member) -> None:
-        self.lease = Lease()
+        self.lease: Lease = Lease()
         self._connect = connect
         self._names = names
         self._member = member

@@ -30,11 +30,12 @@ class OwnedStores:
 
     def __init__(self, broker: Broker, queue_token: str, tenure: str, hold: Hold, *, commits: Choice, records: Choice) -> None:
         names = broker.names
-        lane = self.lane = FencedLane(broker.lane, names, queue_token, tenure, replicated=broker.topology.replicas > 1, hold=hold)
-        self.timeline = OwnedTimeline(lane, names, commits)
-        self.states = OwnedStates(lane, names, records)
-        self.signals = OwnedSignals(lane, names)
-        self.timers = Timers(lane, names)
-        self.waits = Waits(lane, names, broker.topology.partitions)
-        self.tasks = OwnedTasks(lane, names)
-        self.dead_letters = OwnedDeadLetters(lane, names, broker.max_payload)
+        lane = FencedLane(broker.lane, names, queue_token, tenure, replicated=broker.topology.replicas > 1, hold=hold)
+        self.lane: FencedLane = lane
+        self.timeline: OwnedTimeline = OwnedTimeline(lane, names, commits)
+        self.states: OwnedStates = OwnedStates(lane, names, records)
+        self.signals: OwnedSignals = OwnedSignals(lane, names)
+        self.timers: Timers = Timers(lane, names)
+        self.waits: Waits = Waits(lane, names, broker.topology.partitions)
+        self.tasks: OwnedTasks = OwnedTasks(lane, names)
+        self.dead_letters: OwnedDeadLetters = OwnedDeadLetters(lane, names, broker.max_payload)

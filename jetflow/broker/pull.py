@@ -51,7 +51,7 @@ class Delivery:
         self.headers: bytes | None = headers
         self.seq: int = seq
         self.stored_ms: int = stored_ms
-        self.only_by = only_by
+        self.only_by: PullConsumer | None = only_by
 
 
 class PullConsumer:
@@ -95,7 +95,7 @@ class PullConsumer:
         self._ticker: asyncio.TimerHandle | None = None
         self._lost = False
         self._begun = False
-        self.born_at = 1 << 62
+        self.born_at: int = 1 << 62
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
         """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""

@@ -54,7 +54,7 @@ class Scan:
         self._sid: int | None = None
         self._pulls = 0
         self._found: list[Seen] = []
-        self.read = 0
+        self.read: int = 0
         self.place = start - 1
         self._size = 0
         self._full: asyncio.Future[None] | None = None

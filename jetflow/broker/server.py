@@ -59,7 +59,7 @@ class LocalServer:
 
     def __init__(self, store_dir: str | Path | None = None, port: int = 0, config: str | Path | None = None) -> None:
         self._temporary = store_dir is None
-        self.store_dir = Path(store_dir) if store_dir is not None else Path(tempfile.mkdtemp(prefix="jetflow-"))
+        self.store_dir: Path = Path(store_dir) if store_dir is not None else Path(tempfile.mkdtemp(prefix="jetflow-"))
         self.port = port
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None

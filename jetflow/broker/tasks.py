@@ -93,7 +93,7 @@ class TaskDelivery:
 
 
 _encode = msgspec.json.Encoder().encode
-decode_task = msgspec.json.Decoder(Task).decode
+decode_task: Callable[[bytes | str], Task] = msgspec.json.Decoder(Task).decode
 
 
 class OwnedTasks:
@@ -205,7 +205,7 @@ class TaskConsumer:
     ) -> None:
         self.name: str = consumer_name(queue_token, activity_token)
         self.subject: str = f"{names.task_prefix}{queue_token}.{activity_token}.>"
-        self.lease = lease
+        self.lease: float = lease
         self.is_open = False
         self._lane = lane
         self._stream = names.task_stream

@@ -29,7 +29,7 @@ class UserData:
 
     def __init__(self, max_bytes: int, fields: dict[str, Raw] | None = None, document: dict[str, Any] | None = None) -> None:
         self._max_bytes = max_bytes
-        self.fields = {name: Raw(bytes(value)) for name, value in (fields or {}).items()}
+        self.fields: dict[str, Raw] = {name: Raw(bytes(value)) for name, value in (fields or {}).items()}
         self.document = document
         self._document_size = 0 if document is None else len(msgspec.json.encode(document))
         self._fields_size = sum(map(_size, self.fields.items()))

@@ -109,7 +109,7 @@ class WorkflowDefinition(Generic[P, R]):
     def __init__(self, function: Callable[P, Awaitable[R]], name: str | None = None) -> None:
         if not inspect.iscoroutinefunction(function):
             raise InvalidInputError(f"workflow {_name_of(function)!r} must be an async def function")
-        self.function = cast(Callable[..., Coroutine[Any, Any, Any]], function)
+        self.function: Callable[..., Coroutine[Any, Any, Any]] = cast(Callable[..., Coroutine[Any, Any, Any]], function)
         self.name: str = name or _name_of(function)
         self.__name__: str = self.name
         self.__doc__ = function.__doc__
@@ -142,8 +142,8 @@ class ActivityDefinition(Generic[P, R]):
             raise InvalidInputError(f"an activity must be a function, not {function!r}")
         self.function: Callable[..., Any] = function
         self.name: str = name or _name_of(function)
-        self.options = options or ActivityOptions()
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        self.options: ActivityOptions = options or ActivityOptions()
+        self.is_async: bool = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
         self.__name__: str = self.name
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__

@@ -45,7 +45,7 @@ class Begun:
     __slots__ = ("at", "event_id", "recorded", "same")
 
     def __init__(self, recorded: Any, at: int, event_id: int, same: dict[str, Any]) -> None:
-        self.recorded = recorded
+        self.recorded: Any = recorded
         self.at: int = at
         self.event_id: int = event_id
         self.same: dict[str, Any] = same
@@ -71,7 +71,9 @@ class History:
         self.workflow_id = workflow_id
         self.task_queue = task_queue
         self.view = view
-        self.count = self.seen = self.started_at = 0
+        self.count: int = 0
+        self.seen: int = 0
+        self.started_at: int = 0
         self.first: ev.Started | None = None
         self.workflow_type = ""
         self.generation = 1

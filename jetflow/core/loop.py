@@ -65,15 +65,15 @@ class _Ordered:
         return self is other
 
 
-class WorkflowTask(_Ordered, asyncio.Task):  # type: ignore[type-arg]
+class WorkflowTask(_Ordered, asyncio.Task[Any]):
     def __init__(self, coro: Coroutine[Any, Any, Any], loop: WorkflowLoop, name: str | None, context: Context | None) -> None:
         self._order = loop.next_order()
-        self.context = context if context is not None else copy_context()
+        self.context: Context = context if context is not None else copy_context()
         super().__init__(coro, loop=loop, name=name or f"Task-{self._order - loop.first_order}", context=self.context)
         self._log_destroy_pending = False  # a run that is put away leaves tasks pending, as it should
 
 
-class WorkflowFuture(_Ordered, asyncio.Future):  # type: ignore[type-arg]
+class WorkflowFuture(_Ordered, asyncio.Future[Any]):
     def __init__(self, loop: WorkflowLoop) -> None:
         self._order = loop.next_order()
         super().__init__(loop=loop)
@@ -99,7 +99,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.tasks: list[WorkflowTask] = []
         self._ready: deque[asyncio.Handle] = deque()
         self._running = False
-        self._order = self.first_order = zlib.crc32(f"{machine.info.workflow_id}/{machine.info.run}".encode())
+        self.first_order: int = zlib.crc32(f"{machine.info.workflow_id}/{machine.info.run}".encode())
+        self._order = self.first_order
         self._set_aside: list[asyncio.Handle] = []
         self._time_floor = 0.0
         self._tidy_at = 64

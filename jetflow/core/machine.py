@@ -77,7 +77,7 @@ class Machine:
         self.definition = definition
         self.max_payload = max_payload
         self.info = info
-        self.now = info.started_at
+        self.now: int = info.started_at
         self.pending: dict[int, Operation] = {}
         self.waits: dict[str, deque[Operation]] = {}
         self.decided: list[Any] = []
@@ -93,7 +93,7 @@ class Machine:
         self.halted = False
         self.told_time = False
         self._random: random.Random | None = None
-        self.next_index = 1
+        self.next_index: int = 1
         self.predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool, Context]] = []
         self._at_once = 0
         self._expected: deque[Any] | None = None
@@ -102,7 +102,7 @@ class Machine:
         self._patch_answers: dict[str, bool] = {}
         self._broken: NondeterminismError | None = None
         self._main: WorkflowTask | None = None
-        self.loop = WorkflowLoop(self, host)
+        self.loop: WorkflowLoop = WorkflowLoop(self, host)
 
     # ---- what the owner calls
 

@@ -44,8 +44,8 @@ class Operation:
 
     def __init__(self, event: Any, future: WorkflowFuture | None, cancellable: bool) -> None:
         self.index: int = event.index
-        self.event = event
-        self.future = future
+        self.event: Any = event
+        self.future: WorkflowFuture | None = future
         self.cancellable: bool = cancellable
         self.handle: DurableTimerHandle | None = None
         self.decode: Callable[[Raw], Any] = plain
@@ -79,7 +79,7 @@ class OperationFuture(WorkflowFuture):
         return cancelled
 
 
-plain = TypedDecoder(Any, "payload")
+plain: TypedDecoder = TypedDecoder(Any, "payload")
 """Decodes what no type was given for."""
 
 NOWHERE = ev.TimerStarted(index=0, at=0, due=0)

@@ -124,7 +124,7 @@ class Signature:
         self._each: list[TypedDecoder] = []
         self._positional: set[str] = set()
         types: list[Any] = []
-        self.required = 0
+        self.required: int = 0
         for parameter in parameters:
             what = f"{name}, argument {parameter.name!r}"
             annotation = hints.get(parameter.name, Any)
@@ -139,7 +139,7 @@ class Signature:
                 raise InvalidInputError(f"{name}: keyword-only argument {parameter.name!r} needs a default, arguments travel as a list")
         self.single: bool = len(self._each) == 1 and self._rest is None
         self._whole = msgspec.json.Decoder(tuple[tuple(types)]) if types and self._rest is None else None  # type: ignore[misc]
-        self.result = TypedDecoder(hints.get("return", Any), f"{name}, result")
+        self.result: TypedDecoder = TypedDecoder(hints.get("return", Any), f"{name}, result")
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Positional arguments of a call, keywords put in their places.

@@ -43,6 +43,7 @@ from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, N
 from jetflow.protocol.clock import now_ms
 
 if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
     from jetflow.engine.tenure import Tenure
 
 log: logging.Logger = logging.getLogger("jetflow.worker")

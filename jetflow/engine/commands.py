@@ -169,11 +169,11 @@ class Command:
 
     def __init__(self, delivery: Delivery, id_token: str, workflow_id: str, partition: int, payload: Payload, index: int = 0) -> None:
         self.actor: Any = None
-        self.delivery = delivery
+        self.delivery: Delivery = delivery
         self.id_token: str = id_token
         self.workflow_id: str = workflow_id
         self.partition: int = partition
-        self.payload = payload
+        self.payload: Payload = payload
         self.index: int = index
         self.seq: int = delivery.seq
 

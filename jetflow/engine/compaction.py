@@ -36,8 +36,8 @@ class History:
 
     def __init__(self) -> None:
         self.events: list[Any] | None = []
-        self.keys = 0
-        self.size = 0
+        self.keys: int = 0
+        self.size: int = 0
 
     def add(self, events: Sequence[Any], keys: int, size: int) -> None:
         """A commit of ``keys`` keys and so many bytes."""

@@ -49,7 +49,7 @@ class Engine:
         max_cached: int,
     ) -> None:
         self.broker = broker
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.namespace: str = broker.names.namespace
         self.task_queue = task_queue
         self.queue_token: str = to_token(task_queue, "task queue")
@@ -60,12 +60,13 @@ class Engine:
         self.max_cached = max_cached
         self.max_payload: int = broker.max_payload - PAYLOAD_MARGIN
         self.max_commit: int = broker.max_payload - PAYLOAD_MARGIN // 2
-        self.commits_go, self.records_go = Choice(), Choice()
+        self.commits_go: Choice = Choice()
+        self.records_go: Choice = Choice()
         self.tenure: Tenure | None = None
         self.failures: Counter[str] = Counter()
-        self.inflight = Inflight(runner)
-        self.dispatch = Dispatch(self)
-        self.lifecycle = Lifecycle(self)
+        self.inflight: Inflight = Inflight(runner)
+        self.dispatch: Dispatch = Dispatch(self)
+        self.lifecycle: Lifecycle = Lifecycle(self)
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._background_slots = asyncio.Semaphore(MAX_BACKGROUND)
 

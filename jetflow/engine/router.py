@@ -57,7 +57,7 @@ class Router:
         self._silent: dict[str, int] = {}
         self._since = 0
         self._tenure: Tenure = None  # type: ignore[assignment]  # set by each claim
-        self.slots = asyncio.Semaphore(MAX_LOOKS)
+        self.slots: asyncio.Semaphore = asyncio.Semaphore(MAX_LOOKS)
 
     async def run(self) -> None:
         """Works until cancelled, under one tenure of partition 0 after the other."""

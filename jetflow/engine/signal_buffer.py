@@ -29,8 +29,8 @@ class Buffered:
     __slots__ = ("command", "position", "signal")
 
     def __init__(self, signal: EarlySignal, command: Command | None, position: int = 0) -> None:
-        self.signal = signal
-        self.command = command
+        self.signal: EarlySignal = signal
+        self.command: Command | None = command
         self.position: int = position
 
 

@@ -45,7 +45,7 @@ class StepRunner:
     def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Executor, limit: int, max_bytes: int) -> None:
         self._activities = activities
         self._threads = threads
-        self.slots = asyncio.Semaphore(limit)
+        self.slots: asyncio.Semaphore = asyncio.Semaphore(limit)
         self._max_bytes = max_bytes
 
     def knows(self, name: str) -> bool:

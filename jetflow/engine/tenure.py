@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from jetflow.broker.fence import TenureOverError
+from jetflow.broker.fence import FencedLane, TenureOverError
 from jetflow.broker.owned import OwnedStores
 from jetflow.broker.pull import Delivery
 from jetflow.engine.actors import Actors
@@ -52,7 +52,7 @@ class Tenure:
         self.consumer_name: str = consumer.name
         self.name: str = "-".join(consumer.name.split("-")[-2:])
         self.partitions = partitions
-        self.over = False
+        self.over: bool = False
         self.leaving: frozenset[int] = frozenset()
         self.position = 0
         self.early: set[str] = set()
@@ -61,7 +61,7 @@ class Tenure:
         self._on_over = on_over
         self._why = ""
         stores = OwnedStores(engine.broker, engine.queue_token, self.name, self, commits=engine.commits_go, records=engine.records_go)
-        self.lane = stores.lane
+        self.lane: FencedLane = stores.lane
         self.timeline: Timelines = stores.timeline
         self.states: Records = stores.states
         self.signals: SignalStore = stores.signals
@@ -69,9 +69,9 @@ class Tenure:
         self.waits: WaitStore = stores.waits
         self.tasks: TaskStore = stores.tasks
         self.dead_letters: DeadLetterStore = stores.dead_letters
-        self.outbox = Outbox(self)
-        self.compaction = Compaction(self)
-        self.actors = Actors(self)
+        self.outbox: Outbox = Outbox(self)
+        self.compaction: Compaction = Compaction(self)
+        self.actors: Actors = Actors(self)
 
     # ---- whether it lasts
 

@@ -39,9 +39,9 @@ class Source(Protocol):
 class System:
     """The machine's own clock and chance."""
 
-    monotonic = staticmethod(time.monotonic)
-    token = staticmethod(secrets.token_hex)
-    chance = staticmethod(random.random)
+    monotonic: staticmethod[[], float] = staticmethod(time.monotonic)
+    token: staticmethod[[int], str] = staticmethod(secrets.token_hex)
+    chance: staticmethod[[], float] = staticmethod(random.random)
 
     @staticmethod
     def cpu() -> float:

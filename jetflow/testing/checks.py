@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jetflow.testing.store import from_text, overlap
 
@@ -19,7 +19,7 @@ class Refusal(Exception):  # noqa: N818
 
     def __init__(self, err_code: int, description: str, code: int = 400) -> None:
         super().__init__(description)
-        self.error = {"code": code, "err_code": err_code, "description": description}
+        self.error: dict[str, Any] = {"code": code, "err_code": err_code, "description": description}
 
 
 def wrong_last(seq: int | None) -> Refusal:

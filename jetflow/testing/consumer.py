@@ -10,6 +10,7 @@ from jetflow.testing.store import Message, matcher, to_text
 
 if TYPE_CHECKING:
     from jetflow.testing.network import Connection
+    from jetflow.testing.server import MemoryServer
     from jetflow.testing.stream import Stream
 
 SECOND = 1_000_000_000
@@ -22,7 +23,7 @@ class Pull:
     __slots__ = ("beat", "connection", "expires", "heard", "left", "live", "no_wait", "reply")
 
     def __init__(self, connection: Connection, reply: str, left: int, expires: float, beat: float, no_wait: bool) -> None:
-        self.connection = connection
+        self.connection: Connection = connection
         self.reply: str = reply
         self.left: int = left
         self.expires: float = expires
@@ -52,7 +53,7 @@ class Consumer:
 
     def __init__(self, stream: Stream, name: str, config: dict[str, Any]) -> None:
         self.stream = stream
-        self.server = stream.server
+        self.server: MemoryServer = stream.server
         self.name = name
         self.asked = config
         durable = bool(config.get("durable_name"))
@@ -71,18 +72,18 @@ class Consumer:
         self._tests = [matcher(pattern) for pattern in self.filters]
         self.in_memory: bool = bool(config.get("mem_storage")) or not durable
         self.created: int = self.server.now_ns()
-        self.explicit = ack == "explicit"
+        self.explicit: bool = ack == "explicit"
         self.headers_only: bool = bool(config.get("headers_only"))
-        self.ack_wait = self.config.get("ack_wait", 0) / SECOND
+        self.ack_wait: float = self.config.get("ack_wait", 0) / SECOND
         self.max_pending: int = self.config.get("max_ack_pending", -1)
-        self.threshold = self.config.get("inactive_threshold", 0) / SECOND
+        self.threshold: float = self.config.get("inactive_threshold", 0) / SECOND
         policy = self.config["deliver_policy"]
         start = {"by_start_sequence": config.get("opt_start_seq", 1), "new": stream.store.last_seq + 1}.get(policy, 1)
         self.cursor = max(start, stream.store.first_seq)
         self.pending: dict[int, Pending] = {}
         self.again: deque[int] = deque()
         self.counts: dict[int, int] = {}
-        self.delivered = 0
+        self.delivered: int = 0
         self.last_stream_seq = self.cursor - 1
         self.waiting: deque[Pull] = deque()
         self.ended = False

@@ -12,12 +12,12 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jetflow.testing.virtual import Process
+    from jetflow.testing.virtual import Process, World
 
 log: logging.Logger = logging.getLogger("jetflow.testing")
 
 
-class SimFuture(asyncio.Future):  # type: ignore[type-arg]
+class SimFuture(asyncio.Future[Any]):
     """Hashes by creation order, so that a set of them iterates in the same way in every run."""
 
     __slots__ = ("_order",)
@@ -33,7 +33,7 @@ class SimFuture(asyncio.Future):  # type: ignore[type-arg]
     __eq__ = object.__eq__
 
 
-class SimTask(asyncio.Task):  # type: ignore[type-arg]
+class SimTask(asyncio.Task[Any]):
     """Hashes by creation order, as ``SimFuture`` does."""
 
     __slots__ = ("_order",)
@@ -60,7 +60,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.world = process.world
+        self.world: World = process.world
         self.ready: deque[asyncio.Handle] = deque()
         self.late: list[asyncio.Handle] = []
         self.listed = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jetflow.testing.server import MemoryServer
+    from jetflow.testing.virtual import World
     from jetflow.testing.wire import MemoryWire
 
 Publication = tuple[str, str, bytes, bytes | None]
@@ -26,7 +27,7 @@ class Connection:
 
     def __init__(self, server: MemoryServer, wire: MemoryWire, number: int) -> None:
         self.server = server
-        self.world = server.world
+        self.world: World = server.world
         self.wire = wire
         self.number = number
         self.open = True

@@ -119,8 +119,8 @@ class Store:
     def __init__(self) -> None:
         self.messages: dict[int, Message] = {}
         self.by_subject: dict[str, list[int]] = {}
-        self.last_seq = 0
-        self.last_ns = 0
+        self.last_seq: int = 0
+        self.last_ns: int = 0
         self.size = 0
 
     def add(self, message: Message) -> None:
@@ -201,7 +201,7 @@ class Follower:
     """What another server of the cluster has of a stream: all up to some moment in the past, which never goes back."""
 
     def __init__(self) -> None:
-        self.store = Store()
+        self.store: Store = Store()
         self._applied = 0
 
     def catch_up(self, log: list[tuple[float, Message | int]], until: float) -> Store:

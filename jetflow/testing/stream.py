@@ -43,7 +43,7 @@ class Stream:
     def __init__(self, server: MemoryServer, config: dict[str, Any]) -> None:
         self.server = server
         self.name: str = config["name"]
-        self.store = Store()
+        self.store: Store = Store()
         self.consumers: dict[str, Consumer] = {}
         self.ids: dict[str, tuple[int, float]] = {}
         self.batches: dict[str, list[Publication]] = {}
@@ -79,11 +79,11 @@ class Stream:
         if self.config.get("subject_delete_marker_ttl") or self.config.get("allow_msg_schedules"):
             self.config["allow_rollup_hdrs"] = True
         self.subjects: list[str] = self.config.get("subjects") or [self.name]
-        self.workqueue = self.config["retention"] == "workqueue"
+        self.workqueue: bool = self.config["retention"] == "workqueue"
         self.per_subject: int = self.config["max_msgs_per_subject"]
-        self.window = self.config["duplicate_window"] / 1e9
-        self.max_age = self.config["max_age"] / 1e9
-        self.marker_ttl = self.config.get("subject_delete_marker_ttl", 0)
+        self.window: float = self.config["duplicate_window"] / 1e9
+        self.max_age: float = self.config["max_age"] / 1e9
+        self.marker_ttl: int = self.config.get("subject_delete_marker_ttl", 0)
         self.replicas: int = self.config["num_replicas"]
         self.scheduling: bool = bool(self.config.get("allow_msg_schedules"))
         republish = self.config.get("republish")

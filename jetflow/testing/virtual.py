@@ -48,15 +48,15 @@ class World:
 
     def __init__(self, seed: int | str = 0) -> None:
         self.seed = seed
-        self.now = 0.0
-        self.rng = Random(f"{seed}")
+        self.now: float = 0.0
+        self.rng: Random = Random(f"{seed}")
         self._tokens = Random(f"{seed}/tokens")
         self.processes: list[Process] = []
         self.timers: list[tuple[float, int, Callable[..., None], Any]] = []
         self.runnable: list[SimLoop] = []
-        self.events = 0
+        self.events: int = 0
         self.objects = 0
-        self.steps = 0
+        self.steps: int = 0
         self.current: Process | None = None
         self.on_step: Callable[[Process], None] | None = None
         self._replaced: list[tuple[Any, str, Any]] = []
@@ -252,7 +252,7 @@ class Process:
         self.on_death: list[Callable[[], None]] = []
         self.graveyard: list[Any] = []
         self.loops: list[SimLoop] = []
-        self.loop = self.thread()
+        self.loop: SimLoop = self.thread()
         world.processes.append(self)
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ class Version(NamedTuple):
 class MemoryWire:
     """What ``jetflow.broker.wire.Wire`` is, to a server in memory. Made by ``MemoryServer.connect``."""
 
-    connected_server_version = Version()
+    connected_server_version: Version = Version()
     _server_info: dict[str, Any] = {"jetstream": True}  # noqa: RUF012
     last_error: Exception | None = None
 
@@ -48,8 +48,8 @@ class MemoryWire:
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_violation: list[Callable[[str], None]] = []
         self.max_payload: int = server.max_payload
-        self.is_connected = False
-        self.is_closed = False
+        self.is_connected: bool = False
+        self.is_closed: bool = False
         self._subjects: dict[int, str] = {}
         self._handlers: dict[int, Handler] = {}
         self._sid = 0

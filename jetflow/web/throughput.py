@@ -15,8 +15,8 @@ class Throughput:
     """Counts each run's start and end once, though its record is written many times."""
 
     def __init__(self) -> None:
-        self.starts = 0
-        self.closes = 0
+        self.starts: int = 0
+        self.closes: int = 0
         self._seen: dict[tuple[str, str, bool], int] = {}
 
     def count(self, record: StateRecord, now_ms: int | None = None) -> None:
