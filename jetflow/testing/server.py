@@ -53,13 +53,14 @@ class MemoryServer:
         self.on_reply: OnReply | None = None
         self.trace: list[tuple[Any, ...]] | None = None
         self.keep: dict[str, list[tuple[float, Message]]] | None = None
-        self.fastest, self.slowest = 30e-6, 400e-6
+        self.fastest: float = 30e-6
+        self.slowest: float = 400e-6
         self.topologies: dict[str, Any] = {}
         self._numbers = 0
         self._life = 0
         self._exact: dict[str, list[tuple[Connection, int]]] = {}
         self._below: dict[str, list[tuple[Connection, int]]] = {}
-        self._others: list[tuple[Callable[[str], object], Connection, int]] = []
+        self._others: dict[str, list[tuple[Callable[[str], object], Connection, int]]] = {}
         self._stream_of: dict[str, Stream | None] = {}
         self._free_at: dict[str, float] = {}
         self._sender = ""
@@ -114,7 +115,7 @@ class MemoryServer:
         elif subject.endswith(".*") and is_literal(subject[:-2]):
             self._below.setdefault(subject[:-1], []).append(entry)
         else:
-            self._others.append((matcher(subject), *entry))
+            self._others.setdefault(subject.partition(".")[0], []).append((matcher(subject), *entry))
 
     def unsubscribe(self, connection: Connection, sid: int) -> None:
         """A client listens no more."""
@@ -127,7 +128,12 @@ class MemoryServer:
                 entries.remove((connection, sid))
                 if not entries:
                     del table[key]
-        self._others = [entry for entry in self._others if entry[1] is not connection or entry[2] != sid]
+        first = subject.partition(".")[0]
+        left = [entry for entry in self._others.get(first, ()) if entry[1] is not connection or entry[2] != sid]
+        if left:
+            self._others[first] = left
+        else:
+            self._others.pop(first, None)
 
     def listeners(self, subject: str) -> list[tuple[Connection, int]]:
         """Who listens to a subject."""
@@ -135,9 +141,10 @@ class MemoryServer:
         below = self._below.get(subject[: subject.rfind(".") + 1])
         if below:
             found += below
-        for matches, connection, sid in self._others:
-            if matches(subject):
-                found.append((connection, sid))
+        for first in (subject.partition(".")[0], "*", ">"):
+            for matches, connection, sid in self._others.get(first, ()):
+                if matches(subject):
+                    found.append((connection, sid))
         return found
 
     def interest(self, subject: str) -> bool:
