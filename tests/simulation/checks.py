@@ -63,6 +63,8 @@ def early_signals_are_found(seen: Seen) -> Iterator[Problem]:
                         continue
                     if any(command.seq in other.consumed for other in ident.runs.values()) or command.gone is None:
                         continue
+                    if any(command.order < expired < run.keys[0].order for expired in ident.expired):
+                        continue  # it was for the run before, whose record was kept
                     if any(
                         command.order < other.closed[0]
                         for other in ident.runs.values()

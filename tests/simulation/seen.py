@@ -87,6 +87,7 @@ class Ident:
         taken_back: whether a delayed start was purged.
         cancel: position of a cancel that waits for the start, 0 for none.
         recorded: by run, the order at which its closing record was first stored.
+        expired: the orders at which a record of it expired.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Ident:
     taken_back: int = 0
     recorded: dict[int, int] = field(default_factory=dict)
     cancel: int = 0
+    expired: list[int] = field(default_factory=list)
 
     @property
     def latest(self) -> Run | None:
@@ -202,6 +204,8 @@ class Seen:
                 self.records[id] = (int(record["run_id"]), seq)
                 if record["status"] != "running":
                     self.ident(id).recorded.setdefault(int(record["run_id"]), order)
+            else:
+                self.ident(id).expired.append(order)
 
     def _follows_a_commit(self, command: Command) -> None:
         """What a workflow sends is in its timeline before it is published."""
