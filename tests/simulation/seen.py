@@ -242,7 +242,7 @@ class Seen:
             run = ident.runs[commit.run] = Run(ident.id, commit.run)
             run.keys.append(key)
             self._take(run, key, commit.events)
-            if ident.cancel and not run.cancelled and not isinstance(commit.events[-1], ev.ContinuedAsNew):
+            if ident.cancel and not run.cancelled and not isinstance(commit.events[-1], (ev.ContinuedAsNew, ev.Completed, ev.Failed)):
                 self.problem("nothing lost", f"{where}: it was cancelled before it started, and begins all the same", ident.id)
             return
         run, last = latest, latest.keys[-1]
@@ -403,6 +403,11 @@ class Seen:
                 lineage = fields.get(PARENT)
                 if lineage and latest is not None and latest.parent == msgspec.json.decode(lineage, type=ev.Parent):
                     return
+                if latest is None and any(
+                    other.kind == "start" and other.id == command.id and other.seq < command.seq and other.gone is None
+                    for other in self.commands.values()
+                ):
+                    return  # refused for one that is there, and whose first commit is to come
                 if latest is None or fields.get(REPLACE) == "1":
                     self.problem("nothing lost", f"{text}, and no run of it is committed", command.id)
             case "signal":
