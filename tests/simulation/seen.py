@@ -403,10 +403,8 @@ class Seen:
                 lineage = fields.get(PARENT)
                 if lineage and latest is not None and latest.parent == msgspec.json.decode(lineage, type=ev.Parent):
                     return
-                if latest is None and any(
-                    other.kind == "start" and other.id == command.id and other.seq < command.seq and other.gone is None
-                    for other in self.commands.values()
-                ):
+                earlier = (one for one in self.commands.values() if (one.kind, one.id, one.gone) == ("start", command.id, None))
+                if latest is None and any(one.seq < command.seq for one in earlier):
                     return  # refused for one that is there, and whose first commit is to come
                 if latest is None or fields.get(REPLACE) == "1":
                     self.problem("nothing lost", f"{text}, and no run of it is committed", command.id)
