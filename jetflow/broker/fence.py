@@ -143,10 +143,16 @@ class FencedLane:
         self.is_in_doubt = False
         self._lane = lane
         self._hold = hold
-        subjects = {kind: revocation(names, kind, queue_token, tenure) for kind in names.owned_streams}
+        subjects = self._subjects = {kind: revocation(names, kind, queue_token, tenure) for kind in names.owned_streams}
         self._blocks = {kind: (_EXPECT_NOTHING % subject).encode() for kind, subject in subjects.items()}
         self._bare = {kind: block + b"\r\n" for kind, block in self._blocks.items()}
-        self._spellings = {kind: Spellings(subject) for kind, subject in subjects.items()} if replicated else {}
+        self._spellings: dict[str, Spellings] = {}
+        if replicated:
+            self._begin_spelling()
+
+    def _begin_spelling(self) -> None:
+        self.replicated = True
+        self._spellings = {kind: Spellings(subject) for kind, subject in self._subjects.items()}
 
     def check(self) -> None:
         """Raises TenureOverError unless the tenure lasts."""
@@ -180,6 +186,10 @@ class FencedLane:
         try:
             ack = await self._lane.publish(subject, body, self._blocks[kind] + fields + b"\r\n" if fields else self._bare[kind])
         except (ConflictError, BrokerUnavailableError) as error:
+            if isinstance(error, ConflictError) and is_busy(error):
+                if not self._spellings:
+                    self._begin_spelling()  # the streams have been given replicas since this worker connected
+                return await self._store_replicated(kind, subject, body, fields)
             self._end(error)
         finally:
             self.under_way -= 1
@@ -249,7 +259,7 @@ class FencedLane:
 
     async def stored(self, answer: asyncio.Future[Any], subject: str) -> PubAck:
         """The ack of what ``begin_store`` has sent; errors as of ``store``."""
-        if self._spellings:
+        if isinstance(answer, asyncio.Task):
             return await answer  # type: ignore[no-any-return]
         try:
             data, _ = await answer

@@ -187,9 +187,15 @@ async def test_a_tenure_that_ends_while_a_leader_is_busy_is_not_sent_for_again(b
     assert await stored(broker, broker.names.state_stream, _subject(broker, "state", queue, ">")) == []
 
 
-async def test_with_one_server_no_conflict_is_a_busy_leader(broker: Broker, queue: str) -> None:
+async def test_streams_that_were_given_replicas_meanwhile_end_no_tenure(broker: Broker, queue: str) -> None:
+    """One server never says that it is busy: an operator has edited the streams since this worker connected."""
     lane = owned_lane(broker, queue)
-    lane._lane = _Answering(broker.lane, [BUSY])  # type: ignore[assignment]
+    lane._lane = _Answering(broker.lane, [BUSY, BUSY])  # type: ignore[assignment]
+    assert (await lane.store("state", _subject(broker, "state", queue), b"{}")).seq > 0
+    assert lane.replicated
+    assert not lane.hold.over
+    assert not lane.under_way
+    lane._lane = _Answering(broker.lane, [LOST])  # type: ignore[assignment]
     with pytest.raises(TenureOverError):
         await lane.store("state", _subject(broker, "state", queue), b"{}")
     assert lane.hold.over
