@@ -12,9 +12,11 @@ It runs in the workflow's own worker. With ``task_queue=`` it runs on the worker
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar, overload
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
 from msgspec import Raw, Struct
 
@@ -122,11 +124,26 @@ def heartbeat(details: Any = None) -> None:
         attempt.on_beat()
 
 
-class _ActivityDecorator:
-    """``@activity``, ``activity.info()`` and ``activity.heartbeat()``."""
+class _Decorates(Protocol):
+    """Makes a function an activity of the same arguments and result."""
 
-    info = staticmethod(info)
-    heartbeat = staticmethod(heartbeat)
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> ActivityDefinition[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> ActivityDefinition[P, R]: ...
+
+
+_Base = object if TYPE_CHECKING else ModuleType
+
+
+class _Activity(_Base):
+    """This module, which is the decorator too: ``@activity``, ``activity.info()`` and ``import jetflow.activity`` all mean the same object."""
+
+    if TYPE_CHECKING:  # at run time they are found in the module
+
+        def __init__(self) -> None:
+            self.info: Final = info
+            self.heartbeat: Final = heartbeat
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[R]], /) -> ActivityDefinition[P, R]: ...
@@ -142,7 +159,7 @@ class _ActivityDecorator:
         schedule_to_close_timeout: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
         task_queue: str | None = None,
-    ) -> Callable[[Callable[P, Any]], ActivityDefinition[P, Any]]: ...
+    ) -> _Decorates: ...
     def __call__(self, function: Any = None, *, name: str | None = None, **options: Any) -> Any:
         """Makes a function an activity.
 
@@ -160,4 +177,5 @@ class _ActivityDecorator:
         return ActivityDefinition(function, name, chosen)
 
 
-activity = _ActivityDecorator()
+sys.modules[__name__].__class__ = cast(type[ModuleType], _Activity)
+activity: _Activity = cast(_Activity, sys.modules[__name__])

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
 from msgspec import Raw
 
@@ -45,6 +45,9 @@ from jetflow.watching import SharedReads
 DEFAULT_QUEUE = "default"
 IDS_AT_ONCE = 64
 """Workflow ids made at once."""
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 IfExists = Literal["fail", "attach", "replace"]
 
@@ -149,6 +152,32 @@ class Client(Finding):
 
     # ---- starting
 
+    @overload
+    async def start(
+        self,
+        workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
+        *args: *Ts,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | Literal["default"] | None = "default",
+        if_exists: IfExists = "fail",
+        start_delay: Duration | None = None,
+        search: dict[str, Any] | None = None,
+        entity: dict[str, Any] | None = None,
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        workflow: str,
+        *args: Any,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | Literal["default"] | None = "default",
+        if_exists: IfExists = "fail",
+        start_delay: Duration | None = None,
+        search: dict[str, Any] | None = None,
+        entity: dict[str, Any] | None = None,
+    ) -> WorkflowHandle: ...
     async def start(
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
@@ -272,6 +301,28 @@ class Client(Finding):
             return False
         return True
 
+    @overload
+    async def execute(
+        self,
+        workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
+        *args: *Ts,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | Literal["default"] | None = "default",
+        if_exists: IfExists = "fail",
+        timeout: Duration | None = None,
+    ) -> R: ...
+    @overload
+    async def execute(
+        self,
+        workflow: str,
+        *args: Any,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | Literal["default"] | None = "default",
+        if_exists: IfExists = "fail",
+        timeout: Duration | None = None,
+    ) -> Any: ...
     async def execute(
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
@@ -308,6 +359,30 @@ class Client(Finding):
         subject = f"{self.broker.names.by_id_prefix}{to_token(signal_id, 'signal id')}"
         await self.broker.lane.publish_once(subject, body, clock.token(8), **headers)
 
+    @overload
+    async def signal_with_start(
+        self,
+        workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
+        *args: *Ts,
+        signal: str,
+        data: Any = None,
+        workflow_id: str,
+        task_queue: str = DEFAULT_QUEUE,
+        signal_expire: Duration = "10m",
+        expire: Duration | Literal["default"] | None = "default",
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def signal_with_start(
+        self,
+        workflow: str,
+        *args: Any,
+        signal: str,
+        data: Any = None,
+        workflow_id: str,
+        task_queue: str = DEFAULT_QUEUE,
+        signal_expire: Duration = "10m",
+        expire: Duration | Literal["default"] | None = "default",
+    ) -> WorkflowHandle: ...
     async def signal_with_start(
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,

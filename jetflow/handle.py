@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 import msgspec
 
@@ -36,11 +36,20 @@ from jetflow.sections import export_sections
 from jetflow.watching import follow
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from jetflow.client import Client
     from jetflow.watches import Until
 
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+    T = TypeVar("T")
+else:
+    from typing import TypeVar
 
-class WorkflowHandle:
+    R_co = TypeVar("R_co", covariant=True)
+
+
+class WorkflowHandle(Generic[R_co]):
     """One workflow, from ``client.start()`` or ``client.get_handle()``.
 
     Attributes:
@@ -76,7 +85,11 @@ class WorkflowHandle:
 
     # ---- waiting
 
-    async def result(self, throw_on_error: bool = True, state: bool = False, timeout: Duration | None = None) -> Any:
+    @overload
+    async def result(self, *, throw_on_error: Literal[True] = True, state: bool = False, timeout: Duration | None = None) -> R_co: ...
+    @overload
+    async def result(self, *, throw_on_error: bool, state: bool = False, timeout: Duration | None = None) -> R_co | FailureError: ...
+    async def result(self, *, throw_on_error: bool = True, state: bool = False, timeout: Duration | None = None) -> Any:
         """Waits until the workflow has ended and gives its result.
 
         Args:
@@ -138,7 +151,7 @@ class WorkflowHandle:
 
     # ---- reading
 
-    async def state(self, metadata: bool = False) -> Any:
+    async def state(self, *, metadata: bool = False) -> Any:
         """The latest persisted output: the result of a workflow that has completed; before that its user data if it has any, else None.
 
         Args:
@@ -174,6 +187,10 @@ class WorkflowHandle:
             return dict.fromkeys(fields)
         return {name: decode(record.data[name]) if name in record.data else look_up(record.entity, name) for name in fields}
 
+    @overload
+    async def query(self, name: str, *args: Any, timeout: Duration = "5s", result_type: type[T]) -> T: ...
+    @overload
+    async def query(self, name: str, *args: Any, timeout: Duration = "5s", result_type: Any = Any) -> Any: ...
     async def query(self, name: str, *args: Any, timeout: Duration = "5s", result_type: Any = Any) -> Any:
         """Asks the running workflow, which answers from its own variables; nothing is stored and nothing changes.
 
@@ -212,7 +229,7 @@ class WorkflowHandle:
 
     # ---- history
 
-    async def export(self, allow: Sequence[Section] | None = None, block: Sequence[Section] = (), values: bool = True) -> WorkflowExport:
+    async def export(self, allow: Sequence[Section] | None = None, block: Sequence[Section] = (), *, values: bool = True) -> WorkflowExport:
         """The workflow as it is stored, in five sections: ``data``, ``state``, ``status``, ``timeline`` and ``transitions``.
 
         Args:
@@ -349,6 +366,10 @@ class WorkflowHandle:
         headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
         await self._command(f"signal.{to_token(name, 'signal name')}", b"" if data is None else bytes(encode(data, "signal data")), **headers)
 
+    @overload
+    async def update(self, name: str, *args: Any, timeout: Duration | None = "1m", update_id: str | None = None, result_type: type[T]) -> T: ...
+    @overload
+    async def update(self, name: str, *args: Any, timeout: Duration | None = "1m", update_id: str | None = None, result_type: Any = Any) -> Any: ...
     async def update(self, name: str, *args: Any, timeout: Duration | None = "1m", update_id: str | None = None, result_type: Any = Any) -> Any:
         """Calls a function of the running workflow, once, and gives its result when that is stored.
 
@@ -383,6 +404,7 @@ class WorkflowHandle:
         self,
         reason: str = "job interrupted",
         code: int = 410,
+        *,
         throw: bool = True,
         descend: bool = False,
         suppress: bool = False,

@@ -19,15 +19,17 @@ time from ``now()``, chance from ``random()`` and ``uuid4()``, anything else fro
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from jetflow.core import events as ev
 from jetflow.core.data import Entity, Search, UserData
-from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, activity_options
+from jetflow.core.definitions import ActivityDefinition, RetryPolicy, Takes, WorkflowDefinition, activity_options
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
@@ -39,6 +41,8 @@ from jetflow.errors import InvalidInputError, JetflowError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 ParentClosePolicy = Literal["terminate", "cancel", "abandon"]
 """What becomes of a child when its parent ends first."""
@@ -72,6 +76,14 @@ async def sleep(duration: Duration) -> float:
     return seconds
 
 
+@overload
+async def condition(what: Callable[[], Any], *, timeout: Duration | None = None) -> bool: ...
+@overload
+async def condition(what: str, *, timeout: None = None, model: type[T]) -> T: ...
+@overload
+async def condition(what: str, *, timeout: Duration | None, model: type[T]) -> T | Literal[False]: ...
+@overload
+async def condition(what: str, *, timeout: Duration | None = None, model: Any = Any) -> Any: ...
 async def condition(what: str | Callable[[], Any], *, timeout: Duration | None = None, model: Any = Any) -> Any:
     """Waits for a signal by name, or until a predicate over the workflow's own data is true.
 
@@ -128,7 +140,39 @@ async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: s
 # ---- activities by name, or with other options
 
 
-async def execute_activity(activity: ActivityDefinition[..., R] | str, *args: Any, result_type: Any = Any, **options: Any) -> Any:
+@overload
+async def execute_activity(
+    activity: Takes[*Ts, R],
+    *args: *Ts,
+    retry: RetryPolicy | None = None,
+    start_to_close_timeout: Duration | None = None,
+    schedule_to_close_timeout: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    task_queue: str | None = None,
+) -> R: ...
+@overload
+async def execute_activity(
+    activity: str,
+    *args: Any,
+    result_type: type[R],
+    retry: RetryPolicy | None = None,
+    start_to_close_timeout: Duration | None = None,
+    schedule_to_close_timeout: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    task_queue: str | None = None,
+) -> R: ...
+@overload
+async def execute_activity(
+    activity: str,
+    *args: Any,
+    result_type: Any = Any,
+    retry: RetryPolicy | None = None,
+    start_to_close_timeout: Duration | None = None,
+    schedule_to_close_timeout: Duration | None = None,
+    heartbeat_timeout: Duration | None = None,
+    task_queue: str | None = None,
+) -> Any: ...
+async def execute_activity(activity: Any, *args: Any, result_type: Any = Any, **options: Any) -> Any:
     """Runs an activity as a durable step; ``await charge(order)`` is the short form of ``execute_activity(charge, order)``.
 
     Args:
@@ -227,6 +271,24 @@ def _child(
     return started, decode
 
 
+@overload
+async def execute_child(
+    workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
+    *args: *Ts,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> R: ...
+@overload
+async def execute_child(
+    workflow: str,
+    *args: Any,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> Any: ...
 async def execute_child(
     workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
     *args: Any,
@@ -257,6 +319,24 @@ async def execute_child(
     return await machine.start_child(started, decode)
 
 
+@overload
+async def start_child(
+    workflow: Callable[[*Ts], Coroutine[Any, Any, Any]],
+    *args: *Ts,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> ChildHandle: ...
+@overload
+async def start_child(
+    workflow: str,
+    *args: Any,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> ChildHandle: ...
 async def start_child(
     workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
     *args: Any,
@@ -280,7 +360,7 @@ async def start_child(
     return ChildHandle(started.workflow_id, started.task_queue, str(run))
 
 
-def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | None = None) -> Any:
+def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | None = None) -> NoReturn:
     """Ends this generation and begins the next with fresh history, under the same id and handle. Never returns.
 
     Args:
@@ -452,36 +532,45 @@ def workflow_info() -> WorkflowInfo:
 # ---- the decorator
 
 
-class _WorkflowDecorator:
-    """``@workflow``, and a short way to everything in this module: ``workflow.now()``, ``workflow.patched(…)``."""
+info: Final = workflow_info
+"""Another name of ``workflow_info``, for ``workflow.info()``."""
 
-    sleep = staticmethod(sleep)
-    condition = staticmethod(condition)
-    signal = staticmethod(signal)
-    execute_activity = staticmethod(execute_activity)
-    proxy_activities = staticmethod(proxy_activities)
-    execute_child = staticmethod(execute_child)
-    start_child = staticmethod(start_child)
-    continue_as_new = staticmethod(continue_as_new)
-    search = staticmethod(search)
-    entity = staticmethod(entity)
-    enrich = staticmethod(enrich)
-    set_query_handler = staticmethod(set_query_handler)
-    set_update_handler = staticmethod(set_update_handler)
-    now = staticmethod(now)
-    random = staticmethod(random)
-    uuid4 = staticmethod(uuid4)
-    side_effect = staticmethod(side_effect)
-    patched = staticmethod(patched)
-    deprecate_patch = staticmethod(deprecate_patch)
-    info = staticmethod(workflow_info)
-    is_cancellation = staticmethod(is_cancellation)
-    CancellationScope = CancellationScope
+_Base = object if TYPE_CHECKING else ModuleType
+
+
+class _Workflow(_Base):
+    """This module, which is the decorator too: ``@workflow``, ``workflow.now()`` and ``import jetflow.workflow`` all mean the same object."""
+
+    if TYPE_CHECKING:  # at run time they are found in the module
+
+        def __init__(self) -> None:
+            self.sleep: Final = sleep
+            self.condition: Final = condition
+            self.signal: Final = signal
+            self.execute_activity: Final = execute_activity
+            self.proxy_activities: Final = proxy_activities
+            self.execute_child: Final = execute_child
+            self.start_child: Final = start_child
+            self.continue_as_new: Final = continue_as_new
+            self.search: Final = search
+            self.entity: Final = entity
+            self.enrich: Final = enrich
+            self.set_query_handler: Final = set_query_handler
+            self.set_update_handler: Final = set_update_handler
+            self.now: Final = now
+            self.random: Final = random
+            self.uuid4: Final = uuid4
+            self.side_effect: Final = side_effect
+            self.patched: Final = patched
+            self.deprecate_patch: Final = deprecate_patch
+            self.info: Final = workflow_info
+            self.is_cancellation: Final = is_cancellation
+            self.CancellationScope: Final = CancellationScope
 
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> WorkflowDefinition[P, R]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> WorkflowDefinition[P, R]: ...
     @overload
-    def __call__(self, *, name: str | None = None) -> Callable[[Callable[P, Awaitable[R]]], WorkflowDefinition[P, R]]: ...
+    def __call__(self, *, name: str | None = None) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], WorkflowDefinition[P, R]]: ...
     def __call__(self, function: Any = None, *, name: str | None = None) -> Any:
         """Makes an ``async def`` function a workflow.
 
@@ -494,7 +583,8 @@ class _WorkflowDecorator:
         return WorkflowDefinition(function, name)
 
 
-workflow = _WorkflowDecorator()
+sys.modules[__name__].__class__ = cast(type[ModuleType], _Workflow)
+workflow: _Workflow = cast(_Workflow, sys.modules[__name__])
 
 __all__ = [
     "CancellationScope", "ChildHandle", "Entity", "Search", "WorkflowInfo", "condition", "continue_as_new", "deprecate_patch", "enrich", "entity",

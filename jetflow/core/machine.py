@@ -14,7 +14,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import Raw
 
@@ -446,7 +446,7 @@ class Machine:
             self._expected.popleft()
             self._patch_answers[patch_id] = True
 
-    def continue_as_new(self, workflow_type: str, args: Raw) -> None:
+    def continue_as_new(self, workflow_type: str, args: Raw) -> NoReturn:
         """Ends this generation; the next begins in the same commit."""
         self._raise_if_cancelled()
         self.end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
