@@ -201,9 +201,13 @@ def _fire_due(actor: Actor) -> None:
     if machine is None or actor.run.continued is not None or actor.alarms.next_due() is None:
         return
     now = now_ms()
+    uncommitted = {outcome.index for outcome in actor.uncommitted}
     for index in actor.alarms.pop_due(now):
         operation = machine.pending.get(index)
         if operation is None:
+            continue
+        if index in uncommitted:  # the next attempt is due already, and begins once the outcome of the one before is committed
+            actor.alarms.watch(index, operation.due or now)
             continue
         at = max(now, operation.due or 0)
         operation.due = None
