@@ -138,7 +138,7 @@ class FencedLane:
     def __init__(self, lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool, hold: Hold) -> None:
         self.wire: Wire = lane.wire
         self.timeout: float = lane.timeout
-        self.replicated = replicated
+        self.replicated: bool = replicated
         self.under_way: int = 0
         self.is_in_doubt = False
         self._lane = lane

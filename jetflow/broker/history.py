@@ -43,8 +43,8 @@ class RunReader:
     def __init__(self, timeline: ReadableTimeline, queue_token: str, id_token: str, run: int | None = None) -> None:
         self.run = run
         self.last: Entry | None = None
-        self.next_seq = 0
-        self.first_seq = 0
+        self.next_seq: int = 0
+        self.first_seq: int = 0
         self.seen: int = 0
         self.gone = False
         self._timeline = timeline

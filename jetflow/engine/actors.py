@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jetflow.broker.pull import Delivery
@@ -40,7 +41,7 @@ class Actors:
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._dirty: dict[Actor, None] = {}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Actor]:
         return iter(list(self._all.values()))
 
     # ---- deliveries

@@ -30,7 +30,7 @@ TIDYING = ("before_compaction", "after_compaction", "before_purge")
 
 EVERY = POINTS + TASK_POINTS + ROUTING + TIDYING
 
-_point, _, _count = os.environ.get("JETFLOW_FAULT", "").partition(":")
+_point, _sign, _count = os.environ.get("JETFLOW_FAULT", "").partition(":")
 if _point and _point not in EVERY:
     raise ValueError(f"JETFLOW_FAULT names {_point!r}; the places are {', '.join(EVERY)}")
 _left = int(_count or 1)

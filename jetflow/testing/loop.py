@@ -30,7 +30,8 @@ class SimFuture(asyncio.Future[Any]):
     def __hash__(self) -> int:
         return self._order
 
-    __eq__ = object.__eq__
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class SimTask(asyncio.Task[Any]):
@@ -46,7 +47,8 @@ class SimTask(asyncio.Task[Any]):
     def __hash__(self) -> int:
         return self._order
 
-    __eq__ = object.__eq__
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class SimLoop(asyncio.AbstractEventLoop):
