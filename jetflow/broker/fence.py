@@ -85,6 +85,7 @@ class Spellings:
     def __init__(self, subject: str) -> None:
         self._stem = subject[: -2 * SPELLINGS]
         self._free = deque(range(1 << SPELLINGS))
+        self._blocks: dict[int, bytes] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def take(self) -> int:
@@ -111,6 +112,13 @@ class Spellings:
             if not turn.done():
                 turn.set_result(None)
                 break
+
+    def block(self, number: int) -> bytes:
+        """The check with this number, as header lines without the empty line at the end."""
+        found = self._blocks.get(number)
+        if found is None:
+            found = self._blocks[number] = (_EXPECT_NOTHING % self.subject(number)).encode()
+        return found
 
     def subject(self, number: int) -> str:
         """The check subject with this number."""
@@ -224,7 +232,7 @@ class FencedLane:
         while True:
             number = await spellings.take()
             try:
-                return await self._publish(subject, body, self.block(kind, number) + fields + b"\r\n")
+                return await self._publish(subject, body, spellings.block(number) + fields + b"\r\n")
             except ConflictError as error:
                 if not is_busy(error):
                     self._end(error)
@@ -275,7 +283,7 @@ class FencedLane:
         """The fence as header lines, without the empty line at the end; for one who sends by himself."""
         if spelling is None:
             return self._blocks[kind]
-        return (_EXPECT_NOTHING % self._spellings[kind].subject(spelling)).encode()
+        return self._spellings[kind].block(spelling)
 
     async def take_spelling(self, kind: str) -> int | None:
         """A spelling for writes that go out together; None where one is enough for all."""
