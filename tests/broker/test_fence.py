@@ -1,6 +1,8 @@
 """The fence: what a tenure may still write and hear once somebody has revoked it, once it is over, or when an outcome is unknown."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,8 @@ async def test_a_server_that_is_killed_leaves_the_tenure_in_doubt(tmp_path: Path
     async with LocalServer(tmp_path / "store") as server:
         broker = await Broker.connect(server.url)
         lane = owned_lane(broker)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)  # so that nothing is answered before it dies
         work = [asyncio.create_task(lane.store("state", _subject(broker, "state", "q", f"w{number}"), b"{}")) for number in range(500)]
         await until(lambda: lane.under_way, "they are sent")
         server.kill()
