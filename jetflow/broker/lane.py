@@ -231,6 +231,10 @@ class Lane:
         """The newest message of a subject filter, asked of the stream's leader, so never stale; None if there is none."""
         return await self._stored(stream, {"last_by_subj": subject_filter})
 
+    async def next_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
+        """The oldest message of a subject filter, asked of the stream's leader; None if there is none."""
+        return await self._stored(stream, {"seq": 1, "next_by_subj": subject_filter})
+
     async def message(self, stream: str, seq: int) -> StoredMessage | None:
         """The message of a sequence, asked of the stream's leader; None if it is not there any more."""
         return await self._stored(stream, {"seq": seq})

@@ -166,7 +166,12 @@ class Heart:
         wire, lane = await self._connect()
         try:
             subject = f"{self._names.worker_prefix}{to_token(self._member.task_queue)}.{self._member.worker_id}"
-            wire.listen(presence_subject(self._names, self._member.worker_id), lambda _s, reply, _d, _h: wire.send(reply.decode(), b"here"))
+
+            def answer(_subject: bytes, reply: bytes, _data: bytes, _headers: bytes | None) -> None:
+                with contextlib.suppress(BrokerError):  # the connection has just broken: whoever asks, asks again
+                    wire.send(reply.decode(), b"here")
+
+            wire.listen(presence_subject(self._names, self._member.worker_id), answer)
             while not self._stop.is_set():
                 self._wake.clear()
                 if self._loop_is_alive():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,10 +25,28 @@ TRIES = 50
 """Times that an entry is tried again when another worker was faster."""
 
 
-class _Known(msgspec.Struct):
-    """The registry of one queue: partitions by tenure, as the bits of a number in hex."""
+class _Known(msgspec.Struct, omit_defaults=True):
+    """The registry of one queue.
+
+    Attributes:
+        tenures: partitions by tenure, as the bits of a number in hex.
+        doubt: position of the inbox up to which a tenure that had to be revoked may have been given commands.
+    """
 
     tenures: dict[str, str] = {}
+    doubt: int = 0
+
+
+class Taken(NamedTuple):
+    """What a tenure that has been entered must know.
+
+    Attributes:
+        position: a position of the inbox behind which nothing of those before can lie, 0 if there were none.
+        doubt: of a command behind this position no tenure that had to be revoked can have made anything.
+    """
+
+    position: int
+    doubt: int
 
 
 _NAME, _BITS = re.compile(r"[A-Za-z0-9_=-]+"), re.compile(r"[0-9a-f]+")
@@ -45,59 +64,74 @@ class Registry:
         self._queue_token = queue_token
         self._subject = names.registry(queue_token)
 
-    async def take(self, tenure: str, partitions: frozenset[int]) -> int:
+    async def take(self, tenure: str, partitions: frozenset[int], born_at: int) -> Taken:
         """Enters a tenure, for which the caller holds the consumer of the partitions, once every tenure is revoked that had any of
-        them before. Whoever dies half-way leaves something that the next one repeats. Gives a position of the inbox behind which nothing of
-        those before can lie, 0 if there were none.
+        them before. Whoever dies half-way leaves something that the next one repeats.
+
+        Args:
+            tenure: its name.
+            partitions: which.
+            born_at: the inbox's last position when the consumer had been created.
 
         Raises:
             BrokerError: it is not entered: nothing may be read or written under it.
         """
         for _ in range(TRIES):
-            known, position = await self._read()
-            known.pop(tenure, None)
-            before = [name for name, bits in known.items() if _has_any(bits, partitions)]
+            known, position = await self._read(born_at)
+            known.tenures.pop(tenure, None)
+            before = [name for name, bits in known.tenures.items() if _has_any(bits, partitions)]
             ends = await asyncio.gather(*(revoke(self._lane, self._names, self._queue_token, name, replicated=self._replicated) for name in before))
-            kept = {name: bits for name, bits in known.items() if name not in before}
-            if await self._write(kept | {tenure: _bits(partitions)}, position):
-                return max(ends, default=0)
+            kept = {name: bits for name, bits in known.tenures.items() if name not in before}
+            doubt = max(known.doubt, born_at) if before else known.doubt
+            if await self._write(_Known(kept | {tenure: _bits(partitions)}, doubt), position):
+                return Taken(max(ends, default=0), doubt)
         raise BrokerError(f"the tenures of {self._queue_token} change all the time; trying again")
 
     async def leave(self, tenure: str) -> None:
-        """Takes a tenure out that is over with nothing under way: it need not be revoked.
+        """Takes a tenure out that is over with nothing under way: it need not be revoked. With the last one the key goes, unless a command
+        waits of which there is doubt.
 
         Raises:
             BrokerError: it stays, and will be revoked.
         """
         for _ in range(TRIES):
-            known, position = await self._read()
-            if known.pop(tenure, None) is None:
+            known, position = await self._read(0)
+            if known.tenures.pop(tenure, None) is None:
                 return
-            if known and await self._write(known, position):
-                return
-            if not known:
+            if known.tenures or await self._waits(known.doubt):
+                if await self._write(known, position):
+                    return
+            else:
                 purge = {"filter": self._subject, "seq": position + 1}
                 if (await self._lane.api(f"STREAM.PURGE.{self._names.timeline_stream}", purge)).get("purged"):
                     return  # else another one was faster
 
-    async def _read(self) -> tuple[dict[str, str], int]:
+    async def _waits(self, doubt: int) -> bool:
+        """Whether a command of the queue waits that is not behind a position."""
+        if not doubt:
+            return False
+        first = await self._lane.next_message(self._names.inbox_stream, f"{self._names.namespace}.*.{self._queue_token}.>")
+        return first is not None and first.seq <= doubt
+
+    async def _read(self, born_at: int) -> tuple[_Known, int]:
+        """What is known, and the position of it; where that cannot be read, everything up to ``born_at`` is in doubt."""
         message = await self._lane.last_message(self._names.timeline_stream, self._subject)
         if message is None:
-            return {}, 0
+            return _Known(), 0
         try:
-            tenures = _decode(message.data).tenures if message.data else {}
+            found = _decode(message.data) if message.data else _Known()
         except msgspec.DecodeError as error:
             log.error("%s is not what a worker wrote, and is written anew; earlier owners are not revoked: %s", self._subject, error)
-            return {}, message.seq
-        known = {name: bits for name, bits in tenures.items() if _NAME.fullmatch(name)}
-        if strange := tenures.keys() - known.keys():
+            return _Known(doubt=born_at), message.seq
+        known = {name: bits for name, bits in found.tenures.items() if _NAME.fullmatch(name)}
+        if strange := found.tenures.keys() - known.keys():
             log.error("%s has what no worker wrote, and that is left out: %s", self._subject, sorted(strange))
-        return known, message.seq
+        return _Known(known, found.doubt), message.seq
 
-    async def _write(self, tenures: dict[str, str], position: int) -> bool:
+    async def _write(self, known: _Known, position: int) -> bool:
         headers = header_block(Nats_Expected_Last_Subject_Sequence=str(position))
         try:
-            await self._lane.publish(self._subject, _encode(_Known(tenures)), headers)
+            await self._lane.publish(self._subject, _encode(known), headers)
         except ConflictError:
             await asyncio.sleep(0.001)
             return False

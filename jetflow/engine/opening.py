@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 async def open_actor(actor: Actor) -> None:
-    """Reads what the timeline has, unless a start is the first that is heard of the id: one that no earlier tenure can have had needs no
-    read, since writing the first key tells whether the id is free.
+    """Reads what the timeline has, unless a start is the first that is heard of the id: one of which nothing can still come that an
+    earlier tenure has written needs no read, since writing the first key tells whether the id is free.
     """
     run, tenure = actor.run, actor.tenure
     first = actor.mailbox[0] if actor.mailbox else None
-    if first is not None and isinstance(first.payload, StartCommand) and not actor.doubtful and tenure.is_first_hand(first):
+    if first is not None and isinstance(first.payload, StartCommand) and not actor.doubtful and not tenure.is_in_doubt(first):
         run.unheard = True
     else:
         last = await tenure.timeline.last(actor.engine.queue_token, actor.id_token)

@@ -264,8 +264,8 @@ class Ownership:
         tenure = Tenure(engine, consumer, target, lambda: lease.lasts(term), self._on_over)
         consumer.give_to(tenure.deliver, tenure.lose)
         try:
-            position = await self._registry.take(tenure.name, target)
-            await tenure.prepare(max(position, consumer.born_at))
+            taken = await self._registry.take(tenure.name, target, consumer.born_at)
+            await tenure.prepare(max(taken.position, consumer.born_at), taken.doubt)
         except BaseException:
             tenure.lose("it could not be entered in the registry")
             if self._broker.wire.is_connected:

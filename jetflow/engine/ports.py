@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from jetflow.broker.lane import StoredMessage
 from jetflow.broker.pull import Delivery
+from jetflow.broker.registry import Taken
 from jetflow.broker.signals import EarlySignal, Stored
 from jetflow.broker.state import StateRecord
 from jetflow.broker.tasks import Task
@@ -242,10 +243,8 @@ class DeadLetterStore(Protocol):
 class Ledger(Protocol):
     """The registry of a task queue's tenures."""
 
-    async def take(self, tenure: str, partitions: frozenset[int]) -> int:
-        """Enters a tenure once those before are revoked, whose writes come to nothing from then on. Gives a position of the inbox
-        behind which nothing of theirs lies.
-        """
+    async def take(self, tenure: str, partitions: frozenset[int], born_at: int) -> Taken:
+        """Enters a tenure once those before are revoked, whose writes come to nothing from then on."""
         ...
 
     async def leave(self, tenure: str) -> None:

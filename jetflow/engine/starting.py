@@ -31,7 +31,7 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
         return True  # a repeat: it goes on from where it is
     replaces = start.replace and command.seq > actor.run.number
     # also one that is refused: an earlier owner's first commit of it may still be on its way
-    if not actor.run.unheard and not actor.tenure.is_first_hand(command) and command.seq not in actor.run.guarded:
+    if not actor.run.unheard and actor.tenure.is_in_doubt(command) and command.seq not in actor.run.guarded:
         await guard(actor, command)
         if actor.run.seq == 0 and await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token) is not None:
             raise BrokerUnavailableError("an earlier owner's first commit has come just before it was kept out")

@@ -60,6 +60,7 @@ class Tenure:
         self._lasts = lasts
         self._on_over = on_over
         self._why = ""
+        self._doubt = 0
         stores = OwnedStores(engine.broker, engine.queue_token, self.name, self, commits=engine.commits_go, records=engine.records_go)
         self.lane: FencedLane = stores.lane
         self.timeline: Timelines = stores.timeline
@@ -109,9 +110,9 @@ class Tenure:
 
     # ---- commands
 
-    async def prepare(self, position: int) -> None:
+    async def prepare(self, position: int, doubt: int) -> None:
         """Looks at what must be known before the first command; to be called once it is entered in the registry."""
-        self.position = position
+        self.position, self._doubt = position, doubt
         self.early = await self.signals.known(self.engine.queue_token, self.partitions, self.engine.broker.topology.partitions)
 
     def deliver(self, delivery: Delivery) -> None:
@@ -128,6 +129,10 @@ class Tenure:
     def is_first_hand(self, command: Command) -> bool:
         """Whether no earlier tenure can have been given this command."""
         return command.delivery.only_by is self._consumer
+
+    def is_in_doubt(self, command: Command) -> bool:
+        """Whether an earlier tenure that had to be revoked may have been given this command, so that what it made of it may still come."""
+        return command.seq <= self._doubt and not self.is_first_hand(command)
 
     def ack(self, command: Command) -> None:
         """A command is done with."""

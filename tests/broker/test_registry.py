@@ -23,7 +23,7 @@ class Known:
         self.registry = Registry(broker.lane, broker.names, queue, replicated=replicated)
 
     async def take(self, tenure: str, *partitions: int) -> int:
-        return await self.registry.take(tenure, frozenset(partitions))
+        return (await self.registry.take(tenure, frozenset(partitions), 0)).position
 
     async def entered(self) -> dict[str, set[int]]:
         message = await self.broker.lane.last_message(self.broker.names.timeline_stream, self.subject)
@@ -127,7 +127,7 @@ async def test_what_one_leaves_that_died_before_it_was_entered_the_next_one_repe
     await known.take("t1", 0, 1)
     dying = Registry(Dying(known.broker, known.subject, stored=False), known.broker.names, known.queue, replicated=False)  # type: ignore[arg-type]
     with pytest.raises(BrokerUnavailableError):
-        await dying.take("t2", frozenset({0}))
+        await dying.take("t2", frozenset({0}), 0)
     assert await known.revoked() == {"t1"}
     assert await known.entered() == {"t1": {0, 1}}, "whoever reads it now knows whom to revoke"
     assert await known.take("t3", 0) > 0
@@ -141,7 +141,7 @@ async def test_one_that_died_while_it_revoked_is_not_entered(known: Known, kind:
     names = known.broker.names
     dying = Registry(Dying(known.broker, revocation(names, kind, known.queue, "t1"), stored=False), names, known.queue, replicated=False)  # type: ignore[arg-type]
     with pytest.raises(BrokerUnavailableError):
-        await dying.take("t2", frozenset({0}))
+        await dying.take("t2", frozenset({0}), 0)
     assert await known.entered() == {"t1": {0, 1}}
     await known.take("t3", 1)
     assert await known.revoked() == {"t1"}
@@ -151,7 +151,7 @@ async def test_one_that_died_while_it_revoked_is_not_entered(known: Known, kind:
 async def test_one_that_does_not_know_whether_it_is_entered_is_revoked_like_any_other(known: Known) -> None:
     dying = Registry(Dying(known.broker, known.subject, stored=True), known.broker.names, known.queue, replicated=False)  # type: ignore[arg-type]
     with pytest.raises(BrokerUnavailableError):
-        await dying.take("t1", frozenset({0}))
+        await dying.take("t1", frozenset({0}), 0)
     await known.take("t2", 0)
     assert await known.revoked() == {"t1"}
     assert await known.entered() == {"t2": {0}}
@@ -231,3 +231,35 @@ async def test_a_registry_that_never_holds_still_is_given_up_for_now(known: Know
     monkeypatch.setattr(known.registry, "_write", always_late)
     with pytest.raises(BrokerError, match="change all the time"):
         await known.take("t1", 0)
+
+
+async def test_only_what_a_revoked_tenure_may_have_been_given_is_in_doubt(broker: Broker, queue: str) -> None:
+    registry = Registry(broker.lane, broker.names, queue, replicated=False)
+    assert (await registry.take("t1", frozenset({0, 1}), 10)).doubt == 0
+    assert (await registry.take("t2", frozenset({1}), 20)).doubt == 20
+    assert (await registry.take("t3", frozenset({0}), 30)).doubt == 20, "t1 was revoked by t2"
+    await registry.leave("t2")
+    assert (await registry.take("t4", frozenset({1}), 40)).doubt == 20, "t2 has left in peace"
+    assert (await registry.take("t5", frozenset({1}), 50)).doubt == 50
+
+
+async def test_a_doubt_outlives_the_last_worker_while_a_command_waits(broker: Broker, queue: str) -> None:
+    lane, names = broker.lane, broker.names
+    registry = Registry(lane, names, queue, replicated=False)
+    waiting = (await lane.publish(f"{names.namespace}.{queue}.w.start.order", b"")).seq
+    await registry.take("t1", frozenset({0}), waiting)
+    await registry.take("t2", frozenset({0}), waiting)
+    await registry.leave("t2")
+    assert (await registry.take("t3", frozenset({0}), waiting)).doubt == waiting
+    await registry.leave("t3")
+    await lane.api(f"STREAM.MSG.DELETE.{names.inbox_stream}", {"seq": waiting})
+    assert (await registry.take("t4", frozenset({0}), waiting)).doubt == waiting
+    await registry.leave("t4")
+    assert (await registry.take("t5", frozenset({0}), waiting)).doubt == 0
+    await registry.leave("t5")
+
+
+async def test_what_cannot_be_read_leaves_everything_in_doubt(broker: Broker, queue: str) -> None:
+    await broker.lane.publish(broker.names.registry(queue), b"{oops")
+    registry = Registry(broker.lane, broker.names, queue, replicated=False)
+    assert (await registry.take("t1", frozenset({0}), 70)).doubt == 70

@@ -78,7 +78,7 @@ async def test_nothing_is_stored_behind_what_the_next_owner_has_read(two: Two, q
         timeline = OwnedTimeline(lane, names, convinced() if together else Choice())
         states, timers = OwnedStates(lane, names, convinced() if together else Choice()), Timers(lane, names)
         registry = Registry(two.taker.lane, names, mine, replicated=two.replicated)
-        await registry.take(tenure, frozenset({0}))
+        await registry.take(tenure, frozenset({0}), 0)
         written: list[int] = []
 
         async def write(writer: int, mine: str = mine, timeline: OwnedTimeline = timeline, written: list[int] = written,
@@ -99,7 +99,7 @@ async def test_nothing_is_stored_behind_what_the_next_owner_has_read(two: Two, q
         async with asyncio.timeout(30):
             while len(written) < 3 * WRITERS:
                 await asyncio.sleep(0.001)
-        await registry.take(f"n{number}-0", frozenset({0}))
+        await registry.take(f"n{number}-0", frozenset({0}), 0)
         streams = [
             (names.timeline_stream, f"{names.timeline_prefix}{mine}.>"),
             (names.state_stream, f"{names.state_prefix}{mine}.*"),
