@@ -1,8 +1,15 @@
 """Durable workflows whose only server is NATS."""
 
-from jetflow.activity import activity
-from jetflow.client import Client, local
-from jetflow.core.definitions import RetryPolicy
+from types import FunctionType as _FunctionType
+
+from jetflow.activity import ActivityInfo, activity
+from jetflow.broker.state import Parked, StateRecord, Waiting
+from jetflow.changes import Changes
+from jetflow.client import Client, Connecting, IfExists, local
+from jetflow.core.data import Entity, Search
+from jetflow.core.definitions import ActivityDefinition, RetryPolicy, WorkflowDefinition
+from jetflow.core.durations import Duration
+from jetflow.core.execution import Status
 from jetflow.core.failures import is_cancellation
 from jetflow.errors import (
     ActivityError,
@@ -10,14 +17,18 @@ from jetflow.errors import (
     BrokerUnavailableError,
     CancelledFailure,
     ChildWorkflowError,
+    ConflictError,
     FailureError,
     InvalidInputError,
     JetflowError,
     NondeterminismError,
     NonRetryableError,
     NotAllowedInWorkflowError,
+    PayloadTooLargeError,
     QueryError,
+    RegistrationError,
     ResultTimeoutError,
+    TopologyError,
     UpdateError,
     WorkerFailedError,
     WorkflowAlreadyClosedError,
@@ -26,11 +37,61 @@ from jetflow.errors import (
     WorkflowNotFoundError,
     WorkflowTerminatedError,
 )
-from jetflow.export import ExecutionSummary, HistoryEvent, WorkflowExecution, WorkflowExport
+from jetflow.export import (
+    ActivityCounts,
+    ActivityTaskCancelled,
+    ActivityTaskCompleted,
+    ActivityTaskFailed,
+    ActivityTaskQueued,
+    ActivityTaskRetrying,
+    ActivityTaskScheduled,
+    Attributes,
+    Category,
+    ChildCounts,
+    ChildWorkflowExecutionAbandoned,
+    ChildWorkflowExecutionAccepted,
+    ChildWorkflowExecutionCompleted,
+    ChildWorkflowExecutionFailed,
+    ChildWorkflowExecutionStarted,
+    EventAttributes,
+    ExecutionSummary,
+    Failure,
+    HistoryEvent,
+    Section,
+    SideEffectRecorded,
+    SignalSent,
+    SignalWaitCancelled,
+    SignalWaitStarted,
+    SignalWaitTimedOut,
+    StreamMessage,
+    TimelineEntry,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    Transition,
+    WorkflowExecution,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionFailed,
+    WorkflowExecutionPatched,
+    WorkflowExecutionSignaled,
+    WorkflowExecutionStarted,
+    WorkflowExecutionTerminated,
+    WorkflowExecutionUpdateAccepted,
+    WorkflowExecutionUpdateCompleted,
+    WorkflowExecutionUpdateFailed,
+    WorkflowExport,
+)
+from jetflow.filters import Moment, Wanted
 from jetflow.handle import WorkflowHandle
+from jetflow.listing import CountBy, Page
 from jetflow.worker import Worker
 from jetflow.workflow import (
     CancellationScope,
+    ChildHandle,
+    ParentClosePolicy,
+    WorkflowInfo,
     condition,
     continue_as_new,
     deprecate_patch,
@@ -54,36 +115,100 @@ from jetflow.workflow import (
     workflow_info,
 )
 
-__version__ = "0.1.0"
+__version__: str = "0.1.0"
 
 __all__ = [
+    "ActivityCounts",
+    "ActivityDefinition",
     "ActivityError",
+    "ActivityInfo",
+    "ActivityTaskCancelled",
+    "ActivityTaskCompleted",
+    "ActivityTaskFailed",
+    "ActivityTaskQueued",
+    "ActivityTaskRetrying",
+    "ActivityTaskScheduled",
+    "Attributes",
     "BrokerError",
     "BrokerUnavailableError",
     "CancellationScope",
     "CancelledFailure",
+    "Category",
+    "Changes",
+    "ChildCounts",
+    "ChildHandle",
     "ChildWorkflowError",
+    "ChildWorkflowExecutionAbandoned",
+    "ChildWorkflowExecutionAccepted",
+    "ChildWorkflowExecutionCompleted",
+    "ChildWorkflowExecutionFailed",
+    "ChildWorkflowExecutionStarted",
     "Client",
+    "ConflictError",
+    "Connecting",
+    "CountBy",
+    "Duration",
+    "Entity",
+    "EventAttributes",
     "ExecutionSummary",
+    "Failure",
     "FailureError",
     "HistoryEvent",
+    "IfExists",
     "InvalidInputError",
     "JetflowError",
+    "Moment",
     "NonRetryableError",
     "NondeterminismError",
     "NotAllowedInWorkflowError",
+    "Page",
+    "ParentClosePolicy",
+    "Parked",
+    "PayloadTooLargeError",
     "QueryError",
+    "RegistrationError",
     "ResultTimeoutError",
     "RetryPolicy",
+    "Search",
+    "Section",
+    "SideEffectRecorded",
+    "SignalSent",
+    "SignalWaitCancelled",
+    "SignalWaitStarted",
+    "SignalWaitTimedOut",
+    "StateRecord",
+    "Status",
+    "StreamMessage",
+    "TimelineEntry",
+    "TimerCancelled",
+    "TimerFired",
+    "TimerStarted",
+    "TopologyError",
+    "Transition",
     "UpdateError",
+    "Waiting",
+    "Wanted",
     "Worker",
     "WorkerFailedError",
     "WorkflowAlreadyClosedError",
     "WorkflowAlreadyStartedError",
+    "WorkflowDefinition",
     "WorkflowExecution",
+    "WorkflowExecutionCancelRequested",
+    "WorkflowExecutionCompleted",
+    "WorkflowExecutionContinuedAsNew",
+    "WorkflowExecutionFailed",
+    "WorkflowExecutionPatched",
+    "WorkflowExecutionSignaled",
+    "WorkflowExecutionStarted",
+    "WorkflowExecutionTerminated",
+    "WorkflowExecutionUpdateAccepted",
+    "WorkflowExecutionUpdateCompleted",
+    "WorkflowExecutionUpdateFailed",
     "WorkflowExport",
     "WorkflowFailedError",
     "WorkflowHandle",
+    "WorkflowInfo",
     "WorkflowNotFoundError",
     "WorkflowTerminatedError",
     "activity",
@@ -111,3 +236,9 @@ __all__ = [
     "workflow",
     "workflow_info",
 ]
+
+# Tracebacks name what can be imported. A class with fields stays in its module, where msgspec and typing look its annotations up.
+for _name in __all__:
+    _object = globals()[_name]
+    if isinstance(_object, _FunctionType) or (isinstance(_object, type) and "__annotations__" not in vars(_object)):
+        _object.__module__ = __name__

@@ -124,13 +124,15 @@ def heartbeat(details: Any = None) -> None:
         attempt.on_beat()
 
 
-class _Decorates(Protocol):
-    """Makes a function an activity of the same arguments and result."""
+if TYPE_CHECKING:
 
-    @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> ActivityDefinition[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> ActivityDefinition[P, R]: ...
+    class _Decorates(Protocol):
+        """Makes a function an activity of the same arguments and result."""
+
+        @overload
+        def __call__(self, function: Callable[P, Awaitable[R]], /) -> ActivityDefinition[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, R], /) -> ActivityDefinition[P, R]: ...
 
 
 _Base = object if TYPE_CHECKING else ModuleType

@@ -81,7 +81,7 @@ class Client(Finding):
         partitions: int | None = None,
         replicas: int | None = None,
         timeout: float = 5,
-    ) -> _Connecting:
+    ) -> Connecting:
         """Connects; use it with ``async with``, or await it and ``close()`` later.
 
         Args:
@@ -108,7 +108,7 @@ class Client(Finding):
             )  # fmt: skip
             return Client(broker, again)
 
-        return _Connecting(open_client)
+        return Connecting(open_client)
 
     @property
     def url(self) -> str:
@@ -337,7 +337,7 @@ class Client(Finding):
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         async with self.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
             handle, record = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
-            return await handle.result_of(until, record, timeout)
+            return await handle._result_of(until, record, timeout)
 
     async def signal(self, signal_id: str, data: Any = None, expire: Duration | None = "10m") -> None:
         """Delivers a signal by its id alone, to a workflow that waits for it with ``condition(signal_id)``; returns once it is stored.
@@ -454,7 +454,7 @@ def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | N
     raise InvalidInputError(f"workflow must be a @workflow function or its name, not {type(workflow).__name__}")
 
 
-class _Connecting:
+class Connecting:
     """A connection to be: ``await`` it, or enter it with ``async with``."""
 
     def __init__(self, connect: Callable[[], Coroutine[Any, Any, Client]]) -> None:

@@ -105,9 +105,9 @@ class WorkflowHandle(Generic[R_co]):
             ResultTimeoutError: the timeout came first.
         """
         async with self._client.watches.until_closed(self._queue_token, self._id_token) as until:
-            return await self.result_of(until, await self._glance(), timeout, throw_on_error=throw_on_error)
+            return await self._result_of(until, await self._glance(), timeout, throw_on_error=throw_on_error)
 
-    async def result_of(self, until: Until, record: StateRecord | None, timeout: Duration | None, *, throw_on_error: bool = True) -> Any:
+    async def _result_of(self, until: Until, record: StateRecord | None, timeout: Duration | None, *, throw_on_error: bool = True) -> Any:
         """``result`` for a caller that listens already and has looked at the record since."""
         if timeout is None:
             record = await self._closed_record(until, record)

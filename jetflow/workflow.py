@@ -25,11 +25,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
 
 from jetflow.core import events as ev
 from jetflow.core.data import Entity, Search, UserData
-from jetflow.core.definitions import ActivityDefinition, RetryPolicy, Takes, WorkflowDefinition, activity_options
+from jetflow.core.definitions import ActivityDefinition, ActivityOptions, RetryPolicy, WorkflowDefinition, activity_options
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
@@ -139,10 +139,20 @@ async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: s
 
 # ---- activities by name, or with other options
 
+if TYPE_CHECKING:
+    R_co = TypeVar("R_co", covariant=True)
+
+    class _Step(Protocol[*Ts, R_co]):
+        """A decorated activity by what it takes and gives."""
+
+        options: ActivityOptions
+
+        def __call__(self, *args: *Ts) -> Coroutine[Any, Any, R_co]: ...
+
 
 @overload
 async def execute_activity(
-    activity: Takes[*Ts, R],
+    activity: _Step[*Ts, R],
     *args: *Ts,
     retry: RetryPolicy | None = None,
     start_to_close_timeout: Duration | None = None,

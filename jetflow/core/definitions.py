@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,8 +18,6 @@ from jetflow.errors import InvalidInputError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-Ts = TypeVarTuple("Ts")
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -171,14 +169,6 @@ class ActivityDefinition(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<activity {self.name}>"
-
-
-class Takes(Protocol[*Ts, R_co]):
-    """A decorated activity by what it takes and gives, for type checkers."""
-
-    options: ActivityOptions
-
-    def __call__(self, *args: *Ts) -> Coroutine[Any, Any, R_co]: ...
 
 
 async def _plain_call(definition: ActivityDefinition[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
