@@ -47,6 +47,7 @@ IDS_AT_ONCE = 64
 """Workflow ids made at once."""
 
 R = TypeVar("R")
+A = TypeVar("A")  # one argument has an overload of its own: there a checker knows that [1] may be a list[float]
 Ts = TypeVarTuple("Ts")
 
 IfExists = Literal["fail", "attach", "replace"]
@@ -152,6 +153,21 @@ class Client(Finding):
 
     # ---- starting
 
+    @overload
+    async def start(
+        self,
+        workflow: Callable[[A], Coroutine[Any, Any, R]],
+        argument: A,
+        /,
+        *,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | Literal["default"] | None = "default",
+        if_exists: IfExists = "fail",
+        start_delay: Duration | None = None,
+        search: dict[str, Any] | None = None,
+        entity: dict[str, Any] | None = None,
+    ) -> WorkflowHandle[R]: ...
     @overload
     async def start(
         self,
@@ -304,6 +320,19 @@ class Client(Finding):
     @overload
     async def execute(
         self,
+        workflow: Callable[[A], Coroutine[Any, Any, R]],
+        argument: A,
+        /,
+        *,
+        workflow_id: str | None = None,
+        task_queue: str = DEFAULT_QUEUE,
+        expire: Duration | Literal["default"] | None = "default",
+        if_exists: IfExists = "fail",
+        timeout: Duration | None = None,
+    ) -> R: ...
+    @overload
+    async def execute(
+        self,
         workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
         *args: *Ts,
         workflow_id: str | None = None,
@@ -359,6 +388,20 @@ class Client(Finding):
         subject = f"{self.broker.names.by_id_prefix}{to_token(signal_id, 'signal id')}"
         await self.broker.lane.publish_once(subject, body, clock.token(8), **headers)
 
+    @overload
+    async def signal_with_start(
+        self,
+        workflow: Callable[[A], Coroutine[Any, Any, R]],
+        argument: A,
+        /,
+        *,
+        signal: str,
+        data: Any = None,
+        workflow_id: str,
+        task_queue: str = DEFAULT_QUEUE,
+        signal_expire: Duration = "10m",
+        expire: Duration | Literal["default"] | None = "default",
+    ) -> WorkflowHandle[R]: ...
     @overload
     async def signal_with_start(
         self,

@@ -42,6 +42,7 @@ from jetflow.errors import InvalidInputError, JetflowError
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A")  # one argument has an overload of its own: there a checker knows that [1] may be a list[float]
 Ts = TypeVarTuple("Ts")
 
 ParentClosePolicy = Literal["terminate", "cancel", "abandon"]
@@ -283,6 +284,17 @@ def _child(
 
 @overload
 async def execute_child(
+    workflow: Callable[[A], Coroutine[Any, Any, R]],
+    argument: A,
+    /,
+    *,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> R: ...
+@overload
+async def execute_child(
     workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
     *args: *Ts,
     workflow_id: str | None = None,
@@ -329,6 +341,17 @@ async def execute_child(
     return await machine.start_child(started, decode)
 
 
+@overload
+async def start_child(
+    workflow: Callable[[A], Coroutine[Any, Any, Any]],
+    argument: A,
+    /,
+    *,
+    workflow_id: str | None = None,
+    task_queue: str | None = None,
+    parent_close_policy: ParentClosePolicy = "terminate",
+    expire: Duration | None = None,
+) -> ChildHandle: ...
 @overload
 async def start_child(
     workflow: Callable[[*Ts], Coroutine[Any, Any, Any]],

@@ -85,6 +85,16 @@ async def variadic(item: str, *counts: int) -> int:
 async def nothing() -> None: ...
 
 
+@workflow
+async def listed(numbers: list[float | str]) -> float:
+    return float(numbers[0])
+
+
+@workflow
+async def both(item: str, count: int = 1, *more: int) -> int:
+    return count
+
+
 async def undecorated(number: int) -> str:
     return str(number)
 
@@ -136,6 +146,9 @@ async def client_code(client: Client, any_order: WorkflowDefinition[..., Receipt
     assert_type(await client.execute(renamed, "A-1"), int)
     assert_type(await client.execute(undecorated, 1), str)
     assert_type(await client.execute("order", "A-1"), Any)
+    assert_type(await client.execute(listed, [1, "2"]), float)
+    assert_type(await client.execute(both, "A-1"), int)
+    assert_type(await client.execute(both, "A-1", 1, 2), int)
     await client.execute(nothing)
     assert_type(await client.signal_with_start(order, "A-1", signal="s", data=1, workflow_id="o"), WorkflowHandle[Receipt])
     found = client.get_handle("o")
