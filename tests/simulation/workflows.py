@@ -32,6 +32,7 @@ SLOWLY = RetryPolicy(maximum_attempts=8, initial_interval="700ms", backoff_coeff
 LATER = RetryPolicy(maximum_attempts=4, initial_interval="1s", backoff_coefficient=1)
 TWICE = RetryPolicy(maximum_attempts=2, initial_interval="20ms", backoff_coefficient=1)
 
+
 class Journal:
     """What activities ask of the simulation that runs: ``note(process, what, subject, *facts)`` writes down what they do."""
 
