@@ -234,9 +234,10 @@ async def serve(url: str, queue: str, workflows: Iterable[Any] = WORKFLOWS, acti
     insist_if_asked()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with Client.connect(url, name="chaos") as client, Worker(
-        client, task_queue=queue, workflows=workflows, activities=activities, **options
-    ) as worker:
+    async with (
+        Client.connect(url, name="chaos") as client,
+        Worker(client, task_queue=queue, workflows=workflows, activities=activities, **options) as worker,
+    ):
         while not worker.partitions and not stop.is_set():
             await asyncio.sleep(0.02)
         print("ready", flush=True)

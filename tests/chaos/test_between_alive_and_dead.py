@@ -151,9 +151,7 @@ async def test_activities_that_outlast_the_grace(tmp_path: Path, queue: str) -> 
             await start(started, **given)
             ids = [f"w{n}" for n in range(count)]
             steps = [[rng.uniform(0.2, 0.9) for _ in range(4)] for _ in ids]
-            begun = asyncio.gather(
-                in_lots(client.start(app.slow_steps, n, steps[n], workflow_id=ids[n], task_queue=queue) for n in range(count))
-            )
+            begun = asyncio.gather(in_lots(client.start(app.slow_steps, n, steps[n], workflow_id=ids[n], task_queue=queue) for n in range(count)))
             for _ in range(4):
                 joins = await start(started, **given)
                 await shared_by(client, queue, 2)
@@ -476,9 +474,7 @@ async def test_early_signals_that_were_taken_do_not_come_back(own_server: LocalS
                 return len(await subjects(client, names.signal_stream, f"{names.signal_prefix}>")) == number
 
             await until(lambda: kept(len(every) + 1))
-            await in_lots(
-                client.start(app.gate, workflow_id=each, task_queue=queue, expire="1h" if each in lasting else "1s") for each in every
-            )
+            await in_lots(client.start(app.gate, workflow_id=each, task_queue=queue, expire="1h" if each in lasting else "1s") for each in every)
             assert await outcomes(client, queue, every) == dict.fromkeys(every, "early")
             await until(lambda: kept(1))
             own_server.kill()
