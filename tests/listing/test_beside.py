@@ -20,7 +20,7 @@ async def _beside(client: Client) -> None:
     lane, names = client.broker.lane, client.broker.names
     for number in range(5):
         await revoke(lane, names, "q", f"t{number}-0", replicated=False)
-    await Registry(lane, names, "q", replicated=False).take("t9-0", frozenset({1, 2}))
+    await Registry(lane, names, "q", replicated=False).take("t9-0", frozenset({1, 2}), 0)
     for number in range(3):
         await lane.publish(names.guard("q", f"w{number}"), b"")
     await lane.publish(f"{names.tenure_prefix}state.janitor.q", b"17")
