@@ -1,6 +1,7 @@
 """What type checkers make of the front door: nothing public is left to infer, and wrong calls are refused."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ MARK = "  # refused"
 
 def pyright(*args: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # an editable install alone is not always found
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.startswith("{"), done.stdout + done.stderr
     return json.loads(done.stdout)
 
