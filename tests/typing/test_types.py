@@ -14,7 +14,8 @@ MARK = "  # refused"
 
 def pyright(*args: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", *args]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # an editable install alone is not always found
+    here = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}  # where --verifytypes looks for Python
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.startswith("{"), done.stdout + done.stderr
     return json.loads(done.stdout)
