@@ -24,6 +24,8 @@ REVOKED_FOR = 30 * 86_400
 """Seconds that a revocation is kept; a server drops the connection of a silent client within minutes."""
 GUARDED_FOR = 86_400
 """Seconds that the guard of one workflow's first key is kept."""
+EVERYTHING = 1 << 62
+"""A position behind every other, to remove up to where a subject is never written with another meaning."""
 BUSY_PAUSE = 0.002
 """Seconds before a write is sent again that a replicated stream's leader refused since it had not forgotten the one before."""
 

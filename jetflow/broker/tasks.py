@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from jetflow.broker.codes import CONSUMER_EXISTS
-from jetflow.broker.fence import FencedLane
+from jetflow.broker.fence import EVERYTHING, FencedLane
 from jetflow.broker.lane import Lane
 from jetflow.broker.wire import parse_headers, status_of
 from jetflow.core.events import NULL
@@ -37,8 +37,6 @@ EXPIRES = 30
 RETRY_OPEN = 1.0
 PAUSE = 0.1
 MAX_NAME = 200
-EVERYTHING = 1 << 62
-"""A position behind every other."""
 
 
 class Task(Struct, omit_defaults=True):

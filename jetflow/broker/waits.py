@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.broker.fence import FencedLane
+from jetflow.broker.fence import EVERYTHING, FencedLane
 from jetflow.broker.fresh import newest_of_each
 from jetflow.broker.lane import StoredMessage
 from jetflow.broker.wire import header_block
@@ -25,8 +25,6 @@ from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 _GONE = b"KV-Operation:PURGE\r\nNats-TTL:1s\r\n"
 CLAIM = "=claim"
 """Reserved first token, which no signal's name escapes to."""
-EVERYTHING = 1 << 62
-"""A position behind every other, for keys that are never written with another meaning."""
 
 
 class Wait(NamedTuple):

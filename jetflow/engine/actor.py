@@ -66,7 +66,7 @@ class Actor:
         self.dirty_since: float | None = None
         self.state_wanted = False
         self.gone = False
-        self.newest = 0
+        self.newest: int = 0
         self._waiting: asyncio.Future[None] | None = None
         self.run: Run = Run()
         self.doubtful = False
@@ -108,7 +108,7 @@ class Actor:
             known.delivery.reply = command.delivery.reply
             return
         command.actor = self
-        self.newest: int = max(self.newest, command.seq)
+        self.newest = max(self.newest, command.seq)
         self.unacked[command.seq] = command
         self.mailbox.append(command)
         if self.parked and waiting_terminate(self) is not None:

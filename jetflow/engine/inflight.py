@@ -143,7 +143,7 @@ class Inflight:
             if step.partition not in partitions:
                 self.cancel(step)
         self.to_adopt = {step.key[0] for step in orphans if step.partition in partitions}
-        if any(step.owner is None and step.partition in partitions for step in orphans):
+        if self.to_adopt:
             asyncio.get_running_loop().call_later(ADOPT_WITHIN, self._drop, orphans)
 
     def _drop(self, orphans: list[Step]) -> None:

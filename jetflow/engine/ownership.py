@@ -273,9 +273,6 @@ class Ownership:
                     await consumer.delete()
                     await self._registry.leave(tenure.name)  # nothing was written under it
             raise
-        if self._stopping:
-            await consumer.delete()
-            return
         engine.tenure = tenure
         tenure.leaving = target - self._wanted()
         if not tenure.leaving:

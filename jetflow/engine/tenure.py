@@ -54,7 +54,7 @@ class Tenure:
         self.partitions = partitions
         self.over: bool = False
         self.leaving: frozenset[int] = frozenset()
-        self.position = 0
+        self.position: int = 0
         self.early: set[str] = set()
         self._consumer = consumer
         self._lasts = lasts
@@ -124,7 +124,7 @@ class Tenure:
     def saw(self, position: int) -> None:
         """A place in the inbox is known of."""
         if position > self.position:
-            self.position: int = position
+            self.position = position
 
     def is_first_hand(self, command: Command) -> bool:
         """Whether no earlier tenure can have been given this command."""
