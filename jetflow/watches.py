@@ -20,14 +20,18 @@ ASK_AGAIN = (0.25, 1.0, 5.0, 30.0)
 
 
 class _Watch:
-    """One workflow that somebody waits for."""
+    """One workflow that somebody waits for.
+
+    Attributes:
+        listeners: those who wait, told in the order in which they came.
+    """
 
     __slots__ = ("listeners", "notices", "sid")
 
     def __init__(self) -> None:
         self.sid: int = 0
         self.notices: int = 0
-        self.listeners: set[_Listening] = set()
+        self.listeners: dict[_Listening, None] = {}
 
 
 class Watches:
@@ -113,13 +117,13 @@ class _Listening(ABC):
         self._watch = watch
         self._asked = 0
         self._news: asyncio.Future[Any] | None = None
-        watch.listeners.add(self)
+        watch.listeners[self] = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._watch.listeners.discard(self)
+        self._watch.listeners.pop(self, None)
         self._watches.leave(self._subject, self._watch)
 
     @abstractmethod

@@ -94,7 +94,7 @@ class TaskRunner:
         self._pauses = 0
         self._catching_up = 0
         self._last_tick = clock.monotonic()
-        self._work: set[asyncio.Task[Any]] = set()
+        self._work: dict[asyncio.Task[Any], None] = {}
         self._ended_sid: int | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -396,8 +396,8 @@ class TaskRunner:
 
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        self._work[task] = None
+        task.add_done_callback(lambda task: self._work.pop(task, None))
         return task
 
 

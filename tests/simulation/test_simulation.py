@@ -36,3 +36,8 @@ def test_a_seed_repeats_in_another_process() -> None:
     runs = [run("-c", code).stdout.split() for _ in range(2)]
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 3
+
+
+def test_what_ran_before_changes_nothing() -> None:
+    code = "from tests.simulation.running import digest; seeds = range(12_002_590, 12_002_640)\nprint([digest(s) for s in seeds] == [digest(s) for s in reversed(seeds)][::-1])"
+    assert run("-c", code).stdout.split() == ["True"]
