@@ -37,7 +37,7 @@ async def _rebuild(actor: Actor, last: Entry) -> None:
     entries = await actor.tenure.timeline.run(actor.engine.queue_token, actor.id_token, last)
     run.seq, run.position, run.number, run.cause = last.seq, last.position, last.commit.run, last.commit.cause
     run.stored = last.stored
-    run.follows_another = entries[0].seq > 1 and not last.commit.compacted
+    run.may_follow_another = entries[0].seq > (2 if last.commit.compacted else 1)  # one key that is compacted was two at least
     history = last_generation([entry.commit for entry in entries])
     run.info = actor.info_of(history[0][0])
     if isinstance(history[-1][-1], ev.CLOSING):

@@ -175,7 +175,7 @@ async def _record_is_behind(actor: Actor) -> bool:
     """For a repeated end: False if this run's record was written, or was written and has expired since.
 
     An expired record leaves a marker, which stays while a command of the id waits. One that came before this run's record can have expired is
-    an earlier run's, and where there was one that is not sure even later: then the record is written again.
+    an earlier run's, and where there may have been one that is not sure even later: then the record is written again.
     """
     run = actor.run
     newest = await actor.tenure.states.newest(actor.engine.queue_token, actor.id_token)
@@ -183,6 +183,6 @@ async def _record_is_behind(actor: Actor) -> bool:
         return True
     if not newest.data:
         expire = _kept(actor)
-        return expire is None or run.follows_another or from_iso(newest.time) < from_iso(run.stored) + expire - CLOCKS_APART
+        return expire is None or run.may_follow_another or from_iso(newest.time) < from_iso(run.stored) + expire - CLOCKS_APART
     record = decode_state(newest.data)
     return record is None or not record.closed or record.run_id != str(run.number)

@@ -53,7 +53,7 @@ class Run:
         history: what compaction will make one key of.
         is_whole: whether the closing commit holds the whole run already.
         unheard: whether nothing was looked up, since no earlier tenure can have had the start.
-        follows_another: whether keys of an earlier run of the id lie before this one's.
+        may_follow_another: whether keys of an earlier run of the id lie before this one's, or once lay there.
         guarded: starts (by sequence) whose first commit no earlier tenure can write any more.
         accepted: the parent that is to be told that the run has begun.
         told: lifecycle events that the broker has not answered for yet.
@@ -61,8 +61,8 @@ class Run:
     """
 
     __slots__ = (
-        "accepted", "cause", "closed_children", "closing", "continued", "follows_another", "guarded", "history", "info",
-        "is_whole", "loaded", "number", "position", "seq", "stored", "tasks_due", "told", "told_closing", "unheard",
+        "accepted", "cause", "closed_children", "closing", "continued", "guarded", "history", "info",
+        "is_whole", "loaded", "may_follow_another", "number", "position", "seq", "stored", "tasks_due", "told", "told_closing", "unheard",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Run:
         self.history: History = History()
         self.is_whole: bool = False
         self.unheard: bool = False
-        self.follows_another: bool = False
+        self.may_follow_another: bool = False
         self.guarded: set[int] = set()
         self.stored: str = ""
         self.accepted: ev.Parent | None = None

@@ -91,3 +91,24 @@ async def test_killed_by_the_janitor_again_and_again(server: LocalServer, client
         await until(lambda: keys(client, queue))
         await until(nothing, 120)
         keeper.cancel()
+
+
+async def test_a_run_whose_record_was_never_written_is_told_of_though_one_before_it_has_expired(
+    server: LocalServer, client: Client, queue: str, tmp_path: Path
+) -> None:
+    """The marker that stands where the record should is of the run before."""
+    with workers(server.url, queue, tmp_path / "executions") as started:
+        doomed = await started.start(fault="after_notice:2")
+        first = await client.start(five_steps, 1, workflow_id="one", task_queue=queue, expire="3s")
+        assert await first.result(timeout="60s") == 16
+        second = await client.start(five_steps, 2, workflow_id="one", task_queue=queue, expire="1s", if_exists="replace")
+        assert await doomed.dead() == -9, doomed.errors.read_text()
+        waiting = asyncio.create_task(second.result(timeout="60s"))
+
+        async def marked() -> bool:
+            newest = await client.states.newest(queue, "one")
+            return newest is not None and not newest.data
+
+        await until(marked, 60)
+        await started.start()
+        assert await waiting == 17
