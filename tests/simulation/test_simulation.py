@@ -39,5 +39,6 @@ def test_a_seed_repeats_in_another_process() -> None:
 
 
 def test_what_ran_before_changes_nothing() -> None:
-    code = "from tests.simulation.running import digest; seeds = range(12_002_590, 12_002_640)\nprint([digest(s) for s in seeds] == [digest(s) for s in reversed(seeds)][::-1])"
+    order = "from tests.simulation.running import digest; seeds = range(12_002_590, 12_002_640)"
+    code = f"{order}\nprint([digest(s) for s in seeds] == [digest(s) for s in reversed(seeds)][::-1])"
     assert run("-c", code).stdout.split() == ["True"]
