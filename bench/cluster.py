@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer, free_port
+from jetflow.broker.transport.server import LocalServer, free_port
 from jetflow.errors import BrokerError
 
 REPLICAS = 3

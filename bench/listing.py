@@ -16,10 +16,10 @@ from msgspec import Raw
 from bench.loops import available, run
 from bench.stage import in_flight
 from jetflow import Client
-from jetflow.broker.server import LocalServer
-from jetflow.broker.state import StateRecord
-from jetflow.broker.wire import header_block
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core.ids import to_token
+from jetflow.protocol.headers import header_block
+from jetflow.protocol.record import StateRecord
 
 IN_FLIGHT = 500
 RARE = 20_000

@@ -29,7 +29,7 @@ from bench.stage import in_flight
 from bench.workflows import chain, one_step
 from bench.workloads import STEPS, expect
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 QUEUE = "bench"
 WORKFLOWS = 6_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.stage import Stage, in_flight, median_ms, percentile
-from jetflow.broker.wire import header_block
+from jetflow.protocol.headers import header_block
 
 EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")
 BODY = b'[{"type":"bench","padding":"' + b"x" * 160 + b'"}]'

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from bench.figures import FIGURES, Counts
-from jetflow.broker.server import server_binary
+from jetflow.broker.transport.server import server_binary
 
 VERSION = 1
 

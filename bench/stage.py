@@ -15,7 +15,7 @@ from bench.cluster import LocalCluster
 from bench.figures import Counts
 from bench.workflows import ACTIVITIES, WORKFLOWS
 from jetflow import Client, Worker
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 Sync = Literal["default", "always", "r3"]
 QUEUE = "bench"

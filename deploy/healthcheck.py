@@ -13,10 +13,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.membership import Member
-from jetflow.core.ids import DEFAULT_NAMESPACE
+from jetflow.broker.stores.membership import Member
+from jetflow.broker.transport.connection import Broker
 from jetflow.errors import JetflowError
+from jetflow.protocol.subjects import DEFAULT_NAMESPACE
 
 
 async def heartbeats() -> list[Member]:

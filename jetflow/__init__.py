@@ -3,13 +3,10 @@
 from types import FunctionType as _FunctionType
 
 from jetflow.activity import ActivityInfo, activity
-from jetflow.broker.state import Parked, StateRecord, Waiting
-from jetflow.changes import Changes
 from jetflow.client import Client, Connecting, IfExists, local
 from jetflow.core.data import Entity, Search
 from jetflow.core.definitions import ActivityDefinition, RetryPolicy, WorkflowDefinition
 from jetflow.core.durations import Duration
-from jetflow.core.execution import Status
 from jetflow.core.failures import is_cancellation
 from jetflow.errors import (
     ActivityError,
@@ -37,7 +34,9 @@ from jetflow.errors import (
     WorkflowNotFoundError,
     WorkflowTerminatedError,
 )
-from jetflow.export import (
+from jetflow.handle import WorkflowHandle
+from jetflow.history.execution import Status
+from jetflow.history.exports import (
     ActivityCounts,
     ActivityTaskCancelled,
     ActivityTaskCompleted,
@@ -83,9 +82,10 @@ from jetflow.export import (
     WorkflowExecutionUpdateFailed,
     WorkflowExport,
 )
-from jetflow.filters import Moment, Wanted
-from jetflow.handle import WorkflowHandle
-from jetflow.listing import CountBy, Page
+from jetflow.protocol.record import Parked, StateRecord, Waiting
+from jetflow.reading.changes import Changes
+from jetflow.reading.filters import Moment, Wanted
+from jetflow.reading.listing import CountBy, Page
 from jetflow.worker import Worker
 from jetflow.workflow import (
     CancellationScope,

@@ -15,18 +15,17 @@ from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
 from msgspec import Raw
 
-from jetflow.broker.connection import Broker, open_wire
-from jetflow.broker.lane import PubAck
-from jetflow.broker.lifecycle import LifecycleStream
-from jetflow.broker.server import LocalServer
-from jetflow.broker.state import StateRecord, StateStore
-from jetflow.broker.timers import ScheduledStarts
-from jetflow.broker.wire import Wire
+from jetflow.broker.stores.lifecycle import LifecycleStream
+from jetflow.broker.stores.state import StateStore
+from jetflow.broker.stores.timers import ScheduledStarts
+from jetflow.broker.transport.connection import Broker, open_wire
+from jetflow.broker.transport.lane import PubAck
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration, to_ms
-from jetflow.core.ids import DEFAULT_NAMESPACE, partition_of, to_token
+from jetflow.core.ids import partition_of, to_token
 from jetflow.core.values import body_of, encode, json_list
-from jetflow.engine.commands import ARGS, EXPIRE, NEW_ID, REPLACE, check_body, data_headers, expire_header
 from jetflow.errors import (
     ConflictError,
     InvalidInputError,
@@ -34,13 +33,17 @@ from jetflow.errors import (
     WorkflowAlreadyStartedError,
     WorkflowNotFoundError,
 )
-from jetflow.finding import Finding
 from jetflow.handle import WorkflowHandle
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
-from jetflow.starts import Starts
-from jetflow.watches import Watches
-from jetflow.watching import SharedReads
+from jetflow.protocol.commands import check_body, data_headers, expire_header
+from jetflow.protocol.headers import ARGS, EXPIRE, NEW_ID, REPLACE
+from jetflow.protocol.record import StateRecord
+from jetflow.protocol.subjects import DEFAULT_NAMESPACE
+from jetflow.reading.finding import Finding
+from jetflow.reading.following import SharedReads
+from jetflow.reading.notices import Watches
+from jetflow.sending.starts import Starts
 
 DEFAULT_QUEUE = "default"
 IDS_AT_ONCE = 64

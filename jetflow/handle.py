@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 import msgspec
 
-from jetflow import asking
-from jetflow.broker.state import RUNNING, StateRecord, summary
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.stores.timeline import Timeline
 from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
-from jetflow.core.execution import HistoryEvent, WorkflowExecution
 from jetflow.core.failures import to_error
-from jetflow.core.history import View
 from jetflow.core.ids import to_token
-from jetflow.core.raw_export import Section, WorkflowExport
 from jetflow.core.values import decode, encode
-from jetflow.engine.commands import EXPIRE, TerminateCommand, check_body, expire_header
 from jetflow.errors import (
     BrokerUnavailableError,
     FailureError,
@@ -30,16 +24,23 @@ from jetflow.errors import (
     WorkflowAlreadyClosedError,
     WorkflowNotFoundError,
 )
-from jetflow.exporting import ExecutionOptions, Exporter
+from jetflow.history.build import View
+from jetflow.history.execution import HistoryEvent, WorkflowExecution
+from jetflow.history.raw import Section, WorkflowExport
 from jetflow.protocol import clock
-from jetflow.sections import export_sections
-from jetflow.watching import follow
+from jetflow.protocol.commands import TerminateCommand, check_body, expire_header
+from jetflow.protocol.headers import EXPIRE
+from jetflow.protocol.record import RUNNING, StateRecord, summary
+from jetflow.reading.exporting import ExecutionOptions, Exporter
+from jetflow.reading.following import follow
+from jetflow.reading.sections import export_sections
+from jetflow.sending import asking
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from jetflow.client import Client
-    from jetflow.watches import Until
+    from jetflow.reading.notices import Until
 
     R_co = TypeVar("R_co", covariant=True, default=Any)
     T = TypeVar("T")

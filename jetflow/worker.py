@@ -19,21 +19,21 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jetflow.broker.lane import Lane
-from jetflow.broker.membership import Heart, Member
-from jetflow.broker.wire import Wire
+from jetflow.broker.stores.membership import Heart, Member
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.wire import Wire
 from jetflow.core import guard
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
+from jetflow.engine.activities.remote import TaskRunner
+from jetflow.engine.activities.steps import StepRunner
+from jetflow.engine.calls.queries import Queries
 from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
-from jetflow.engine.janitor import Janitor
-from jetflow.engine.ownership import Ownership
-from jetflow.engine.queries import Queries
-from jetflow.engine.remote import TaskRunner
-from jetflow.engine.router import Router
-from jetflow.engine.steps import StepRunner
-from jetflow.engine.supervision import Supervisor
+from jetflow.engine.ownership.ownership import Ownership
+from jetflow.engine.signals.router import Router
+from jetflow.engine.upkeep.janitor import Janitor
+from jetflow.engine.upkeep.supervision import Supervisor
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms

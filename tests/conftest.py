@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 ROOT = Path(__file__).resolve().parent.parent
 NATS_CLI = "github.com/nats-io/natscli/nats@v0.5.1"

@@ -3,9 +3,9 @@
 import msgspec
 
 from jetflow import Client
-from jetflow.broker.state import StateRecord
-from jetflow.broker.wire import header_block, ttl_of
 from jetflow.core.ids import to_token
+from jetflow.protocol.headers import header_block, ttl_of
+from jetflow.protocol.record import StateRecord
 
 
 async def put_record(client: Client, record: StateRecord) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from jetflow.broker.dead_letters import DeadLetter, DeadLetters
+from jetflow.broker.stores.dead_letters import DeadLetter, DeadLetters
 from jetflow.cli.options import HERE, Connection, Json, Number, Utc
 from jetflow.cli.output import clean, local_time, say, tell, write_json
 from jetflow.cli.report import reporting

@@ -16,7 +16,7 @@ import msgspec
 import typer
 from rich.text import Text
 
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.cli.loading import LoadedApp, load_app
 from jetflow.cli.options import App, Connection, Namespace, TaskQueue, Verbose, follow_up, set_up_logging
 from jetflow.cli.output import clean, public_url, say, tell
@@ -26,9 +26,10 @@ from jetflow.cli.serving import run_until_stopped, serve
 from jetflow.cli.store import prepare_store
 from jetflow.client import DEFAULT_QUEUE, Client
 from jetflow.core.definitions import WorkflowDefinition
-from jetflow.core.ids import DEFAULT_NAMESPACE, Names, to_token
+from jetflow.core.ids import to_token
 from jetflow.core.values import body_of
 from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.protocol.subjects import DEFAULT_NAMESPACE, Names
 from jetflow.web.serving import DEFAULT_PORT as UI_PORT
 from jetflow.web.serving import DashboardThread, address_of, bind, check_installed
 

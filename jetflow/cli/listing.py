@@ -11,14 +11,14 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from jetflow.broker.state import StateRecord
 from jetflow.cli.options import HERE, Connection, Json, Utc
 from jetflow.cli.output import clean, local_time, out, say, tell, write_json
 from jetflow.cli.report import reporting
 from jetflow.cli.selection import EVERYTHING, Selection
 from jetflow.cli.styles import STYLES, about, status_of
 from jetflow.client import Client
-from jetflow.listing import CountBy, Page
+from jetflow.protocol.record import StateRecord
+from jetflow.reading.listing import CountBy, Page
 
 PAGE = 50
 MUCH = 1000

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from jetflow.broker.connection import DEFAULT_URL
+from jetflow.broker.transport.connection import DEFAULT_URL
 from jetflow.cli.output import use_utc
 from jetflow.client import DEFAULT_QUEUE, Client
-from jetflow.core.ids import DEFAULT_NAMESPACE
+from jetflow.protocol.subjects import DEFAULT_NAMESPACE
 
 CONNECTION = "Connection"
 

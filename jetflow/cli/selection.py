@@ -13,7 +13,7 @@ import typer
 
 from jetflow.core.durations import to_ms
 from jetflow.errors import InvalidInputError
-from jetflow.filters import Wanted
+from jetflow.reading.filters import Wanted
 
 WHICH = "Which workflows"
 

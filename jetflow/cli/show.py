@@ -9,13 +9,13 @@ import msgspec
 import typer
 from rich.text import Text
 
-from jetflow.broker.state import StateRecord, Waiting
 from jetflow.cli.options import HERE, Connection, Json, TaskQueue, Utc, WorkflowId
 from jetflow.cli.output import ago, clean, local_time, say, short_duration, write_json
 from jetflow.cli.report import failure_text, reporting
 from jetflow.cli.styles import STYLES, status_of
 from jetflow.cli.tree import show_tree
 from jetflow.client import DEFAULT_QUEUE
+from jetflow.protocol.record import StateRecord, Waiting
 
 LABEL = 12
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from jetflow.broker.overview import Overview
 from jetflow.cli.options import HERE, Connection, Json
 from jetflow.cli.output import clean, say, write_json
 from jetflow.cli.report import reporting
@@ -16,7 +15,8 @@ from jetflow.cli.styles import STYLES
 from jetflow.core.durations import to_ms
 from jetflow.core.ids import from_token
 from jetflow.errors import InvalidInputError
-from jetflow.stats import Stats, Throughput, stats
+from jetflow.reading.overview import Overview
+from jetflow.reading.stats import Stats, Throughput, stats
 
 
 def show_stats(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jetflow.broker.state import StateRecord
+from jetflow.protocol.record import StateRecord
 
 STYLES = {"running": "blue", "early": "cyan", "parked": "yellow", "completed": "green", "failed": "red", "terminated": "magenta"}
 

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from jetflow.broker.state import StateRecord
 from jetflow.cli.options import HERE, Connection, Json, Utc
 from jetflow.cli.output import clean, local_time, say, tell, write_json
 from jetflow.cli.report import reporting
 from jetflow.cli.selection import EVERYTHING, Selection
 from jetflow.cli.styles import STYLES, about, status_of
+from jetflow.protocol.record import StateRecord
 
 
 def tail(

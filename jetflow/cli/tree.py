@@ -10,14 +10,14 @@ from msgspec import Struct
 from rich.text import Text
 from rich.tree import Tree
 
-from jetflow.broker.state import StateRecord, summary
 from jetflow.cli.options import Connection
 from jetflow.cli.output import clean, out, say, write_json
 from jetflow.cli.styles import STYLES, about, status_of
 from jetflow.client import Client
 from jetflow.core.events import ChildStarted
 from jetflow.errors import WorkflowNotFoundError
-from jetflow.reasons import children
+from jetflow.protocol.record import StateRecord, summary
+from jetflow.reading.why import children
 
 AT_ONCE = 32
 """Workflows that are read side by side."""

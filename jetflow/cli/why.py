@@ -11,7 +11,7 @@ from jetflow.cli.output import ago, clean, local_time, say, tell, write_json
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE, Client
 from jetflow.errors import WorkflowNotFoundError
-from jetflow.reasons import Wait, Why, kept_signals, why
+from jetflow.reading.why import Wait, Why, kept_signals, why
 
 MOST = 3
 """Things of several waited for that the sentence names."""

@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.group_commit import Choice
+from jetflow.broker.fencing.group_commit import Choice
+from jetflow.broker.transport.connection import Broker
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.ids import to_token
-from jetflow.engine.dispatch import Dispatch
-from jetflow.engine.inflight import Inflight
-from jetflow.engine.lifecycle import Lifecycle
-from jetflow.engine.steps import StepRunner
+from jetflow.engine.activities.dispatch import Dispatch
+from jetflow.engine.activities.inflight import Inflight
+from jetflow.engine.activities.steps import StepRunner
+from jetflow.engine.upkeep.lifecycle import Lifecycle
 from jetflow.errors import BrokerError
 
 if TYPE_CHECKING:
-    from jetflow.engine.tenure import Tenure
+    from jetflow.engine.ownership.tenure import Tenure
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 

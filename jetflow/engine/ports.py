@@ -1,6 +1,6 @@
 """What the engine asks of storage: small interfaces, and what each call promises.
 
-``jetflow.broker`` implements them on NATS (``broker/owned.py`` has all of one tenure). The simulation runs the same
+``jetflow.broker`` implements them on NATS (``broker/stores/owned.py`` has all of one tenure). The simulation runs the same
 implementations on a double of the server in memory (``jetflow.testing``), which can fail, delay, reorder, repeat or lose any answer; the contract
 tests in ``tests/double`` ask both servers the same.
 
@@ -19,14 +19,15 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from jetflow.broker.lane import StoredMessage
-from jetflow.broker.pull import Delivery
-from jetflow.broker.registry import Taken
-from jetflow.broker.signals import EarlySignal, Stored
-from jetflow.broker.state import StateRecord
-from jetflow.broker.tasks import Task
-from jetflow.broker.timeline import Entry
-from jetflow.broker.waits import Claim, Registered, Routed, Wait
+from jetflow.broker.fencing.registry import Taken
+from jetflow.broker.stores.signals import EarlySignal, Stored
+from jetflow.broker.stores.tasks import Task
+from jetflow.broker.stores.timeline import Entry
+from jetflow.broker.stores.waits import Claim, Registered, Wait
+from jetflow.broker.transport.lane import StoredMessage
+from jetflow.broker.transport.pull import Delivery
+from jetflow.protocol.commands import RoutedSignal
+from jetflow.protocol.record import StateRecord
 
 
 class Inbox(Protocol):
@@ -211,7 +212,7 @@ class WaitStore(Protocol):
         """A signal; always fresh."""
         ...
 
-    async def forward(self, wait: Wait, routed: Routed) -> None:
+    async def forward(self, wait: Wait, routed: RoutedSignal) -> None:
         """Sends a signal to its wait, unless one is on its way there."""
         ...
 

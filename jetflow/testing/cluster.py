@@ -8,13 +8,13 @@ import logging
 from typing import Any
 
 from jetflow import worker
-from jetflow.broker import membership
-from jetflow.broker.connection import Broker
-from jetflow.broker.lane import Lane
-from jetflow.broker.topology import Topology, ensure_topology
+from jetflow.broker.stores import membership
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.topology import Topology, ensure_topology
 from jetflow.client import Client
-from jetflow.core.ids import DEFAULT_NAMESPACE, Names
 from jetflow.errors import BrokerUnavailableError
+from jetflow.protocol.subjects import DEFAULT_NAMESPACE, Names
 from jetflow.testing.server import MemoryServer
 from jetflow.testing.virtual import Process
 from jetflow.testing.wire import MemoryWire

@@ -1,4 +1,4 @@
-"""A client's end of a connection to the double: what ``jetflow.broker.wire.Wire`` is to a real server."""
+"""A client's end of a connection to the double: what ``jetflow.broker.transport.wire.Wire`` is to a real server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import ParseResult, urlparse
 
-from jetflow.broker.wire import Handler
+from jetflow.broker.transport.wire import Handler
 from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Version(NamedTuple):
 
 
 class MemoryWire:
-    """What ``jetflow.broker.wire.Wire`` is, to a server in memory. Made by ``MemoryServer.connect``."""
+    """What ``jetflow.broker.transport.wire.Wire`` is, to a server in memory. Made by ``MemoryServer.connect``."""
 
     connected_server_version: Version = Version()
     _server_info: dict[str, Any] = {"jetstream": True}  # noqa: RUF012

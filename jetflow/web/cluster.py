@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from jetflow.broker.overview import overview
 from jetflow.client import Client
+from jetflow.reading.overview import overview
 
 
 async def workers(request: Request) -> dict[str, Any]:

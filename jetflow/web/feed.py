@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from jetflow.broker.state import StateRecord, decode_state
 from jetflow.client import Client
 from jetflow.core.ids import from_token
 from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.protocol.record import StateRecord, decode_state
 from jetflow.web.rows import row
 from jetflow.web.throughput import Throughput
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from jetflow.core.execution import HistoryEvent
 from jetflow.core.failures import Failure
 from jetflow.errors import InvalidInputError
 from jetflow.handle import WorkflowHandle
+from jetflow.history.execution import HistoryEvent
 from jetflow.web.rows import failure, payload
 
 PAGE = 1000

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from jetflow.broker.dead_letters import DeadLetter, DeadLetters
+from jetflow.broker.stores.dead_letters import DeadLetter, DeadLetters
 from jetflow.errors import InvalidInputError
 from jetflow.web.actions import body_of
 

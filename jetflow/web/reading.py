@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from jetflow.broker.state import StateRecord, decode_state
 from jetflow.client import Client
 from jetflow.core.ids import to_token
 from jetflow.errors import InvalidInputError, WorkflowNotFoundError
 from jetflow.handle import WorkflowHandle
+from jetflow.protocol.record import StateRecord, decode_state
 from jetflow.web import history as histories
 from jetflow.web.rows import payload, row, whole
 

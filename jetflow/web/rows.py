@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from jetflow.broker.state import StateRecord, Waiting
 from jetflow.core.failures import Failure
+from jetflow.protocol.record import StateRecord, Waiting
 
 SHOWN_WAITS = 3
 SHOWN_FIELDS = 4

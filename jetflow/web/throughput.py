@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from jetflow.broker.state import StateRecord
+from jetflow.protocol.record import StateRecord
 
 WINDOW_MS = 15_000
 """A start or end whose notice comes later than this is not counted."""

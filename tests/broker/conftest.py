@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.server import LocalServer, server_binary
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.server import LocalServer, server_binary
 from tests.conftest import ROOT
 
 OLD_VERSION = "2.12.8"

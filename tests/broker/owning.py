@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import FencedLane, TenureOverError, revoke
-from jetflow.broker.lane import Lane, PubAck
+from jetflow.broker.fencing.fence import FencedLane, TenureOverError, revoke
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import Lane, PubAck
 from jetflow.errors import ConflictError
 from jetflow.protocol import clock
 

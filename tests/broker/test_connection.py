@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.lane import Lane
-from jetflow.broker.server import LocalServer, free_port, server_binary
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.server import LocalServer, free_port, server_binary
 from jetflow.errors import BrokerError, BrokerUnavailableError, InvalidInputError
 from tests.broker.conftest import OLD_VERSION
 
@@ -64,7 +64,7 @@ async def test_jetstream_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_cluster_without_a_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetflow.broker.connection.Lane", partial(Lane, timeout=1))
+    monkeypatch.setattr("jetflow.broker.transport.connection.Lane", partial(Lane, timeout=1))
     config = tmp_path / "nats.conf"
     routes = ", ".join(f'"nats://127.0.0.1:{free_port()}"' for _ in range(2))
     config.write_text(f'server_name: n1\njetstream {{}}\ncluster {{ name: local, listen: "127.0.0.1:{free_port()}", routes: [{routes}] }}\n')

@@ -2,9 +2,9 @@
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.dead_letters import DeadLetters, OwnedDeadLetters
-from jetflow.broker.wire import header_block
+from jetflow.broker.stores.dead_letters import DeadLetters, OwnedDeadLetters
+from jetflow.broker.transport.connection import Broker
+from jetflow.protocol.headers import header_block
 from tests.broker.owning import OwnedLane, owned_lane, stored, writes_until_revoked
 
 

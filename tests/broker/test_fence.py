@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import SPELLINGS, Spellings, TenureOverError, is_busy, revocation
-from jetflow.broker.lane import Lane, PubAck
-from jetflow.broker.server import LocalServer
-from jetflow.broker.wire import header_block
+from jetflow.broker.fencing.fence import SPELLINGS, Spellings, TenureOverError, is_busy, revocation
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import Lane, PubAck
+from jetflow.broker.transport.server import LocalServer
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, PayloadTooLargeError
+from jetflow.protocol.headers import header_block
 from tests.broker.conftest import until
 from tests.broker.owning import OwnedLane, owned_lane, stored
 

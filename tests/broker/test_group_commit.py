@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import TenureOverError
-from jetflow.broker.group_commit import AGAIN, BUSY, CROWD, GAIN, MOST, PERIOD, SLOW, SOON, Choice, GroupCommit
-from jetflow.broker.lane import Lane
-from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import OwnedTimeline
-from jetflow.broker.wire import header_block
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.fencing.group_commit import AGAIN, BUSY, CROWD, GAIN, MOST, PERIOD, SLOW, SOON, Choice, GroupCommit
+from jetflow.broker.stores.timeline import OwnedTimeline
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.server import LocalServer
 from jetflow.errors import BrokerUnavailableError, ConflictError, PayloadTooLargeError
 from jetflow.protocol.clock import cpu as wanted_cpu
+from jetflow.protocol.headers import header_block
 from tests.broker import owning
 from tests.broker.conftest import until
 from tests.broker.owning import OwnedLane, owned_lane

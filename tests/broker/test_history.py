@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from msgspec import Raw
 
-from jetflow.broker import history as history_module
-from jetflow.broker.connection import Broker
-from jetflow.broker.group_commit import Choice
-from jetflow.broker.history import RunReader
-from jetflow.broker.timeline import Entry, OwnedTimeline, Timeline
+from jetflow.broker.fencing.group_commit import Choice
+from jetflow.broker.stores.timeline import Entry, OwnedTimeline, Timeline
+from jetflow.broker.transport.connection import Broker
 from jetflow.core.events import Commit, Completed, SideEffect, Started, encode_commit
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.reading import run_reader as history_module
+from jetflow.reading.run_reader import RunReader
 from tests.broker.owning import owned_lane
 
 

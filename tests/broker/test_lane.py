@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from jetflow.broker import lane as lane_module
-from jetflow.broker.connection import Broker, open_wire
-from jetflow.broker.lane import Lane, PubAck
-from jetflow.broker.server import LocalServer
-from jetflow.broker.wire import header_block, parse_headers
+from jetflow.broker.transport import lane as lane_module
+from jetflow.broker.transport.connection import Broker, open_wire
+from jetflow.broker.transport.lane import Lane, PubAck
+from jetflow.broker.transport.server import LocalServer
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, PayloadTooLargeError
+from jetflow.protocol.headers import header_block, parse_headers
 from tests.broker.conftest import until
 
 EXPECT_NEW = header_block(Nats_Expected_Last_Subject_Sequence="0")

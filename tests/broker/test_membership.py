@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 
-from jetflow.broker import membership
-from jetflow.broker.connection import Broker, open_wire
-from jetflow.broker.lane import Lane
-from jetflow.broker.membership import DEAD_AFTER, LATE_AFTER, Heart, Member, Members, presence_subject
-from jetflow.broker.server import LocalServer
-from jetflow.broker.wire import Wire
+from jetflow.broker.stores import membership
+from jetflow.broker.stores.membership import DEAD_AFTER, LATE_AFTER, Heart, Member, Members, presence_subject
+from jetflow.broker.transport.connection import Broker, open_wire
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.wire import Wire
 from jetflow.errors import BrokerUnavailableError
 from tests.broker.conftest import until
 

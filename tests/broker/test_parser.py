@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
-from jetflow.broker.parser import MAX_CONTROL_LINE, Parser
+from jetflow.broker.transport.parser import MAX_CONTROL_LINE, Parser
 
 OURS, THEIRS = 1, 2
 

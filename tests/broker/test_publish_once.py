@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jetflow import Client
-from jetflow.broker.lane import Lane
+from jetflow.broker.transport.lane import Lane
 from jetflow.errors import BrokerUnavailableError, ConflictError
 
 

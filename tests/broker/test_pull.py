@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from jetflow.broker import pull
-from jetflow.broker.connection import Broker
-from jetflow.broker.pull import Delivery, PullConsumer, claimed_partitions, delete_consumer
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport import pull
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.pull import Delivery, PullConsumer, claimed_partitions, delete_consumer
+from jetflow.broker.transport.server import LocalServer
 from tests.broker.conftest import until
 
 

@@ -6,10 +6,10 @@ import logging
 import msgspec
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import revocation
-from jetflow.broker.lane import PubAck
-from jetflow.broker.registry import Registry
+from jetflow.broker.fencing.fence import revocation
+from jetflow.broker.fencing.registry import Registry
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import PubAck
 from jetflow.errors import BrokerError, BrokerUnavailableError
 from tests.broker.owning import stored
 

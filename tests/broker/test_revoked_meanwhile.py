@@ -10,16 +10,17 @@ import pytest
 from msgspec import Raw
 
 from bench.cluster import LocalCluster
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import TenureOverError
-from jetflow.broker.group_commit import Choice
-from jetflow.broker.registry import Registry
-from jetflow.broker.server import LocalServer
-from jetflow.broker.state import COMPLETED, OwnedStates, StateRecord
-from jetflow.broker.timeline import OwnedTimeline
-from jetflow.broker.timers import Timers
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.fencing.group_commit import Choice
+from jetflow.broker.fencing.registry import Registry
+from jetflow.broker.stores.state import OwnedStates
+from jetflow.broker.stores.timeline import OwnedTimeline
+from jetflow.broker.stores.timers import Timers
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core.events import Commit, Started, encode_commit
 from jetflow.errors import BrokerError, ConflictError
+from jetflow.protocol.record import COMPLETED, StateRecord
 from tests.broker.owning import OwnedLane, owned_lane, stored
 from tests.broker.test_group_commit import convinced
 

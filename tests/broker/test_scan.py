@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from jetflow.broker import scan
-from jetflow.broker.connection import Broker
-from jetflow.broker.scan import Scan
-from jetflow.broker.wire import header_block
+from jetflow.broker.transport import scan
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.scan import Scan
 from jetflow.errors import BrokerError
+from jetflow.protocol.headers import header_block
 
 
 @pytest.fixture

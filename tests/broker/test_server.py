@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.server import LocalServer, free_port, server_binary
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.server import LocalServer, free_port, server_binary
 from jetflow.errors import BrokerError
 from tests.broker.conftest import until
 
@@ -110,7 +110,7 @@ async def test_a_missing_binary_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_store_in_use_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetflow.broker.server.LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("jetflow.broker.transport.server.LOCK_TIMEOUT", 0.2)
     async with LocalServer(tmp_path / "store") as server:
         with pytest.raises(BrokerError, match=r"store is in use by another nats-server"):
             await LocalServer(tmp_path / "store").start()
@@ -122,7 +122,7 @@ async def test_a_store_in_use_is_not_shared(tmp_path: Path, monkeypatch: pytest.
 
 _OWNER = """
 import asyncio, sys, time
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 async def main():
     server = LocalServer(sys.argv[1])
@@ -154,7 +154,7 @@ async def test_interrupting_the_owner_does_not_interrupt_the_server(tmp_path: Pa
 
 
 async def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetflow.broker.server.STOP_TIMEOUT", 0.2)
+    monkeypatch.setattr("jetflow.broker.transport.server.STOP_TIMEOUT", 0.2)
     server = LocalServer(tmp_path / "store")
     await server.start()
     pid = server.pid

@@ -6,9 +6,9 @@ import time
 import pytest
 from msgspec import Raw
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import TenureOverError
-from jetflow.broker.signals import CANCEL, EarlySignal, EarlySignals, OwnedSignals
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.stores.signals import CANCEL, EarlySignal, EarlySignals, OwnedSignals
+from jetflow.broker.transport.connection import Broker
 from jetflow.core.ids import partition_of
 from tests.broker.owning import OwnedLane, owned_lane, stored, writes_until_revoked
 

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 from msgspec import Raw
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.group_commit import Choice
-from jetflow.broker.state import COMPLETED, RUNNING, OwnedStates, StateRecord, StateStore, decode_state, summary
+from jetflow.broker.fencing.group_commit import Choice
+from jetflow.broker.stores.state import OwnedStates, StateStore
+from jetflow.broker.transport.connection import Broker
+from jetflow.protocol.record import COMPLETED, RUNNING, StateRecord, decode_state, summary
 from tests.broker.conftest import until
 from tests.broker.owning import OwnedLane, owned_lane, writes_until_revoked
 

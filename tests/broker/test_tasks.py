@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import TenureOverError
-from jetflow.broker.tasks import OwnedTasks, Task, Tasks, operation_tokens
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.stores.tasks import OwnedTasks, Task, Tasks, operation_tokens
+from jetflow.broker.transport.connection import Broker
 from tests.broker.conftest import until
 from tests.broker.owning import OwnedLane, owned_lane, stored, writes_until_revoked
 

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from msgspec import Raw
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import TenureOverError
-from jetflow.broker.group_commit import Choice
-from jetflow.broker.timeline import Entry, OwnedTimeline, Timeline
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.fencing.group_commit import Choice
+from jetflow.broker.stores.timeline import Entry, OwnedTimeline, Timeline
+from jetflow.broker.transport.connection import Broker
 from jetflow.core.events import Commit, SideEffect, Started, encode_commit
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 from tests.broker.owning import OwnedLane, owned_lane, stored, writes_until_revoked

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import TenureOverError
-from jetflow.broker.timers import ScheduledStarts, Timers
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.stores.timers import ScheduledStarts, Timers
+from jetflow.broker.transport.connection import Broker
 from jetflow.core.ids import partition_of
 from jetflow.errors import ConflictError
 from tests.broker.conftest import until

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.server import LocalServer
-from jetflow.broker.topology import stream_configs
-from jetflow.broker.wire import header_block
-from jetflow.core.ids import Names, partition_of, to_token
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.topology import stream_configs
+from jetflow.core.ids import partition_of, to_token
 from jetflow.errors import BrokerError, InvalidInputError, TopologyError
+from jetflow.protocol.headers import header_block
+from jetflow.protocol.subjects import Names
 from tests.broker.conftest import until
 
 

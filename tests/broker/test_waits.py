@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.fence import TenureOverError
-from jetflow.broker.waits import Claim, Routed, Wait, Waits
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.stores.waits import Claim, Wait, Waits
+from jetflow.broker.transport.connection import Broker
 from jetflow.core.values import json_list
 from jetflow.errors import ConflictError
+from jetflow.protocol.commands import RoutedSignal
 from tests.broker.conftest import until
 from tests.broker.owning import OwnedLane, owned_lane, stored, writes_until_revoked
 
@@ -95,7 +96,7 @@ async def test_a_taken_one_is_gone_before_its_claim(waits: Waits, broker: Broker
 async def test_it_is_forwarded_once_while_it_is_under_way(waits: Waits, broker: Broker, queue: str) -> None:
     wait = Wait(queue, queue, "a", 5, 1)
     for _ in range(3):
-        await waits.forward(wait, Routed(5, queue, 7, json_list([])))
+        await waits.forward(wait, RoutedSignal(5, queue, 7, json_list([])))
     asked = {"seq": 1, "next_by_subj": f"{broker.names.namespace}.*.{queue}.a.>", "batch": 10}
     found = await broker.lane.read_many(broker.names.inbox_stream, asked, may_lag="a test looks")
     assert [message.data for message in found] == [b'{"run":5,"signal":"%b","number":7,"data":[]}' % queue.encode()]
@@ -117,7 +118,7 @@ async def test_a_router_whose_tenure_is_over_changes_nothing(broker: Broker, own
         waits.remove(wait)
     for late in (
         waits.taken(number), waits.give_back(wait, number), waits.claim(number, wait, 1), waits.withdraw(number),
-        waits.discard(number), waits.forward(wait, Routed(5, queue, number, json_list([]))), waits.waiting_for(queue), waits.claims(),
+        waits.discard(number), waits.forward(wait, RoutedSignal(5, queue, number, json_list([]))), waits.waiting_for(queue), waits.claims(),
     ):  # fmt: skip
         with pytest.raises(TenureOverError):
             await late

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from jetflow.broker import walk
-from jetflow.broker.connection import Broker
-from jetflow.broker.server import LocalServer
-from jetflow.broker.topology import stream_configs
-from jetflow.broker.walk import Row, Walk
-from jetflow.broker.wire import header_block
+from jetflow.broker.transport import walk
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.topology import stream_configs
+from jetflow.broker.transport.walk import Row, Walk
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
+from jetflow.protocol.headers import header_block
 
 
 class Shelf:

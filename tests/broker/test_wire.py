@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jetflow.broker.connection import open_wire
-from jetflow.broker.server import LocalServer
-from jetflow.broker.wire import Wire, header_block, parse_headers, status_of
+from jetflow.broker.transport.connection import open_wire
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.wire import Wire
 from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
+from jetflow.protocol.headers import header_block, parse_headers, status_of
 from tests.broker.conftest import until
 
 

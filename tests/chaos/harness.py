@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jetflow import Client
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.stores.timeline import Timeline
 from jetflow.core import events as ev
 from jetflow.core.ids import to_token
 

@@ -16,8 +16,8 @@ import pytest
 
 from bench.cluster import LocalCluster
 from jetflow import Client
-from jetflow.broker.pull import claimed_partitions
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.pull import claimed_partitions
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core.ids import partition_of, to_token
 from jetflow.errors import WorkflowAlreadyStartedError, WorkflowNotFoundError, WorkflowTerminatedError
 

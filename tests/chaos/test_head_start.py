@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core.ids import to_token
 from tests.chaos.app import draws_lots, five_steps
 from tests.chaos.harness import check_histories, executions, workers

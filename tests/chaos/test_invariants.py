@@ -15,20 +15,20 @@ import pytest
 
 import jetflow
 from jetflow import Client, Worker, activity, condition, execute_child, sleep, workflow
-from jetflow.broker.lane import Lane
-from jetflow.broker.pull import PullConsumer
-from jetflow.broker.server import LocalServer
-from jetflow.broker.signals import EarlySignal
-from jetflow.broker.state import StateStore
-from jetflow.broker.timeline import OwnedTimeline, Timeline, to_entry
-from jetflow.broker.wire import header_block
-from jetflow.engine import applying, resting, starting
-from jetflow.engine.actor import Actor
-from jetflow.engine.commands import ChildNotice
-from jetflow.engine.outbox import Outbox
-from jetflow.engine.signal_buffer import SignalBuffer
+from jetflow.broker.stores.signals import EarlySignal
+from jetflow.broker.stores.state import StateStore
+from jetflow.broker.stores.timeline import OwnedTimeline, Timeline, to_entry
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.pull import PullConsumer
+from jetflow.broker.transport.server import LocalServer
+from jetflow.engine.ownership.outbox import Outbox
+from jetflow.engine.signals.buffer import SignalBuffer
+from jetflow.engine.turn import applying, resting, starting
+from jetflow.engine.turn.actor import Actor
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
-from jetflow.watches import Watches
+from jetflow.protocol.commands import ChildNotice
+from jetflow.protocol.headers import header_block
+from jetflow.reading.notices import Watches
 
 broken_too = pytest.mark.parametrize("broken", [False, True], ids=["holds", "broken on purpose"])
 RAN: list[str] = []
@@ -456,7 +456,7 @@ async def test_9_a_client_hears_only_what_it_waits_for_and_asks_again_when_a_not
 
     monkeypatch.setattr(Watches, "_on_change", lost)
     if broken:
-        monkeypatch.setattr("jetflow.watches.ASK_AGAIN", (3600.0,))
+        monkeypatch.setattr("jetflow.reading.notices.ASK_AGAIN", (3600.0,))
 
     async def property_() -> None:
         async with own_worker(server, queue):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.chaos.app import collect_from
 from tests.chaos.harness import check_histories, workers
 from tests.engine.helpers import until

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jetflow import CancelledFailure, Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.chaos.app import cleans_up, collect, tells, tells_at_last, tree
 from tests.chaos.harness import Workers, check_histories, executions, workers
 from tests.engine.helpers import commands, dead_letters, until, waits_for

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.chaos.app import everything, expected_everything, five_steps, one_slow_step, sleeper
 from tests.chaos.harness import Workers, check_histories, executions, timeline_events, workers
 from tests.chaos.together import VARIABLE

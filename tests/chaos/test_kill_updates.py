@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core import events as ev
 from tests.chaos.app import counts
 from tests.chaos.harness import timeline_events, workers

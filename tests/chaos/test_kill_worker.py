@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.engine.faults import POINTS
 from tests.chaos.app import everything, expected_everything
 from tests.chaos.harness import check_histories, executions, workers

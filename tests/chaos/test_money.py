@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jetflow import Client, WorkflowAlreadyStartedError
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.errors import BrokerUnavailableError
 from tests.chaos.bank import account, balance_of, transfer
 from tests.chaos.harness import Workers, workers

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.engine.faults import TASK_POINTS
 from tests.chaos.harness import WorkerProcess, Workers, check_histories, executions, workers
 from tests.chaos.remote_app import expected_far_steps, far_reporter, far_steps

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.chaos.app import collect
 from tests.chaos.harness import Workers, check_histories, workers
 

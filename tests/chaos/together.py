@@ -2,7 +2,7 @@
 
 import os
 
-from jetflow.broker import group_commit
+from jetflow.broker.fencing import group_commit
 from jetflow.engine import engine
 
 VARIABLE = "CHAOS_TOGETHER"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 APP = Path(__file__).parent / "app.py"
 DEADLINE = 40

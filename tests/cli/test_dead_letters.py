@@ -7,7 +7,7 @@ from typing import Any
 import nats
 import pytest
 
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .conftest import Cli, Running, until
 

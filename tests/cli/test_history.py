@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .conftest import Cli, Running, Spawn, until
 

@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from jetflow.broker.state import StateRecord
 from jetflow.cli import listing, output
 from jetflow.core.failures import Failure
+from jetflow.protocol.record import StateRecord
 
 LONG = "order-with-a-rather-long-id-456"
 

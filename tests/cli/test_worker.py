@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .conftest import APP, Cli, Running, Spawn, until
 

@@ -9,8 +9,8 @@ import pytest
 
 from deploy.healthcheck import verdict
 from jetflow import Client, Worker, workflow
-from jetflow.broker.membership import Member
-from jetflow.broker.server import LocalServer, free_port
+from jetflow.broker.stores.membership import Member
+from jetflow.broker.transport.server import LocalServer, free_port
 from tests.conftest import ROOT
 
 

@@ -16,14 +16,14 @@ import pytest
 
 from deploy.app.hello import greet, hello
 from jetflow import Client, Worker, condition, workflow
-from jetflow.broker.connection import Broker
-from jetflow.broker.pull import PullConsumer
-from jetflow.broker.server import LocalServer, free_port, server_binary
-from jetflow.broker.topology import stream_configs
-from jetflow.core.ids import Names
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.pull import PullConsumer
+from jetflow.broker.transport.server import LocalServer, free_port, server_binary
+from jetflow.broker.transport.topology import stream_configs
 from jetflow.errors import BrokerError
-from jetflow.reasons import why
-from jetflow.stats import stats
+from jetflow.protocol.subjects import Names
+from jetflow.reading.stats import stats
+from jetflow.reading.why import why
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "nats.conf"

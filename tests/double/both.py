@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from jetflow.broker.connection import Broker
-from jetflow.broker.lane import Lane
-from jetflow.broker.server import LocalServer
-from jetflow.broker.topology import ensure_topology
-from jetflow.broker.wire import header_block, parse_headers, status_of
-from jetflow.core.ids import Names
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.topology import ensure_topology
 from jetflow.errors import BrokerError
+from jetflow.protocol.headers import header_block, parse_headers, status_of
+from jetflow.protocol.subjects import Names
 from jetflow.testing.cluster import open_wire
 from jetflow.testing.server import MemoryServer
 from jetflow.testing.virtual import World

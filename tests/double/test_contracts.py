@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
-from jetflow.broker.codes import CONSUMER_EXISTS, CONSUMER_NOT_FOUND, FILTERS_OVERLAP, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP
-from jetflow.broker.scan import Scan
-from jetflow.broker.server import LocalServer
-from jetflow.broker.walk import Walk
+from jetflow.broker.transport.codes import (
+    CONSUMER_EXISTS,
+    CONSUMER_NOT_FOUND,
+    FILTERS_OVERLAP,
+    STREAM_NAME_IN_USE,
+    STREAM_NOT_FOUND,
+    SUBJECTS_OVERLAP,
+)
+from jetflow.broker.transport.scan import Scan
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.walk import Walk
 from jetflow.core.ids import partition_of
 from jetflow.protocol import clock
 from tests.double.both import SECOND, Asked, Contract, on_double, on_real, refusal

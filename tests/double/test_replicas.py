@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cluster import LocalCluster
-from jetflow.broker.connection import Broker
-from jetflow.broker.wire import header_block
+from jetflow.broker.transport.connection import Broker
+from jetflow.protocol.headers import header_block
 from tests.double.both import Asked, on_double
 
 IN_PROCESS = (10164, "wrong last sequence")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from jetflow import Client, Worker, activity, workflow
-from jetflow.broker.lane import Lane
+from jetflow.broker.transport.lane import Lane
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 from jetflow.testing.cluster import client_for, connect
 from jetflow.testing.server import MemoryServer

@@ -20,7 +20,7 @@ from jetflow import (
     proxy_activities,
     workflow,
 )
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, another_worker, until
 

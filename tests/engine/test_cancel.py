@@ -21,7 +21,7 @@ from jetflow import (
     start_child,
     workflow,
 )
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, another_worker, commands, plain_nats, until, waits_for
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jetflow import Client, WorkflowAlreadyStartedError, activity, condition, execute_activity, sleep, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, another_worker, commands, parked, until, waits_for
 

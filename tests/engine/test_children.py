@@ -21,7 +21,7 @@ from jetflow import (
     workflow,
     workflow_info,
 )
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, another_worker, commands, dead_letters, until, waits_for
 

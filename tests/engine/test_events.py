@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jetflow import CancelledFailure, Client, Worker, WorkflowFailedError, activity, condition, continue_as_new, execute_child, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.chaos.app import tells_at_last
 from tests.chaos.harness import workers
 from tests.engine.helpers import WAIT, until, waits_for

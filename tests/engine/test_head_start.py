@@ -9,8 +9,8 @@ import pytest
 
 from jetflow import Client, RetryPolicy, Worker, activity, condition, search, set_query_handler, set_update_handler, side_effect, sleep, workflow
 from jetflow import workflow as flow
-from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import OwnedTimeline, Timeline
+from jetflow.broker.stores.timeline import OwnedTimeline, Timeline
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core import events as ev
 from jetflow.core.ids import to_token
 from jetflow.errors import (

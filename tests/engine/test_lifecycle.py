@@ -18,7 +18,7 @@ from jetflow import (
     condition,
     workflow,
 )
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, another_worker, cli, commands, plain_nats, until, waits_for
 

@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 from jetflow import Client, Worker, activity, condition, continue_as_new, execute_child, sleep, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, dead_letters, until
 

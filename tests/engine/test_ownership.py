@@ -5,7 +5,7 @@ import time
 import pytest
 
 from jetflow import Client, Worker, workflow
-from jetflow.broker.fence import TenureOverError
+from jetflow.broker.fencing.fence import TenureOverError
 
 from .helpers import WAIT, until
 

@@ -28,8 +28,8 @@ from jetflow import (
     sleep,
     workflow,
 )
-from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core import events as ev
 from jetflow.core.ids import to_token
 from tests.engine.helpers import WAIT, another_worker, cli, plain_nats, until, waits_for

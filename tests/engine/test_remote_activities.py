@@ -24,8 +24,8 @@ from jetflow import (
     execute_activity,
     workflow,
 )
-from jetflow.broker.server import LocalServer
-from jetflow.broker.tasks import consumer_name
+from jetflow.broker.stores.tasks import consumer_name
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core import events as ev
 from jetflow.errors import RegistrationError
 from tests.chaos.harness import timeline_events

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from jetflow import Client, Worker, WorkflowAlreadyStartedError, WorkflowNotFoundError, activity, condition, execute_child, sleep, workflow
-from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import MAX_COMPACTED, Entry, OwnedTimeline, Timeline
-from jetflow.broker.wire import header_block
+from jetflow.broker.stores.timeline import MAX_COMPACTED, Entry, OwnedTimeline, Timeline
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core import events as ev
-from jetflow.engine import janitor
-from jetflow.engine.compaction import Closed, Compaction
-from jetflow.engine.tenure import Tenure
+from jetflow.engine.ownership.tenure import Tenure
+from jetflow.engine.upkeep import janitor
+from jetflow.engine.upkeep.compaction import Closed, Compaction
 from jetflow.errors import BrokerError
+from jetflow.protocol.headers import header_block
 from tests.engine.helpers import WAIT, commands, until, waits_for
 
 MANY = int(os.environ.get("JETFLOW_TEST_EXPIRING", "2000"))

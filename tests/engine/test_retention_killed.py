@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core import events as ev
 from tests.chaos.app import five_steps, sleeper
 from tests.chaos.harness import check_histories, timeline_events, workers

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jetflow import Client, Worker, WorkflowNotFoundError, activity, condition, sleep, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core.ids import from_token, partition_of
 
 from .helpers import WAIT, another_worker, commands, dead_letters, plain_nats, until, waits_for

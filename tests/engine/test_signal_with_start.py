@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jetflow import Client, InvalidInputError, Worker, WorkflowAlreadyClosedError, WorkflowNotFoundError, condition, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, another_worker, until
 

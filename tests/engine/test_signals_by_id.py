@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jetflow import CancelledFailure, Client, InvalidInputError, Worker, WorkflowHandle, activity, condition, continue_as_new, workflow
-from jetflow.broker.dead_letters import DeadLetters
+from jetflow.broker.stores.dead_letters import DeadLetters
 from jetflow.errors import WorkflowTerminatedError
 
 from .helpers import WAIT, another_worker, cli, plain_nats, until, waits_for

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from jetflow import Client, Worker, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, until
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from jetflow import Client, Worker, WorkerFailedError, WorkflowNotFoundError, workflow
-from jetflow.broker.overview import overview
-from jetflow.broker.wire import header_block
-from jetflow.engine import supervision
-from jetflow.engine.janitor import Janitor
-from jetflow.engine.supervision import MOST, Supervisor
+from jetflow.engine.upkeep import supervision
+from jetflow.engine.upkeep.janitor import Janitor
+from jetflow.engine.upkeep.supervision import MOST, Supervisor
+from jetflow.protocol.headers import header_block
+from jetflow.reading.overview import overview
 
 from .helpers import WAIT, parked, until
 
@@ -60,7 +60,8 @@ async def test_a_loop_that_returns_has_failed_too() -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    "place", ["jetflow.engine.ownership.Ownership._step", "jetflow.engine.engine.Engine.sweep", "jetflow.engine.janitor.Janitor._work"]
+    "place",
+    ["jetflow.engine.ownership.ownership.Ownership._step", "jetflow.engine.engine.Engine.sweep", "jetflow.engine.upkeep.janitor.Janitor._work"],
 )
 async def test_a_loop_that_fails_again_and_again_ends_the_worker(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     def broken(*_: Any) -> None:

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from jetflow import Client, InvalidInputError, Worker, activity, condition, now, sleep, workflow
-from jetflow.broker.server import LocalServer
-from jetflow.broker.signals import EarlySignals
-from jetflow.engine.tenure import Tenure
+from jetflow.broker.stores.signals import EarlySignals
+from jetflow.broker.transport.server import LocalServer
+from jetflow.engine.ownership.tenure import Tenure
 
 from .helpers import WAIT, another_worker, cli, commands, plain_nats, until, waits_for
 

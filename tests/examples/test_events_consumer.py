@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from jetflow import Client, Worker, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.examples.conftest import EXAMPLES, clean_environment
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import nats as nats_client
 import pytest
 
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.conftest import ROOT
 from tests.examples.conftest import EXAMPLES, clean_environment, webhooks_command
 

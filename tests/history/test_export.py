@@ -19,8 +19,8 @@ from jetflow import (
     sleep,
     workflow,
 )
-from jetflow.core.raw_export import RawTimeline
-from jetflow.export import WorkflowExport
+from jetflow.history.exports import WorkflowExport
+from jetflow.history.raw import RawTimeline
 from tests.engine.helpers import WAIT, waits_for
 from tests.history.timelines import TIMELINES
 

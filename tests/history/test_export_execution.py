@@ -32,9 +32,9 @@ from jetflow import (
     workflow,
     workflow_info,
 )
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.stores.timeline import Timeline
 from jetflow.core.ids import to_token
-from jetflow.export import WorkflowExecution
+from jetflow.history.exports import WorkflowExecution
 from tests.engine.helpers import WAIT, until, waits_for
 from tests.history.checks import check_events, check_execution, check_summary, story
 
@@ -587,7 +587,7 @@ async def test_pages(client: Client, queue: str, worker: Worker) -> None:
 
 
 async def test_a_page_reads_no_further_than_it_has_to(client: Client, queue: str, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetflow.broker.history.PAGE", 4)
+    monkeypatch.setattr("jetflow.reading.run_reader.PAGE", 4)
     handle = await client.start(keeps_going, 20, task_queue=queue)
     await until(lambda: _has_events(handle, 42))
     whole = await execution_of(handle)

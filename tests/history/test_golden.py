@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from jetflow.core.execution import summarize
-from jetflow.core.history import History, View
+from jetflow.history.build import History, View
+from jetflow.history.execution import summarize
 from tests.history.checks import check_events, check_summary
 from tests.history.timelines import TIMELINES
 

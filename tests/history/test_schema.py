@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from jetflow.core.history import History, View
-from jetflow.export import Attributes, json_schema
+from jetflow.history.build import History, View
+from jetflow.history.exports import Attributes, json_schema
 from tests.history.timelines import TIMELINES
 
 FILE = Path(__file__).parents[2] / "docs" / "execution.schema.json"

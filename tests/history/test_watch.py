@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from jetflow import Client, Worker, WorkflowHandle, WorkflowNotFoundError, activity, condition, continue_as_new, workflow
-from jetflow.broker import timeline as timeline_module
-from jetflow.broker.server import LocalServer
-from jetflow.broker.timeline import Timeline
+from jetflow.broker.stores import timeline as timeline_module
+from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.transport.server import LocalServer
 from jetflow.core.ids import to_token
-from jetflow.export import HistoryEvent
+from jetflow.history.exports import HistoryEvent
 from tests.engine.helpers import WAIT, another_worker, until
 from tests.history.checks import check_events, told
 
@@ -204,7 +204,7 @@ async def test_compaction_while_somebody_watches(
     client: Client, queue: str, worker: Worker, read_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys that were not read yet, or were just asked for, become one key."""
-    monkeypatch.setattr("jetflow.broker.history.PAGE", 2)
+    monkeypatch.setattr("jetflow.reading.run_reader.PAGE", 2)
     handle = await client.start(turns, 3, workflow_id="w", task_queue=queue)
     watching = handle.watch()
     events = [await anext(watching) for _ in range(read_before)]
@@ -225,7 +225,7 @@ async def test_compaction_while_somebody_watches(
 
 async def test_compaction_between_two_pages(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader has the last key of before, and the first page; then the keys go."""
-    monkeypatch.setattr("jetflow.broker.history.PAGE", 2)
+    monkeypatch.setattr("jetflow.reading.run_reader.PAGE", 2)
     between = Timeline.between
     pages = 0
 

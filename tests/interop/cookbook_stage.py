@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from jetflow import Client, Worker, activity, condition, enrich, set_query_handler, set_update_handler, sleep, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.engine.helpers import parked, until, waits_for
 
 

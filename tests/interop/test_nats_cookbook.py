@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jetflow import Client, Worker
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.conftest import ROOT
 from tests.interop.cookbook_stage import nap, order, staged
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from jetflow import ActivityError, Client, RetryPolicy, Worker, execute_activity, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.chaos.harness import timeline_events
 from tests.conftest import ROOT
 from tests.engine.helpers import WAIT, waits_for

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client, RetryPolicy, Worker, activity, execute_activity, workflow
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.conftest import ROOT
 from tests.engine.helpers import WAIT, until, waits_for
 

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from jetflow import Client, Worker
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from tests.conftest import ROOT
 from tests.engine.helpers import cli, until
 

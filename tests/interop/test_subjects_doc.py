@@ -6,10 +6,10 @@ import shlex
 from typing import Any
 
 from jetflow import Client, Worker, condition, workflow
-from jetflow.broker.fence import revocation
-from jetflow.broker.server import LocalServer
-from jetflow.core.ids import Names
+from jetflow.broker.fencing.fence import revocation
+from jetflow.broker.transport.server import LocalServer
 from jetflow.engine import commands as headers
+from jetflow.protocol.subjects import Names
 from tests.conftest import ROOT
 from tests.engine.helpers import cli, until
 

@@ -8,9 +8,9 @@ import pytest
 from msgspec import Raw, json
 
 from jetflow import Client
-from jetflow.broker.server import LocalServer
-from jetflow.broker.state import Parked, StateRecord
-from jetflow.broker.topology import stream_configs
+from jetflow.broker.transport.server import LocalServer
+from jetflow.broker.transport.topology import stream_configs
+from jetflow.protocol.record import Parked, StateRecord
 from tests.records import put_record
 
 

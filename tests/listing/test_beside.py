@@ -6,11 +6,11 @@ import uuid
 import pytest
 
 from jetflow import Client, Worker, workflow
-from jetflow.broker.dead_letters import DeadLetters
-from jetflow.broker.fence import revoke
-from jetflow.broker.overview import overview
-from jetflow.broker.registry import Registry
-from jetflow.stats import stats
+from jetflow.broker.fencing.fence import revoke
+from jetflow.broker.fencing.registry import Registry
+from jetflow.broker.stores.dead_letters import DeadLetters
+from jetflow.reading.overview import overview
+from jetflow.reading.stats import stats
 from tests.engine.helpers import WAIT, until
 from tests.listing.conftest import Shelf, ids
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from jetflow import Client
-from jetflow import changes as module
-from jetflow.broker.server import LocalServer
-from jetflow.broker.state import StateRecord
-from jetflow.changes import Changes
+from jetflow.broker.transport.server import LocalServer
+from jetflow.protocol.record import StateRecord
+from jetflow.reading import changes as module
+from jetflow.reading.changes import Changes
 from tests.records import put_record
 
 from .conftest import Shelf

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from jetflow.broker import walk
+from jetflow.broker.transport import walk
 from jetflow.errors import InvalidInputError
 
 from .conftest import Shelf, ids

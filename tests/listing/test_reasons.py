@@ -9,7 +9,7 @@ import pytest
 from jetflow import Client, RetryPolicy, Worker, WorkflowHandle, activity, condition, execute_child, sleep, workflow
 from jetflow.cli.why import sentence
 from jetflow.errors import WorkflowNotFoundError
-from jetflow.reasons import Why, kept_signals, why
+from jetflow.reading.why import Why, kept_signals, why
 from tests.engine.helpers import parked, until, waits_for
 from tests.records import put_record
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from jetflow.core import events as ev
-from jetflow.engine.commands import EXPIRE
 from jetflow.errors import (
     BrokerError,
     CancelledFailure,
@@ -21,6 +20,7 @@ from jetflow.errors import (
     WorkflowNotFoundError,
     WorkflowTerminatedError,
 )
+from jetflow.protocol.headers import EXPIRE
 from tests.simulation.run import NAMES, Simulation
 from tests.simulation.seen import INBOX, Problem, Seen
 from tests.simulation.workflows import fits_program

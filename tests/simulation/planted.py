@@ -15,32 +15,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from jetflow.broker import fence, lane, registry, signals, state, timeline
-from jetflow.broker.wire import header_block, ttl_of
+from jetflow.broker.fencing import fence, registry
+from jetflow.broker.stores import signals, state, timeline
+from jetflow.broker.transport import lane
 from jetflow.core import events as ev
 from jetflow.core import handlers, machine
 from jetflow.core.ids import to_token
-from jetflow.engine import (
-    actor,
-    actors,
-    alarms,
-    applying,
-    committing,
-    compaction,
-    effects,
-    head_start,
-    inflight,
-    janitor,
-    opening,
-    outbox,
-    resting,
-    signal_buffer,
-    starting,
-    supervision,
-    tenure,
-)
-from jetflow.engine.commands import StartCommand
+from jetflow.engine.activities import inflight
+from jetflow.engine.ownership.ownership import actors, outbox, tenure
+from jetflow.engine.signals import buffer as signal_buffer
+from jetflow.engine.turn import actor, alarms, applying, committing, effects, head_start, opening, resting, starting
+from jetflow.engine.upkeep import compaction, janitor, supervision
 from jetflow.errors import BrokerError
+from jetflow.protocol.commands import StartCommand
+from jetflow.protocol.headers import header_block, ttl_of
 from tests.simulation.running import try_seed
 
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {}

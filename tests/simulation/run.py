@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from jetflow import Client, Worker, worker
-from jetflow.core.ids import Names
-from jetflow.engine import lifecycle, router
+from jetflow.engine.signals import router
+from jetflow.engine.upkeep import lifecycle
 from jetflow.errors import (
     BrokerError,
     FailureError,
@@ -24,6 +24,7 @@ from jetflow.errors import (
     WorkflowAlreadyStartedError,
     WorkflowNotFoundError,
 )
+from jetflow.protocol.subjects import Names
 from jetflow.testing.cluster import client_for
 from jetflow.testing.network import Connection
 from jetflow.testing.server import MemoryServer

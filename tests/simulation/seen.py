@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from jetflow.broker.signals import CANCEL
+from jetflow.broker.stores.signals import CANCEL
 from jetflow.core import events as ev
-from jetflow.engine.commands import EXPIRE, NEW_ID, PARENT, REPLACE, SENDER
+from jetflow.protocol.headers import EXPIRE, NEW_ID, PARENT, REPLACE, SENDER
 from tests.simulation.run import NAMES, Simulation
 
 INBOX, TIMELINE, STATE = NAMES.inbox_stream, NAMES.timeline_stream, NAMES.state_stream

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jetflow.engine.alarms import SPARE, Alarms
+from jetflow.engine.turn.alarms import SPARE, Alarms
 
 
 def nobody() -> None: ...

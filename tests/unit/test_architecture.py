@@ -121,7 +121,7 @@ WATCHED = {
 handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 environment, logging_before, paths = dict(os.environ), (logging.root.level, list(logging.root.handlers)), list(sys.path)
 
-import jetflow, jetflow.broker.server, jetflow.broker.connection, jetflow.engine.engine, jetflow.core.guard
+import jetflow, jetflow.broker.transport.server, jetflow.broker.transport.connection, jetflow.engine.engine, jetflow.core.guard
 
 assert began == [], began
 assert threading.active_count() == 1, threading.enumerate()

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from jetflow.core.ids import MAX_TOKEN, Names, from_token, partition_of, to_token
+from jetflow.core.ids import MAX_TOKEN, from_token, partition_of, to_token
 from jetflow.errors import InvalidInputError
+from jetflow.protocol.subjects import Names
 
 texts = st.text(min_size=1, max_size=24).filter(lambda text: len(text.encode()) * 3 <= MAX_TOKEN)
 

@@ -18,7 +18,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
 from jetflow import Client, Worker
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.web.app import create_app
 from jetflow.web.security import Access
 from jetflow.web.serving import address_of, bind, served

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from jetflow.broker.state import StateRecord
+from jetflow.protocol.record import StateRecord
 from jetflow.web import feed as feeds
 from jetflow.web.feed import MOST_ROWS, Feed, Interest
 from jetflow.web.reading import search_of

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from jetflow.broker.state import StateRecord
 from jetflow.core.failures import Failure
+from jetflow.protocol.record import StateRecord
 from jetflow.web.security import Access
 from tests.records import put_record
 

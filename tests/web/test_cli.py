@@ -7,7 +7,7 @@ import socket
 import httpx
 import pytest
 
-from jetflow.broker.server import LocalServer
+from jetflow.broker.transport.server import LocalServer
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.web import serving
 

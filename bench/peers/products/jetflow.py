@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from bench.peers.processes import MissingError, Service, free_ports, run, running, tail
 from bench.peers.products.product import RELAXED, STRICT, Product, Serving
-from jetflow.broker.server import server_binary
+from jetflow.broker.transport.server import server_binary
 from jetflow.errors import BrokerError
 
 

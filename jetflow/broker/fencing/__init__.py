@@ -1,0 +1,1 @@
+"""Writes that the broker refuses once their owner's tenure is over."""

@@ -1,0 +1,394 @@
+"""The fence between owners: what one tenure may still write, as the broker sees it.
+
+Whoever takes partitions of a task queue has a *tenure* with a name that was never used before. Each write of an owner carries the
+condition that its tenure's *revocation* is not in that stream: "expect nothing on <namespace>_tenure.<stream>.<queue>.<tenure>…".
+Whoever takes over stores the revocation first, and reads afterwards. From then on nothing that the earlier owner has sent changes
+anything, however late it arrives, and whatever was removed meanwhile. See docs/design.md, "Ownership".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from typing import Any, NoReturn, Protocol
+
+from jetflow.broker.transport.lane import Lane, PubAck, StoredMessage, check_ack
+from jetflow.broker.transport.wire import Wire
+from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
+from jetflow.protocol.headers import header_block
+from jetflow.protocol.subjects import Names
+
+SPELLINGS = 10
+"""Tokens of a revocation that a check may spell in two ways: 1,024 writes of a tenure may be under way on replicated streams."""
+REVOKED_FOR = 30 * 86_400
+"""Seconds that a revocation is kept; a server drops the connection of a silent client within minutes."""
+GUARDED_FOR = 86_400
+"""Seconds that the guard of one workflow's first key is kept."""
+EVERYTHING = 1 << 62
+"""A position behind every other, to remove up to where a subject is never written with another meaning."""
+BUSY_PAUSE = 0.002
+"""Seconds before a write is sent again that a replicated stream's leader refused since it had not forgotten the one before."""
+
+_EXPECT_NOTHING = "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:0\r\nNats-Expected-Last-Subject-Sequence-Subject:%s\r\n"
+_NUMBER = re.compile(r"\d+$")
+
+
+class TenureOverError(BrokerError):
+    """Raised when an owner acts under a tenure that is over: nothing was sent, or nothing of it may be used any more."""
+
+
+class Hold(Protocol):
+    """What the fence asks of the tenure it stands for.
+
+    Attributes:
+        over: True once it is over, for good.
+    """
+
+    over: bool
+
+    def check(self) -> None:
+        """Raises TenureOverError unless the tenure lasts."""
+        ...
+
+    def lose(self, why: str) -> None:
+        """The tenure is over, for good."""
+        ...
+
+
+def revocation(names: Names, kind: str, queue_token: str, tenure: str) -> str:
+    """Subject of the message that revokes a tenure in one stream."""
+    return names.revocation(kind, queue_token, tenure) + ".0" * SPELLINGS
+
+
+async def revoke(lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool) -> int:
+    """Ends a tenure in every stream that an owner writes; doing it again changes nothing. Gives the inbox's position of it.
+
+    The leader of a replicated stream checks a write against what is applied, so that some which it had proposed with the
+    revocation may be stored behind it. Once another write is acked, all of those are applied too.
+
+    Raises:
+        BrokerError: it may not be revoked everywhere: do it again before anything is read.
+    """
+    headers = header_block(Nats_TTL=f"{REVOKED_FOR}s")
+    subjects = {kind: revocation(names, kind, queue_token, tenure) for kind in names.owned_streams}
+    acks = await asyncio.gather(*(lane.publish(subject, b"", headers) for subject in subjects.values()))
+    if replicated:
+        acks = await asyncio.gather(*(lane.publish(subject, b"", headers) for subject in subjects.values()))
+    return next(ack.seq for kind, ack in zip(subjects, acks, strict=True) if kind == "inbox")
+
+
+class Spellings:
+    """The ways to write one revocation's subject in a check, for one stream.
+
+    The leader of a replicated stream refuses a write while another with the same check subject is under way, and goes by the spelling. A
+    ``*`` in place of a token is another spelling that finds the same message.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self._stem = subject[: -2 * SPELLINGS]
+        self._free = deque(range(1 << SPELLINGS))
+        self._blocks: dict[int, bytes] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> int:
+        """The number of a spelling that nobody else has; waits while all are taken."""
+        while not self._free:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next_turn()
+                raise
+        return self._free.popleft()
+
+    def give_back(self, number: int) -> None:
+        """Makes a spelling free; it is used again last, since the leader may not have forgotten it."""
+        self._free.append(number)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+
+    def block(self, number: int) -> bytes:
+        """The check with this number, as header lines without the empty line at the end."""
+        found = self._blocks.get(number)
+        if found is None:
+            found = self._blocks[number] = (_EXPECT_NOTHING % self.subject(number)).encode()
+        return found
+
+    def subject(self, number: int) -> str:
+        """The check subject with this number."""
+        return self._stem + "".join(".*" if number >> place & 1 else ".0" for place in range(SPELLINGS))
+
+
+class FencedLane:
+    """A worker's lane as one tenure may use it: the only way from an owner to the broker.
+
+    Nothing is sent once the tenure is over, and no answer is handed out that came after its end. ``store`` adds the fence.
+
+    Args:
+        lane: the worker's connection.
+        names: the namespace.
+        queue_token: whose partitions.
+        tenure: its name.
+        replicated: whether streams have more than one replica.
+        hold: the tenure.
+
+    Attributes:
+        under_way: writes that are not answered yet.
+        is_in_doubt: whether the outcome of a write is unknown.
+    """
+
+    def __init__(self, lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool, hold: Hold) -> None:
+        self.wire: Wire = lane.wire
+        self.timeout: float = lane.timeout
+        self.replicated: bool = replicated
+        self.under_way: int = 0
+        self.is_in_doubt = False
+        self._lane = lane
+        self._hold = hold
+        subjects = self._subjects = {kind: revocation(names, kind, queue_token, tenure) for kind in names.owned_streams}
+        self._blocks = {kind: (_EXPECT_NOTHING % subject).encode() for kind, subject in subjects.items()}
+        self._bare = {kind: block + b"\r\n" for kind, block in self._blocks.items()}
+        self._spellings: dict[str, Spellings] = {}
+        if replicated:
+            self._begin_spelling()
+
+    def _begin_spelling(self) -> None:
+        self.replicated = True
+        self._spellings = {kind: Spellings(subject) for kind, subject in self._subjects.items()}
+
+    def check(self) -> None:
+        """Raises TenureOverError unless the tenure lasts."""
+        self._hold.check()
+
+    def lose(self, why: str) -> None:
+        """The tenure is over, for good."""
+        self._hold.lose(why)
+
+    # ---- writes
+
+    async def store(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> PubAck:
+        """Stores a message in one of the ``owned_streams``, provided that the tenure is not revoked there.
+
+        Args:
+            kind: which stream, as in ``Names.owned_streams``.
+            subject: where.
+            body: what.
+            fields: further header lines, each with its line end.
+
+        Raises:
+            TenureOverError: it is revoked; nothing was stored.
+            BrokerUnavailableError: whether it was stored is unknown, which ends the tenure.
+            BrokerError: the server refused it.
+        """
+        if self._spellings:
+            return await self._store_replicated(kind, subject, body, fields)
+        hold = self._hold
+        hold.check()
+        self.under_way += 1
+        try:
+            ack = await self._lane.publish(subject, body, self._blocks[kind] + fields + b"\r\n" if fields else self._bare[kind])
+        except (ConflictError, BrokerUnavailableError) as error:
+            if isinstance(error, ConflictError) and is_busy(error):
+                if not self._spellings:
+                    self._begin_spelling()  # the streams have been given replicas since this worker connected
+                return await self._store_replicated(kind, subject, body, fields)
+            self._end(error)
+        finally:
+            self.under_way -= 1
+        if hold.over:
+            raise TenureOverError(f"the tenure ended before {subject} was answered")
+        return ack
+
+    def _end(self, error: BrokerError) -> NoReturn:
+        """What a lost fence, or an unknown outcome, means: the tenure is over."""
+        if isinstance(error, ConflictError):
+            self._hold.lose("another worker has taken over")
+            raise TenureOverError(str(error)) from error
+        self.is_in_doubt: bool = True
+        self._hold.lose(f"the outcome of a write is unknown: {error}")
+        raise error
+
+    async def _publish(self, subject: str, body: bytes, headers: bytes | None) -> PubAck:
+        """Stores a message, whose lost condition is for the caller; an unknown outcome ends the tenure."""
+        self._hold.check()
+        self.under_way += 1
+        try:
+            ack = await self._lane.publish(subject, body, headers)
+        except BrokerUnavailableError as error:
+            self._end(error)
+        finally:
+            self.under_way -= 1
+        self._still()
+        return ack
+
+    async def _store_replicated(self, kind: str, subject: str, body: bytes, fields: bytes) -> PubAck:
+        spellings = self._spellings[kind]
+        while True:
+            number = await spellings.take()
+            try:
+                return await self._publish(subject, body, spellings.block(number) + fields + b"\r\n")
+            except ConflictError as error:
+                if not is_busy(error):
+                    self._end(error)
+                await asyncio.sleep(BUSY_PAUSE)
+            finally:
+                spellings.give_back(number)
+
+    def send(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> None:
+        """Stores a message as ``store`` does, without an answer: it may get lost.
+
+        Raises:
+            TenureOverError, BrokerUnavailableError: nothing was sent.
+        """
+        self._hold.check()
+        if self._spellings:  # one that is refused since another is under way must go again
+            asyncio.ensure_future(self._store_replicated(kind, subject, body, fields)).add_done_callback(_look_at)
+        else:
+            self.wire.send(subject, body, headers=self._blocks[kind] + fields + b"\r\n")
+
+    def begin_store(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> asyncio.Future[Any]:
+        """Sends a message as ``store`` does, for several that go out at once; its answer is for ``stored``.
+
+        Raises:
+            TenureOverError, BrokerUnavailableError: nothing was sent.
+        """
+        if self._spellings:
+            return asyncio.ensure_future(self._store_replicated(kind, subject, body, fields))
+        self._hold.check()
+        answer = self._lane.submit(subject, body, self._blocks[kind] + fields + b"\r\n")
+        self.under_way += 1
+        return answer
+
+    async def stored(self, answer: asyncio.Future[Any], subject: str) -> PubAck:
+        """The ack of what ``begin_store`` has sent; errors as of ``store``."""
+        if isinstance(answer, asyncio.Task):
+            return await answer  # type: ignore[no-any-return]
+        try:
+            data, _ = await answer
+            ack = check_ack(data, subject)
+        except (ConflictError, BrokerUnavailableError) as error:
+            self._end(error)
+        finally:
+            self.under_way -= 1
+        self._still()
+        return ack
+
+    def block(self, kind: str, spelling: int | None = None) -> bytes:
+        """The fence as header lines, without the empty line at the end; for one who sends by himself."""
+        if spelling is None:
+            return self._blocks[kind]
+        return self._spellings[kind].block(spelling)
+
+    async def take_spelling(self, kind: str) -> int | None:
+        """A spelling for writes that go out together; None where one is enough for all."""
+        return await self._spellings[kind].take() if self._spellings else None
+
+    def give_back(self, kind: str, spelling: int | None) -> None:
+        """Those writes are answered."""
+        if spelling is not None:
+            self._spellings[kind].give_back(spelling)
+
+    async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
+        """Stores a message under a condition of its own, which stands in for the fence. Errors as ``Lane.publish``; an unknown outcome
+        ends the tenure.
+        """
+        return await self._publish(subject, body, headers)
+
+    async def purge(self, stream: str, subject_filter: str, before: int) -> int:
+        """Removes what a filter takes before a position; gives how much. It cannot be fenced: what came later it never touches."""
+        if before <= 1:
+            return 0
+        answer = await self.api(f"STREAM.PURGE.{stream}", {"filter": subject_filter, "seq": before})
+        return int(answer.get("purged", 0))
+
+    # ---- the rest, as ``Lane`` has it
+
+    def _still(self) -> None:
+        """An answer that came after the end of the tenure is not handed out."""
+        if self._hold.over:
+            raise TenureOverError("the tenure ended before the answer came")
+
+    def submit(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> asyncio.Future[Any]:
+        """See ``Lane.submit``."""
+        self._hold.check()
+        return self._lane.submit(subject, body, headers, many=many, retry=retry)
+
+    async def request(self, subject: str, body: bytes = b"", headers: bytes | None = None) -> tuple[bytes, bytes | None]:
+        """See ``Lane.request``."""
+        self._hold.check()
+        answer = await self._lane.request(subject, body, headers)
+        self._still()
+        return answer
+
+    async def api(self, operation: str, request: Any = None) -> Any:
+        """See ``Lane.api``."""
+        self._hold.check()
+        answer = await self._lane.api(operation, request)
+        self._still()
+        return answer
+
+    async def last_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
+        """See ``Lane.last_message``."""
+        self._hold.check()
+        message = await self._lane.last_message(stream, subject_filter)
+        self._still()
+        return message
+
+    async def message(self, stream: str, seq: int) -> StoredMessage | None:
+        """See ``Lane.message``."""
+        self._hold.check()
+        message = await self._lane.message(stream, seq)
+        self._still()
+        return message
+
+    async def read_many(self, stream: str, request: dict[str, Any], *, may_lag: str) -> list[StoredMessage]:
+        """See ``Lane.read_many``."""
+        self._hold.check()
+        found = await self._lane.read_many(stream, request, may_lag=may_lag)
+        self._still()
+        return found
+
+    async def read_last(self, stream: str, subject: str, *, may_lag: str) -> StoredMessage | None:
+        """See ``Lane.read_last``."""
+        self._hold.check()
+        message = await self._lane.read_last(stream, subject, may_lag=may_lag)
+        self._still()
+        return message
+
+    async def read_data(self, stream: str, subject: str, *, may_lag: str) -> bytes | None:
+        """See ``Lane.read_data``."""
+        self._hold.check()
+        data = await self._lane.read_data(stream, subject, may_lag=may_lag)
+        self._still()
+        return data
+
+    async def consumers(self, stream: str) -> list[dict[str, Any]]:
+        """See ``Lane.consumers``."""
+        self._hold.check()
+        found = await self._lane.consumers(stream)
+        self._still()
+        return found
+
+    def message_id(self) -> str:
+        """See ``Lane.message_id``."""
+        return self._lane.message_id()
+
+
+def _look_at(answer: asyncio.Future[Any]) -> None:
+    """Nobody waits for this answer."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def is_busy(error: ConflictError) -> bool:
+    """Whether a refusal only means that another write with the same check subject is under way: it names no sequence."""
+    return _NUMBER.search(str(error)) is None

@@ -1,0 +1,72 @@
+"""The state bucket: what a person wants to know of a workflow. Derived from the timeline, never read to decide a step."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from jetflow.broker.fencing.fence import FencedLane
+from jetflow.broker.fencing.group_commit import Choice, GroupCommit
+from jetflow.broker.transport.lane import Lane, StoredMessage
+from jetflow.core.ids import to_token
+from jetflow.protocol.headers import ttl_of
+from jetflow.protocol.record import StateRecord, decode_state, encode_state
+from jetflow.protocol.subjects import Names
+
+
+@lru_cache(maxsize=256)
+def _expiring(expire: int) -> bytes:
+    return f"Nats-TTL:{ttl_of(expire)}\r\n".encode()
+
+
+class StateStore:
+    """Reads state records of one namespace."""
+
+    def __init__(self, lane: Lane | FencedLane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    def subject(self, queue_token: str, id_token: str) -> str:
+        """Subject of a workflow's state key."""
+        return f"{self._names.state_prefix}{queue_token}.{id_token}"
+
+    async def newest(self, queue_token: str, id_token: str) -> StoredMessage | None:
+        """The key as the leader has it: a record, or without data the marker that is left of an expired one."""
+        return await self._lane.last_message(self._names.state_stream, self.subject(queue_token, id_token))
+
+    async def get(self, queue_token: str, id_token: str, *, fresh: bool = False) -> StateRecord | None:
+        """The record; ``fresh`` asks the leader, for reads that something is decided on."""
+        subject = self.subject(queue_token, id_token)
+        if fresh:
+            message = await self._lane.last_message(self._names.state_stream, subject)
+            return None if message is None else decode_state(message.data)
+        data = await self._lane.read_data(self._names.state_stream, subject, may_lag="whoever decides something asks with fresh=True")
+        return None if data is None else decode_state(data)
+
+
+class OwnedStates(StateStore):
+    """State records as the owner of their partitions has them, who alone writes.
+
+    Args:
+        lane: the tenure's.
+        names: the namespace.
+        choice: whether records go alone or together, as measured so far.
+    """
+
+    def __init__(self, lane: FencedLane, names: Names, choice: Choice) -> None:
+        super().__init__(lane, names)
+        self._owned = lane
+        self._records = GroupCommit(lane, "state", choice)
+
+    async def put(self, record: StateRecord) -> None:
+        """Writes the record; a closed one with ``expire`` (ms) goes when that time is over.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+        """
+        subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
+        fields = b"" if record.expire is None or not record.closed else _expiring(record.expire)
+        await self._records.publish(subject, encode_state(record), fields)
+
+    async def remove_marker(self, queue_token: str, id_token: str, position: int) -> None:
+        """Removes the marker at a position; a record that has taken its place stays."""
+        await self._owned.purge(self._names.state_stream, self.subject(queue_token, id_token), position + 1)

@@ -1,0 +1,177 @@
+"""The timeline bucket: one key is one commit, read back whole.
+
+A run that has ended is compacted: its last key then holds every event of it, and the keys before go. The last key stays
+until the run expires.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from jetflow.broker.fencing.fence import GUARDED_FOR, FencedLane
+from jetflow.broker.fencing.group_commit import Choice, GroupCommit
+from jetflow.broker.transport.lane import Lane, StoredMessage
+from jetflow.core.events import Commit, decode_commit
+from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol.subjects import Names
+
+EXPECT_NO_KEY = "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:0\r\nNats-Expected-Last-Subject-Sequence-Subject:%s\r\n\r\n"
+MAX_COMPACTED = 256 * 1024
+"""Bytes of a whole run that may become one key; a longer one keeps its keys until it expires."""
+PAGE = 500
+"""Keys asked for in one batch; the server gives at most 1,024."""
+
+
+class UnreadableTimelineError(BrokerError):
+    """Raised for a timeline key that is not what this version writes: a newer version's, or somebody else's."""
+
+
+class Entry(NamedTuple):
+    """A timeline key and its commit; ``position`` is where its stream has it, ``size`` its bytes, ``stored`` when it was stored, by the
+    broker's clock (ISO 8601).
+    """
+
+    seq: int
+    commit: Commit
+    position: int = 0
+    size: int = 0
+    stored: str = ""
+
+
+class Timeline:
+    """Reads timelines of one namespace."""
+
+    def __init__(self, lane: Lane | FencedLane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    def key(self, queue_token: str, id_token: str, seq: int | str) -> str:
+        """Subject of a timeline key."""
+        return f"{self._names.timeline_prefix}{queue_token}.{id_token}.{seq}"
+
+    async def last(self, queue_token: str, id_token: str) -> Entry | None:
+        """The newest entry, asked of the leader; None for a workflow without a timeline."""
+        message = await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, "*"))
+        return None if message is None else to_entry(message)
+
+    async def run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
+        """Every entry of the run that ``last`` belongs to, in order; a compacted run has one.
+
+        Raises:
+            BrokerUnavailableError: the answering server lags behind ``last``; ask again.
+            BrokerError: keys are missing.
+        """
+        try:
+            return await self._run(queue_token, id_token, last)
+        except BrokerError:
+            newer = await self.last(queue_token, id_token)  # compacted while it was read?
+            if newer is None or newer.commit.run != last.commit.run or not newer.commit.compacted:
+                raise
+            return [newer]
+
+    async def _run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
+        found: list[Entry] = [last]
+        low = last.seq
+        while low > 1 and not begins_run(found[0]):
+            high, low = low - 1, max(1, low - PAGE)
+            page = await self._page(queue_token, id_token, low, high)
+            page = [entry for entry in page if entry.commit.run == last.commit.run]
+            if not page:
+                break
+            found[:0] = page
+        self._check(found, queue_token, id_token)
+        return found
+
+    async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
+        """The keys that there are from ``low`` to ``high``, of whatever run, in order; a server that lags may leave some out."""
+        keys = [self.key(queue_token, id_token, seq) for seq in range(low, high + 1)]
+        why = "readers look whether the last key of the row is there, and ask the leader for it if not"
+        messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys}, may_lag=why)
+        return sorted((to_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
+
+    async def has(self, queue_token: str, id_token: str, seq: int) -> bool:
+        """Whether there is such a key, asked of the leader."""
+        return await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, seq)) is not None
+
+    async def _page(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
+        entries = await self.between(queue_token, id_token, low, high)
+        if not entries or entries[-1].seq != high:
+            if not await self.has(queue_token, id_token, high):
+                raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entry {high} is missing")
+            raise BrokerUnavailableError(f"timeline of {id_token}: entry {high} is not on the server that answered yet")
+        return entries
+
+    def _check(self, entries: list[Entry], queue_token: str, id_token: str) -> None:
+        missing = entries[-1].seq - entries[0].seq + 1 - len(entries)
+        if missing or not begins_run(entries[0]):
+            raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entries before or after {entries[0].seq} are missing")
+
+
+class OwnedTimeline(Timeline):
+    """Timelines as the owner of their partitions has them, who alone writes.
+
+    Args:
+        lane: the tenure's.
+        names: the namespace.
+        choice: whether commits go alone or together, as measured so far.
+    """
+
+    def __init__(self, lane: FencedLane, names: Names, choice: Choice) -> None:
+        super().__init__(lane, names)
+        self._owned = lane
+        self._commits = GroupCommit(lane, "timeline", choice)
+
+    async def begin(self, queue_token: str, id_token: str, body: bytes) -> int:
+        """Writes key 1 of a workflow that nobody has heard of, without looking before; gives its position.
+
+        To be used only for a start that no earlier tenure can have been given: it is not fenced by this tenure's revocation but
+        by there being no key of the workflow, and no guard of it (see ``guard``).
+
+        Raises:
+            ConflictError: the id is taken.
+            BrokerUnavailableError: whether it was written is unknown, which ends the tenure.
+        """
+        expect = EXPECT_NO_KEY % f"*.{self._names.timeline_bucket}.{queue_token}.{id_token}.*"
+        return await self._commits.publish(self.key(queue_token, id_token, 1), body, headers=expect.encode())
+
+    async def guard(self, queue_token: str, id_token: str) -> None:
+        """Keeps ``begin`` of every earlier tenure from writing key 1, however late it arrives; look at the timeline after it."""
+        for _ in range(2 if self._owned.replicated else 1):  # see ``revoke``
+            await self._owned.store("timeline", self._names.guard(queue_token, id_token), b"", b"Nats-TTL:%ds\r\n" % GUARDED_FOR)
+
+    async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
+        """Writes a key, or writes it anew, and gives its position.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+            BrokerUnavailableError: whether it was written is unknown, which ends the tenure.
+        """
+        return await self._commits.publish(self.key(queue_token, id_token, seq), body)
+
+    async def remove(self, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:
+        """Removes a workflow's keys, or ``only`` one, that are before a position of the stream: what comes later is never touched."""
+        await self._owned.purge(self._names.timeline_stream, self.key(queue_token, id_token, only), before)
+
+
+def begins_run(entry: Entry) -> bool:
+    """Whether a run's history begins with this key."""
+    first = entry.commit.events[0] if entry.commit.events else None
+    return getattr(first, "generation", 0) == 1
+
+
+def to_entry(message: StoredMessage) -> Entry:
+    """A timeline key as it was read.
+
+    Raises:
+        UnreadableTimelineError: it is none.
+    """
+    try:
+        commit = decode_commit(message.data)
+        seq = int(message.subject.rpartition(".")[2])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise UnreadableTimelineError(f"timeline key {message.subject} cannot be read: {error}") from error
+    if not commit.events:
+        raise UnreadableTimelineError(f"timeline key {message.subject} has no events")
+    return Entry(seq, commit, message.seq, len(message.data), message.time)

@@ -1,0 +1,113 @@
+"""Durable timers: the broker's scheduled messages, which become commands when they are due."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from jetflow.broker.fencing.fence import FencedLane
+from jetflow.broker.transport.lane import Lane
+from jetflow.core.times import from_iso, to_iso
+from jetflow.protocol.subjects import Names
+
+LATEST = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+"""The last moment that is scheduled, ms since the epoch; the server counts nanoseconds in 64 bits."""
+
+
+class ScheduledStart(NamedTuple):
+    """A start that is yet to come: of which type (as a token), when it was asked for, and when it is due, ms since the epoch."""
+
+    type_token: str
+    since: int
+    due: int
+
+
+class ScheduledStarts:
+    """Starts that are yet to come, of one namespace: for clients."""
+
+    def __init__(self, lane: Lane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    async def schedule_start(
+        self, queue_token: str, id_token: str, type_token: str, due: int, body: bytes, headers: dict[str, str], *, instead: bool
+    ) -> None:
+        """A start command at ``due`` (ms since the epoch) with the body and headers it is to have.
+
+        Raises:
+            ConflictError: a start of this workflow is scheduled already; with ``instead`` it is replaced.
+        """
+        subject = self._start(queue_token, id_token)
+        schedule = {"Nats_Schedule": _at(due), "Nats_Schedule_Target": self._names.command(queue_token, id_token, f"start.{type_token}")}
+        fence = {} if instead else {"Nats_Expected_Last_Subject_Sequence": "0"}
+        await self._lane.publish_once(subject, body, self._lane.message_id(), **headers, **schedule, **fence)
+
+    async def start_is_scheduled(self, queue_token: str, id_token: str) -> bool:
+        """Whether a start of a workflow is yet to come, asked of the leader."""
+        return await self.scheduled_start(queue_token, id_token) is not None
+
+    async def scheduled_start(self, queue_token: str, id_token: str) -> ScheduledStart | None:
+        """The start of a workflow that is yet to come, asked of the leader."""
+        message = await self._lane.last_message(self._names.inbox_stream, self._start(queue_token, id_token))
+        if message is None:
+            return None
+        kind = message.headers.get("Nats-Schedule-Target", "").rpartition(".")[2]
+        due = message.headers.get("Nats-Schedule", "").removeprefix("@at ")
+        return ScheduledStart(kind, from_iso(message.time), from_iso(due))
+
+    def _start(self, queue_token: str, id_token: str) -> str:
+        return _start_subject(self._names, queue_token, id_token)
+
+
+class Timers:
+    """Schedules and cancels timers, for the owner of their workflows' partitions.
+
+    Every removal goes up to a position of the inbox that this tenure knows of: whatever a later owner schedules lies behind it.
+    """
+
+    def __init__(self, lane: FencedLane, names: Names) -> None:
+        self._lane = lane
+        self._names = names
+
+    async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> int:
+        """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it. Gives its position.
+
+        Raises:
+            TenureOverError: another worker has taken over.
+        """
+        target = self._names.command(queue_token, id_token, f"timer.{index}")
+        fields = f"Nats-Schedule:{_at(due)}\r\nNats-Schedule-Target:{target}\r\n".encode()
+        body = msgspec.json.encode({"run": run, "due": due})
+        return (await self._lane.store("inbox", self._subject(queue_token, id_token, index), body, fields)).seq
+
+    async def take_start_back(self, queue_token: str, id_token: str, before: int) -> bool:
+        """Removes a start that was scheduled before a position of the inbox; False if there is none."""
+        subject = _start_subject(self._names, queue_token, id_token)
+        return bool(await self._lane.purge(self._names.inbox_stream, subject, before))
+
+    async def cancel(self, queue_token: str, id_token: str, index: int, before: int) -> None:
+        """Removes a schedule that lies before a position of the inbox; one that has fired already is fine."""
+        await self._lane.purge(self._names.inbox_stream, self._subject(queue_token, id_token, index), before)
+
+    async def cancel_all(self, queue_token: str, id_token: str, before: int) -> None:
+        """Removes every schedule of a workflow that lies before a position of the inbox."""
+        await self._lane.purge(self._names.inbox_stream, self._subject(queue_token, id_token, "*"), before)
+
+    async def newest(self, queue_token: str, id_token: str) -> int:
+        """Position in the inbox of a workflow's newest schedule, asked of the leader; 0 without any."""
+        message = await self._lane.last_message(self._names.inbox_stream, self._subject(queue_token, id_token, "*"))
+        return 0 if message is None else message.seq
+
+    def _subject(self, queue_token: str, id_token: str, index: int | str) -> str:
+        return f"{self._names.timer_prefix}{queue_token}.{id_token}.{index}"
+
+
+def _start_subject(names: Names, queue_token: str, id_token: str) -> str:
+    """Not among those of a run's timers."""
+    return f"{names.timer_prefix}{queue_token}.{id_token}.start.at"
+
+
+def _at(due: int) -> str:
+    return f"@at {to_iso(min(due, LATEST))}"

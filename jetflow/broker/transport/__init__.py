@@ -1,0 +1,1 @@
+"""One connection to nats-server: bytes, requests, consumers."""

@@ -1,0 +1,217 @@
+"""Connecting: options, what the server must offer, and errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import re
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nats.errors
+
+from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.topology import Topology, ensure_topology
+from jetflow.broker.transport.wire import Wire
+from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol.subjects import DEFAULT_NAMESPACE, Names
+
+log: logging.Logger = logging.getLogger("jetflow.broker")
+
+DEFAULT_URL = "nats://127.0.0.1:4222"
+MINIMUM_VERSION = (2, 14)
+CLOSE_TIMEOUT = 5
+
+
+class Broker:
+    """A connection ready for use: the streams exist, the lane is open.
+
+    Attributes:
+        wire: the connection.
+        lane: pipelined requests on it.
+        names: streams, buckets and subjects of the namespace.
+        topology: what was found or created, such as the number of partitions.
+    """
+
+    def __init__(self, wire: Wire, lane: Lane, names: Names, topology: Topology) -> None:
+        self.wire = wire
+        self.lane = lane
+        self.names = names
+        self.topology = topology
+
+    @classmethod
+    async def connect(
+        cls,
+        servers: str | Sequence[str] | None = None,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        credentials: str | Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        name: str = "client",
+        partitions: int | None = None,
+        replicas: int | None = None,
+        timeout: float = 5,
+    ) -> Broker:
+        """Connects, checks the server, and makes sure that the namespace's streams exist.
+
+        Args:
+            servers: one address or several; ``JETFLOW_URL`` (comma-separated) or the local default when not given.
+            namespace: which set of streams to use.
+            credentials: a ``.creds`` file.
+            tls: an SSL context.
+            name: shown in the server's connection list.
+            partitions: for a new namespace; an existing one keeps its own.
+            replicas: copies of every stream, for a new namespace.
+            timeout: seconds to wait for the first connection.
+
+        Raises:
+            BrokerError: which of address, version, JetStream or rights is missing, and what to do.
+        """
+        names = Names(namespace)
+        addresses = _addresses(servers)
+        wire = await open_wire(addresses, credentials=credentials, tls=tls, name=name, timeout=timeout)
+        try:
+            _check_version(wire, addresses)
+            lane = Lane(wire)
+            await _check_jetstream(lane, addresses)
+            topology = await ensure_topology(lane, names, partitions=partitions, replicas=replicas)
+        except BaseException:
+            await _shielded_close(wire)
+            raise
+        return cls(wire, lane, names, topology)
+
+    @property
+    def url(self) -> str:
+        """Address of the server connected to, without user and password."""
+        connected = self.wire.connected_url
+        return _shown([connected.geturl()]) if connected is not None else ""
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes the server takes in one message."""
+        return self.wire.max_payload
+
+    async def close(self) -> None:
+        """Writes what is pending and closes."""
+        await _shielded_close(self.wire)
+
+
+def _addresses(servers: str | Sequence[str] | None) -> list[str]:
+    if servers is None:
+        servers = os.environ.get("JETFLOW_URL") or DEFAULT_URL
+    if isinstance(servers, str):
+        servers = [part.strip() for part in servers.split(",") if part.strip()]
+    if not servers:
+        raise BrokerError('no server address given: pass one, or set JETFLOW_URL, for example "nats://127.0.0.1:4222"')
+    return list(servers)
+
+
+def _existing(credentials: str | Path) -> str:
+    if not Path(credentials).is_file():
+        raise BrokerError(f"there is no credentials file {credentials}")
+    return str(credentials)
+
+
+def _shown(addresses: Sequence[str]) -> str:
+    """Addresses for a message: without user and password."""
+    return ", ".join(re.sub(r"^((?:\w+://)?)[^/]*@", r"\1", address) for address in addresses)
+
+
+async def open_wire(
+    servers: str | Sequence[str] | None, *, credentials: str | Path | None, tls: ssl.SSLContext | None, name: str, timeout: float
+) -> Wire:
+    """A connection that reconnects for ever; the arguments are those of ``Broker.connect``.
+
+    Raises:
+        BrokerError: the server cannot be reached, or refuses the credentials.
+    """
+    addresses = _addresses(servers)
+    wire = Wire()
+
+    async def disconnected() -> None:
+        wire.tell(wire.on_disconnect)
+
+    async def reconnected() -> None:
+        wire.tell(wire.on_reconnect)
+
+    async def error(problem: Exception) -> None:
+        log.debug("nats: %r", problem)
+
+    options: dict[str, Any] = {}
+    if credentials is not None:
+        options["user_credentials"] = _existing(credentials)
+    if tls is not None:
+        options["tls"] = tls
+    try:
+        async with asyncio.timeout(timeout):
+            await wire.connect(
+                addresses,
+                name=f"jetflow/{name}/{platform.node()}",
+                error_cb=error,
+                disconnected_cb=disconnected,
+                reconnected_cb=reconnected,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; a fraction is fine
+                ping_interval=5,
+                max_outstanding_pings=2,
+                pending_size=16 * 1024 * 1024,
+                connect_timeout=timeout,  # type: ignore[arg-type]
+                allow_reconnect=True,
+                **options,
+            )
+    except ImportError as problem:
+        raise BrokerError(f"a credentials file needs what `pip install 'jetflow[creds]'` brings: {problem}") from problem
+    except (OSError, TimeoutError, nats.errors.Error) as problem:
+        await _shielded_close(wire)
+        cause = wire.last_error if isinstance(problem, TimeoutError) and wire.last_error else problem
+        where = _shown(addresses)
+        if "authorization" in str(cause).lower():
+            raise BrokerError(f"nats-server at {where} refused the credentials: {cause}") from problem
+        raise BrokerUnavailableError(
+            f"no nats-server at {where} ({cause or type(cause).__name__}). Start one with `jetflow dev`, or name yours with JETFLOW_URL or --server"
+        ) from problem
+    return wire
+
+
+def _check_version(wire: Wire, addresses: list[str]) -> None:
+    version = wire.connected_server_version
+    if (version.major, version.minor) < MINIMUM_VERSION:
+        raise BrokerError(
+            f"nats-server at {_shown(addresses)} is version {version.major}.{version.minor}.{version.patch}; jetflow needs "
+            f"{MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]} or newer (scheduled messages): upgrade it"
+        )
+
+
+async def _check_jetstream(lane: Lane, addresses: list[str]) -> None:
+    where = _shown(addresses)
+    try:
+        await lane.api("INFO")
+    except BrokerUnavailableError as problem:
+        if lane.wire._server_info.get("jetstream"):
+            reason = "a cluster that has just started, or has lost most of its servers, has no leader; try again"
+            raise BrokerUnavailableError(f"JetStream does not answer at {where}: {reason}") from problem
+        raise BrokerError(f"JetStream is off at {where}: start nats-server with --jetstream, or with jetflow's nats.conf") from problem
+    except BrokerError as problem:
+        if lane.wire.last_violation:
+            raise BrokerError(f"this user may not use JetStream at {where}: {lane.wire.last_violation}; nats.conf shows the rights") from problem
+        raise BrokerError(f"JetStream cannot be used at {where}: {problem}. Enable it for this account in the server's configuration") from problem
+
+
+async def _shielded_close(wire: Wire) -> None:
+    """Closes out of reach of the caller's cancellation: nats-py does not survive a cancelled flush."""
+
+    async def close() -> None:
+        if wire.is_connected:
+            wire._write_pending()
+        await wire.close()
+
+    task = asyncio.ensure_future(close())
+    try:
+        await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+        raise

@@ -1,0 +1,120 @@
+"""The reading side of the NATS protocol: control lines and payloads out of whatever pieces the socket gives.
+
+It stands in for nats-py's parser, which matches seven regular expressions and awaits a coroutine for each message. Messages for our own
+handlers need nothing to be awaited: ``take`` hands them over in the very call that brings the bytes, and leaves all else to ``parse``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nats.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from jetflow.broker.transport.wire import Wire
+
+MAX_CONTROL_LINE = 64 * 1024
+"""Bytes without a line end before the server counts as speaking something else."""
+
+
+class Parser:
+    """Feeds ``wire`` with what the server says. nats-py calls ``parse`` with each read, and ``reset`` on a new connection.
+
+    Args:
+        wire: whose ``_process_…`` methods get everything but messages.
+        on_message: called with subscription number, subject, reply, payload and raw headers; False hands the message to nats-py.
+
+    Attributes:
+        busy: whether ``parse`` is under way.
+    """
+
+    def __init__(self, wire: Wire, on_message: Callable[[int, bytes, bytes, bytes, bytes | None], bool]) -> None:
+        self.busy = False
+        self._wire = wire
+        self._on_message = on_message
+        self._rest = b""
+
+    def reset(self) -> None:
+        """Forgets a message that was cut off."""
+        self._rest = b""
+
+    def take(self, data: bytes) -> bytes:
+        """Takes in bytes as they came as far as nothing has to be awaited; what it gives back is for ``parse``."""
+        data = self._rest + data if self._rest else data
+        at, cut = self._messages(data, 0)
+        self._rest = data[at:] if cut else b""
+        return b"" if cut else data[at:]
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Takes in bytes as they came.
+
+        Raises:
+            ProtocolError: they are not NATS.
+        """
+        data = self._rest + data if self._rest else bytes(data)
+        self._rest = b""
+        self.busy = True
+        try:
+            at, cut = self._messages(data, 0)
+            while not cut and at < len(data):
+                at, cut = self._messages(data, await self._other(data, at))
+            self._rest = data[at:]
+        finally:
+            self.busy: bool = False
+
+    def _messages(self, data: bytes, at: int) -> tuple[int, bool]:
+        """Hands over whole messages from a place on: where it stopped, and whether because the next one, or its line, is cut off."""
+        end_of_data = len(data)
+        while at < end_of_data:
+            line_end = data.find(b"\r\n", at)
+            if line_end < 0:
+                return at, end_of_data - at <= MAX_CONTROL_LINE
+            has_headers = data.startswith(b"HMSG ", at)
+            if not has_headers and not data.startswith(b"MSG ", at):
+                return at, False
+            # MSG subject sid [reply] size, HMSG subject sid [reply] header-size size
+            words = data[at:line_end].split()
+            start = line_end + 2
+            stop = start + int(words[-1])
+            if stop + 2 > end_of_data:
+                return at, True
+            if has_headers:
+                body = start + int(words[-2])
+                reply, headers, payload = words[3] if len(words) == 6 else b"", data[start:body], data[body:stop]
+            else:
+                reply, headers, payload = words[3] if len(words) == 5 else b"", None, data[start:stop]
+            if not self._on_message(int(words[2]), words[1], reply, payload, headers):
+                return at, False
+            at = stop + 2
+        return at, True
+
+    async def _other(self, data: bytes, at: int) -> int:
+        """A control line, or a message of nats-py's own, which is whole: where it ends."""
+        line_end = data.find(b"\r\n", at)
+        if line_end < 0:
+            raise ProtocolError("nats: no end of a control line")
+        has_headers = data.startswith(b"HMSG ", at)
+        if not has_headers and not data.startswith(b"MSG ", at):
+            await self._control(data[at:line_end])
+            return line_end + 2
+        words = data[at:line_end].split()
+        start = line_end + 2
+        body, stop = start + (int(words[-2]) if has_headers else 0), start + int(words[-1])
+        reply = words[3] if len(words) == 5 + has_headers else b""
+        await self._wire._process_msg(int(words[2]), words[1], reply, data[body:stop], data[start:body] if has_headers else None)  # type: ignore[arg-type]
+        return stop + 2
+
+    async def _control(self, line: bytes) -> None:
+        word = line[:5].upper()
+        if word.startswith(b"PING"):
+            await self._wire._process_ping()
+        elif word.startswith(b"PONG"):
+            await self._wire._process_pong()
+        elif word.startswith(b"-ERR"):
+            await self._wire._process_err(line[4:].decode(errors="replace").strip().strip("'").lower())
+        elif word.startswith(b"INFO"):
+            await self._wire._process_info(json.loads(line[4:]))
+        elif word and not word.startswith(b"+OK"):
+            raise ProtocolError(f"nats: unknown protocol: {line[:80]!r}")

@@ -1,0 +1,1 @@
+"""Attempts of activities, here and on other workers."""

@@ -1,0 +1,139 @@
+"""An owner's side of remote activities: tasks published after the commit, taken back, and what their outcomes mean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Raw
+
+from jetflow.activity import MAX_DETAILS
+from jetflow.broker.stores.tasks import Task, operation_tokens
+from jetflow.core import events as ev
+from jetflow.core.definitions import ActivityOptions
+from jetflow.core.failures import ACTIVITY_TIMEOUT, Failure
+from jetflow.core.ids import to_token
+from jetflow.core.retries import after_failure
+from jetflow.engine.activities.remote import is_outcome_of
+from jetflow.errors import BrokerError
+from jetflow.protocol import clock
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.commands import TaskOutcome
+
+if TYPE_CHECKING:
+    from jetflow.core.operation import Operation, RunInfo
+    from jetflow.engine.engine import Engine
+    from jetflow.engine.ownership.tenure import Tenure
+
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+Event = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
+
+AT_ONCE = 500
+"""Tasks published at once by one workflow."""
+ALL_AT_ONCE = 20
+"""Of so many operations that end together, the tasks are taken back by one request."""
+
+_NO_OPTIONS = ActivityOptions()
+
+
+class Dispatch:
+    """Publishes the tasks of an engine's actors, and takes them back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._missing: set[str] = set()
+
+    async def publish(self, tenure: Tenure, info: RunInfo, wanted: list[tuple[Operation, bool]]) -> None:
+        """Publishes the next attempt of each operation; True beside it means that this may have been done before."""
+        for place in range(0, len(wanted), AT_ONCE):
+            await asyncio.gather(*(self._publish(tenure, info, operation, again) for operation, again in wanted[place : place + AT_ONCE]))
+
+    async def _publish(self, tenure: Tenure, info: RunInfo, operation: Operation, again: bool) -> None:
+        engine, scheduled, attempt = self._engine, operation.event, operation.attempt + 1
+        id_token = to_token(info.workflow_id)
+        if scheduled.task_queue is None and scheduled.name not in self._missing:
+            self._missing.add(scheduled.name)
+            log.warning("activity %r is not here: it waits for a worker of task queue %r that has it", scheduled.name, info.task_queue)
+        if again and await self._outcome_waits(tenure, id_token, info.run, operation.index, attempt):
+            return
+        options = _options(operation)
+        limits = [options.start_to_close] if options.start_to_close is not None else []
+        if options.schedule_to_close is not None:
+            limits.append(max(1, scheduled.at + options.schedule_to_close - now_ms()))
+        task = Task(
+            workflow_id=info.workflow_id,
+            task_queue=info.task_queue,
+            run=info.run,
+            index=operation.index,
+            attempt=attempt,
+            activity=scheduled.name,
+            args=scheduled.input,
+            reply=engine.broker.names.command(engine.queue_token, id_token, f"activity.{operation.index}"),
+            start_to_close=min(limits, default=None),
+            heartbeat=options.heartbeat,
+            details=operation.details,
+            again=again,
+        )
+        await tenure.tasks.publish(queue_of(operation, engine.task_queue), task)
+
+    async def _outcome_waits(self, tenure: Tenure, id_token: str, run: int, index: int, attempt: int) -> bool:
+        names = self._engine.broker.names
+        subject = f"{names.namespace}.*.{self._engine.queue_token}.{id_token}.activity.{index}"
+        message = await tenure.lane.last_message(names.inbox_stream, subject)
+        return message is not None and is_outcome_of(message.data, run, attempt)
+
+    def end(self, tenure: Tenure, info: RunInfo, ended: list[Operation], *, closed: bool) -> None:
+        """Nobody waits for these any more: tasks not begun are taken back, and who runs the others is told. Both may be lost."""
+        engine, id_token = self._engine, to_token(info.workflow_id)
+        for operation in ended:
+            with contextlib.suppress(BrokerError):
+                tokens = operation_tokens(engine.queue_token, id_token, info.run, operation.index)
+                tenure.tasks.tell_ended(queue_of(operation, engine.task_queue), tokens)
+        indexes: list[int | str] = ["*"] if closed and len(ended) > ALL_AT_ONCE else [operation.index for operation in ended]
+        for index in indexes:
+            engine.background(tenure.tasks.withdraw(operation_tokens(engine.queue_token, id_token, info.run, index)))
+
+
+def queue_of(operation: Operation, own: str) -> str:
+    """Whose workers run a remote activity."""
+    return operation.event.task_queue or own
+
+
+def closes_at(operation: Operation) -> int | None:
+    """When a remote activity fails whatever its workers do, ms since the epoch; None for never."""
+    limit = _options(operation).schedule_to_close
+    return None if limit is None else operation.event.at + limit
+
+
+def out_of_time(operation: Operation, now: int) -> ev.ActivityFailed:
+    """The failure of an activity whose ``schedule_to_close_timeout`` is over."""
+    limit = (_options(operation).schedule_to_close or 0) / 1000
+    message = f"activity {operation.event.name!r} has no outcome after {limit:g} s (schedule_to_close_timeout)"
+    cause = operation.failure
+    return ev.ActivityFailed(
+        index=operation.index, at=now, failure=Failure("AttemptTimeout", message, ACTIVITY_TIMEOUT, cause=cause), attempt=operation.attempt + 1
+    )
+
+
+def event_of(outcome: TaskOutcome, operation: Operation) -> Event:
+    """What an outcome means for its operation: the owner has the retry policy."""
+    index, now, attempt, told = operation.index, now_ms(), outcome.attempt, outcome.failure
+    if told is None:
+        return ev.ActivityCompleted(index=index, at=now, result=outcome.result, attempt=attempt)
+    options = _options(operation)
+    final = told.non_retryable or not {told.type, *told.bases}.isdisjoint(options.retry.non_retryable)
+    timed_out = told.code == ACTIVITY_TIMEOUT
+    due, code = after_failure(options, attempt, operation.event.at, now, retryable=not final, timed_out=timed_out, jitter=clock.chance())
+    if due is None:
+        return ev.ActivityFailed(index=index, at=now, failure=Failure(told.type, told.message, code, told.stack, told.cause), attempt=attempt)
+    failure = Failure(told.type, told.message, told.code, told.stack, told.cause)
+    told_details = bytes(outcome.details)
+    details = Raw(told_details) if told_details != b"null" and len(told_details) <= MAX_DETAILS else operation.details
+    return ev.ActivityRetrying(index=index, at=now, attempt=attempt, due=due, failure=failure, details=details)
+
+
+def _options(operation: Operation) -> Any:
+    return operation.options if operation.options is not None else _NO_OPTIONS

@@ -1,0 +1,1 @@
+"""Which partitions a worker owns, and what ends with its tenure."""

@@ -1,0 +1,113 @@
+"""What workflows do to each other: commands that an owner publishes, fenced like all that it writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jetflow.core import events as ev
+from jetflow.core.failures import Failure
+from jetflow.core.ids import to_token
+from jetflow.core.operation import RunInfo
+from jetflow.engine.turn.records import termination
+from jetflow.protocol.commands import ChildNotice, StartCommand
+from jetflow.protocol.headers import ARGS, EXPIRE, ORIGIN, PARENT, SENDER
+
+if TYPE_CHECKING:
+    from jetflow.engine.ownership.tenure import Tenure
+    from jetflow.engine.turn.actor import Actor
+
+_encode = msgspec.json.encode
+
+
+class Outbox:
+    """Commands to other workflows."""
+
+    def __init__(self, tenure: Tenure) -> None:
+        self._lane = tenure.lane
+        self._names = tenure.engine.broker.names
+        self._task_queue = tenure.engine.task_queue
+        self._queue_token = tenure.engine.queue_token
+
+    async def _send(self, task_queue: str, workflow_id: str, command: str, body: bytes, **headers: str) -> None:
+        subject = self._names.command(to_token(task_queue), to_token(workflow_id), command)
+        fields = "".join(f"{name}:{value}\r\n" for name, value in headers.items()).encode()
+        await self._lane.store("inbox", subject, body, fields)
+
+    async def start_child(self, info: RunInfo, child: ev.ChildStarted, *, check_first: bool) -> None:
+        """Publishes the start of a child of ``info``'s run. A repeat first looks whether the child's notice is in the parent's inbox."""
+        if check_first and await self._notice_waits(info, child.index):
+            return
+        lineage = ev.Parent(info.workflow_id, info.task_queue, info.run, child.index, child.awaited)
+        args = msgspec.json.decode(child.input, type=list[msgspec.Raw])
+        single = len(args) == 1
+        headers = {
+            PARENT: _encode(lineage).decode(),
+            ORIGIN: to_token(info.origin or info.workflow_id),
+            EXPIRE: "forever" if child.expire is None else f"{child.expire}ms",
+        }
+        if single:
+            headers[ARGS] = "1"
+        body = bytes(args[0]) if single else bytes(child.input) if args else b""
+        await self._send(child.task_queue, child.workflow_id, f"start.{to_token(child.workflow_type)}", body, **headers)
+
+    async def _notice_waits(self, info: RunInfo, index: int) -> bool:
+        subject = f"{self._names.namespace}.*.{self._queue_token}.{to_token(info.workflow_id)}.child.{index}"
+        return await self._lane.last_message(self._names.inbox_stream, subject) is not None
+
+    async def send_signals(self, info: RunInfo, signals: list[ev.SignalSent]) -> None:
+        """Publishes signals from workflow code; those to one workflow one after the other, as their numbers promise."""
+        by_receiver: dict[tuple[str, str], list[ev.SignalSent]] = {}
+        for signal in signals:
+            by_receiver.setdefault((signal.task_queue, signal.workflow_id), []).append(signal)
+        await asyncio.gather(*(self._send_in_order(info, group) for group in by_receiver.values()))
+
+    async def _send_in_order(self, info: RunInfo, signals: list[ev.SignalSent]) -> None:
+        for signal in signals:
+            headers = {SENDER: f"{self._queue_token}.{to_token(info.workflow_id)}.{info.run}/{signal.index}"}
+            if signal.expire is not None:
+                headers[EXPIRE] = f"{signal.expire}ms"
+            await self._send(signal.task_queue, signal.workflow_id, f"signal.{to_token(signal.signal)}", bytes(signal.data), **headers)
+
+    async def notify(self, parent: ev.Parent, notice: ChildNotice) -> None:
+        """Tells a parent what became of its child."""
+        await self._send(parent.task_queue, parent.workflow_id, f"child.{parent.index}", _encode(notice))
+
+    async def refuse_start(self, actor: Actor, start: StartCommand) -> None:
+        """The id is taken; a parent that asked for it is told."""
+        if start.parent is not None:
+            message = f"workflow id {actor.workflow_id!r} is already taken on task queue {self._task_queue!r}"
+            failure = Failure("WorkflowAlreadyStartedError", message, 409)
+            await self.notify(start.parent, ChildNotice(start.parent.run, actor.workflow_id, "rejected", failure=failure))
+
+    async def tell_closing(self, info: RunInfo, closing: Any, children: list[ev.ChildStarted]) -> None:
+        """Tells the parent that waits, and the children whose policy says so."""
+        work: list[Coroutine[Any, Any, Any]] = []
+        if info.parent is not None and info.parent.awaited:
+            notice = ChildNotice(info.parent.run, info.workflow_id, "completed", info.run)
+            if isinstance(closing, ev.Completed):
+                notice.result = closing.result
+            else:
+                notice.outcome = "failed"
+                notice.failure = closing.failure if isinstance(closing, ev.Failed) else termination(info, closing)
+            work.append(self.notify(info.parent, notice))
+        descend = isinstance(closing, ev.Terminated) and closing.descend
+        if children:
+            work.append(self.end_children(info, children, descend=descend))
+        if work:
+            await asyncio.gather(*work)
+
+    async def end_children(self, info: RunInfo, children: list[ev.ChildStarted], *, descend: bool) -> None:
+        """Tells the children of a run that has ended, or went on as new, what their policy says; with ``descend`` all of them end."""
+        policies = [(child, "terminate" if descend else child.parent_close_policy) for child in children]
+        await asyncio.gather(*(self._end_child(info, child, policy, descend) for child, policy in policies if policy != "abandon"))
+
+    async def _end_child(self, info: RunInfo, child: ev.ChildStarted, policy: str, descend: bool) -> None:
+        lineage = ev.Parent(info.workflow_id, info.task_queue, info.run, child.index, child.awaited)
+        body: dict[str, Any] = {"reason": f"parent {info.workflow_id} has ended", "parent": lineage}
+        if policy == "terminate":
+            body |= {"suppress": True, "descend": descend}
+        await self._send(child.task_queue, child.workflow_id, policy, _encode(body))

@@ -1,0 +1,1 @@
+"""Signals from their arrival until a workflow's code gets them."""

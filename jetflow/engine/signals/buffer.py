@@ -1,0 +1,183 @@
+"""Signals of one workflow that its code does not wait for yet, in inbox order by name.
+
+They are kept in memory with their commands un-acked while the workflow is busy, and move to the signals bucket, under the
+TTL that their sender chose, when it rests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jetflow.broker.stores.signals import CANCEL, EarlySignal
+from jetflow.core.ids import to_token
+from jetflow.engine import faults
+from jetflow.engine.commands import Command
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.commands import DEFAULT_EXPIRE_MS, SignalCommand
+
+if TYPE_CHECKING:
+    from jetflow.engine.ownership.tenure import Tenure
+
+
+class Buffered:
+    """One signal; ``command`` is un-acked as long as it is set, ``position`` is where the bucket has it, 0 for nowhere."""
+
+    __slots__ = ("command", "position", "signal")
+
+    def __init__(self, signal: EarlySignal, command: Command | None, position: int = 0) -> None:
+        self.signal: EarlySignal = signal
+        self.command: Command | None = command
+        self.position: int = position
+
+
+class SignalBuffer:
+    """See the module."""
+
+    def __init__(self, tenure: Tenure, id_token: str) -> None:
+        self._tenure = tenure
+        self._engine = tenure.engine
+        self._id_token = id_token
+        self._queues: dict[str, deque[Buffered]] = {}
+        self._known: set[int] = set()
+        self._fresh: dict[int, Buffered] = {}
+        self._removals: list[tuple[str, int, int]] = []
+        self._cancels: list[tuple[EarlySignal, int]] = []
+        self._loaded = False
+
+    @property
+    def unstored(self) -> int:
+        """Signals that only un-acked commands keep."""
+        return len(self._fresh)
+
+    def waited_for(self, waits: Mapping[str, Any]) -> list[str]:
+        """Names that there are signals of, and somebody waits for."""
+        fewer, more = (waits, self._queues) if len(waits) < len(self._queues) else (self._queues, waits)
+        return [name for name in fewer if name in more]
+
+    def reset(self) -> None:
+        """Forgets what is in memory; un-acked commands and the bucket have it all."""
+        self._clear()
+        self._removals.clear()
+        self._cancels.clear()
+        self._loaded = False
+
+    def _clear(self) -> None:
+        self._queues.clear()
+        self._known.clear()
+        self._fresh.clear()
+
+    async def load(self, consumed: dict[str, int]) -> None:
+        """Reads what the bucket has, once. A signal that the timeline shows as consumed is dropped, whoever stored it."""
+        if self._loaded:
+            return
+        self._loaded = True
+        if self._id_token not in self._tenure.early:
+            return
+        found = await self._tenure.signals.load(self._engine.queue_token, self._id_token)
+        if not found:
+            self._tenure.early.discard(self._id_token)
+        for name_token, signal, position in found:
+            if name_token == CANCEL:
+                self._cancels.append((signal, position))
+            elif signal.seq <= consumed.get(signal.signal, 0):
+                self._removals.append((name_token, signal.seq, position))
+            else:
+                self._append(Buffered(signal, None, position))
+
+    def take_cancel(self) -> str | None:
+        """The reason of a cancel that came before the start, if there is one; it is removed after the next commit."""
+        reason = None
+        for signal, position in self._cancels:
+            if signal.expires > now_ms():
+                reason = str(msgspec.json.decode(signal.data))
+            self._removals.append((CANCEL, signal.seq, position))
+        self._cancels.clear()
+        return reason
+
+    def _append(self, item: Buffered) -> None:
+        self._known.add(item.signal.seq)
+        self._queues.setdefault(item.signal.signal, deque()).append(item)
+
+    def add(self, command: Command, signal: SignalCommand) -> bool:
+        """Keeps a signal with its command un-acked; False if it is here already."""
+        if command.seq in self._known:
+            return False
+        item = self._fresh[command.seq] = Buffered(early_signal(command, signal), command)
+        self._append(item)
+        return True
+
+    def take(self, name: str, since: int) -> tuple[Buffered | None, list[Command]]:
+        """The oldest signal of a name that had not expired when its wait began (ms since the epoch), and the commands of expired ones.
+
+        Those are acked with what follows, like any other: a start that turns out to be a repeat has begun its wait too late.
+        """
+        expired: list[Command] = []
+        queue = self._queues.get(name)
+        while queue:
+            item = queue.popleft()
+            if not queue:
+                del self._queues[name]
+            self._known.discard(item.signal.seq)
+            self._fresh.pop(item.signal.seq, None)
+            if item.position:
+                self._removals.append((to_token(name), item.signal.seq, item.position))
+            if item.signal.expires > since:
+                return item, expired
+            if item.command is not None:
+                expired.append(item.command)
+        return None, expired
+
+    async def store(self) -> None:
+        """Moves signals from memory to the bucket, and acks their commands."""
+        if not self._fresh:
+            return
+        fresh = list(self._fresh.values())
+        now = now_ms()
+        positions = await asyncio.gather(*(store_early(self._tenure, self._id_token, item.signal, now) for item in fresh))
+        faults.reach("after_buffer")
+        self._fresh.clear()
+        for item, position in zip(fresh, positions, strict=True):
+            item.position = position
+            if item.command is not None:
+                self._tenure.ack(item.command)
+                item.command = None
+
+    def flush_removals(self) -> None:
+        """Removes from the bucket what a commit has consumed; to be called after that commit."""
+        for name_token, seq, position in self._removals:
+            self._engine.background(self._tenure.signals.remove(self._engine.queue_token, self._id_token, name_token, seq, position))
+        self._removals.clear()
+
+    def discard(self) -> list[Command]:
+        """The run has ended: everything goes. Gives the commands to ack."""
+        commands = []
+        self.take_cancel()
+        for name, queue in self._queues.items():
+            for item in queue:
+                if item.position:
+                    self._removals.append((to_token(name), item.signal.seq, item.position))
+                if item.command is not None:
+                    commands.append(item.command)
+        self._clear()
+        self.flush_removals()
+        return commands
+
+
+def early_signal(command: Command, signal: SignalCommand) -> EarlySignal:
+    """A signal command as it is buffered."""
+    expire = DEFAULT_EXPIRE_MS if signal.expire is None else signal.expire
+    expires = command.delivery.stored_ms + expire
+    return EarlySignal(signal.name, command.seq, expires, signal.data, signal.sender, signal.number)
+
+
+async def store_early(tenure: Tenure, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
+    """Puts a signal into the bucket unless it has expired; gives where the bucket has it, 0 for nowhere."""
+    if signal.expires <= now:
+        return 0
+    tenure.early.add(id_token)
+    return await tenure.signals.put(tenure.engine.queue_token, id_token, signal, now, name_token)

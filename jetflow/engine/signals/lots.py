@@ -1,0 +1,227 @@
+"""The signals of one id that no workflow has got yet, in the router's memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from msgspec import Raw
+
+from jetflow.broker.stores.waits import Registered, Wait
+from jetflow.core.values import as_json
+from jetflow.engine import faults
+from jetflow.errors import BrokerError, ConflictError
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.commands import RoutedSignal
+
+if TYPE_CHECKING:
+    from jetflow.engine.ownership.tenure import Tenure
+    from jetflow.engine.signals.router import Router
+
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+FIRST_LOOK = 1.0
+LAST_LOOK = 600.0
+"""Seconds until a name is looked at again without a notice, at first and at most: notices may get lost."""
+LONGEST_TIMER = 86_400.0
+
+
+class Kept:
+    """One signal.
+
+    Attributes:
+        number: its place in the stream of signals by id.
+        expires: ms since the epoch.
+        reply: where to ack it.
+        unsure: whether it is to be asked what became of it.
+        wait: which wait it is claimed for.
+        refused: waits that turned out to be over.
+    """
+
+    __slots__ = ("expires", "forwarded", "number", "refused", "reply", "unsure", "wait")
+
+    def __init__(self, number: int, expires: int, reply: str, *, unsure: bool) -> None:
+        self.number: int = number
+        self.expires: int = expires
+        self.reply: str = reply
+        self.wait: Wait | None = None
+        self.refused: set[Wait] = set()
+        self.forwarded: bool = False
+        self.unsure: bool = unsure
+
+
+class Lot:
+    """Signals of one id, in order; one look at a time.
+
+    Attributes:
+        token: the id as in subjects.
+        name: the id.
+    """
+
+    def __init__(self, router: Router, tenure: Tenure, token: str, name: str) -> None:
+        self.token = token
+        self.name = name
+        self._router = router
+        self._engine = engine = tenure.engine
+        self._waits = tenure.waits
+        self._wire = engine.broker.wire
+        self._kept: dict[int, Kept] = {}
+        self._sid: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._delay = FIRST_LOOK
+        self._looking = False
+        self._again = False
+        self._closed = False
+
+    def add(self, kept: Kept) -> None:
+        """A signal has come."""
+        self._kept[kept.number] = kept
+        self._delay = FIRST_LOOK
+        self._look()
+
+    def close(self) -> None:
+        """Stops listening and looking."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._sid is not None:
+            with contextlib.suppress(BrokerError):
+                self._wire.unlisten(self._sid)
+            self._sid = None
+
+    def _on_notice(self, subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
+        """A wait for this name has begun or ended."""
+        self._delay = FIRST_LOOK
+        if not data:
+            key = subject.decode()[len(self._engine.broker.names.waiting_prefix) :]
+            for kept in self._kept.values():
+                if kept.wait is not None and kept.wait.key == key:
+                    kept.unsure = True
+        self._look()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._delay = min(self._delay * 4, LAST_LOOK)
+        for kept in self._kept.values():
+            kept.unsure = kept.wait is not None
+        self._look()
+
+    def _look(self) -> None:
+        if self._looking:
+            self._again = True
+        elif not self._closed:
+            self._looking = True
+            self._engine.spawn(self._looks())
+
+    async def _looks(self) -> None:
+        try:
+            self._again = True
+            while self._again and not self._closed:
+                self._again = False
+                async with self._router.slots:
+                    await self._match()
+        except BrokerError as error:
+            log.debug("signal id %s is looked at again: %s", self.name, error)
+        except Exception:
+            log.exception("signal id %s is looked at again", self.name)
+        finally:
+            self._looking = False
+        if not self._closed:
+            if self._kept:
+                self._arm()
+            else:
+                self._router.done(self)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        waiting = [kept.expires for kept in self._kept.values() if kept.wait is None]
+        until_expiry = (min(waiting) - now_ms()) / 1000 + 0.001 if waiting else LONGEST_TIMER
+        delay = max(0.05, min(self._delay, until_expiry, LONGEST_TIMER))
+        self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+
+    # ---- one look
+
+    async def _match(self) -> None:
+        if self._sid is None:
+            prefix = self._engine.broker.names.waiting_prefix
+            self._sid = self._wire.listen(f"{prefix}{self.token}.>", self._on_notice)
+        for kept in [kept for kept in self._kept.values() if kept.unsure]:
+            await self._what_became_of(kept)
+        if any(kept.wait is None for kept in self._kept.values()):
+            waits = await self._waits.waiting_for(self.token)
+            pairs = self._pair(waits)
+            outcomes = await asyncio.gather(*(self._give(kept, wait) for kept, wait in pairs), return_exceptions=True)
+            await self._drop_expired()
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+        for kept in [kept for kept in self._kept.values() if kept.wait is not None and not kept.forwarded]:
+            await self._forward(kept)
+
+    def _pair(self, waits: list[Registered]) -> list[tuple[Kept, Wait]]:
+        """The oldest signal to the longest wait; a workflow gets the next one only when it is known what became of the one before."""
+        busy = {kept.wait[1:3] for kept in self._kept.values() if kept.wait is not None}
+        free = [one for one in waits if one.wait[1:3] not in busy]
+        pairs: list[tuple[Kept, Wait]] = []
+        for kept in [kept for kept in self._kept.values() if kept.wait is None]:
+            if not free:
+                break
+            found = next((one for one in free if one.since < kept.expires and one.wait not in kept.refused), None)
+            if found is not None:
+                pairs.append((kept, found.wait))
+                free = [one for one in free if one.wait[1:3] != found.wait[1:3]]
+        return pairs
+
+    async def _give(self, kept: Kept, wait: Wait) -> None:
+        revision = 0
+        while True:
+            try:
+                await self._waits.claim(kept.number, wait, revision)
+                break
+            except ConflictError:
+                claim = await self._waits.claim_of(kept.number)
+                if claim.wait is not None:
+                    wait = Wait.of(claim.wait)  # another router's: that holds
+                    break
+                revision = claim.revision
+        kept.wait, kept.forwarded = wait, False
+        faults.reach("after_claim")
+        await self._forward(kept)
+
+    async def _forward(self, kept: Kept) -> None:
+        """After the claim, and only if it is still there: once a wait has got it, its claim may have been made anew."""
+        stored = await self._waits.signal(kept.number)
+        wait = kept.wait
+        if stored is None or wait is None:
+            await self._waits.withdraw(kept.number)
+            self._forget(kept)
+            return
+        data = Raw(as_json(stored.data, "the body of a signal"))
+        await self._waits.forward(wait, RoutedSignal(wait.run, self.name, kept.number, data))
+        kept.forwarded = True
+        faults.reach("after_forward")
+
+    async def _what_became_of(self, kept: Kept) -> None:
+        kept.unsure = False
+        if await self._waits.signal(kept.number) is None:
+            self._forget(kept)
+            return
+        claim = await self._waits.claim_of(kept.number)
+        if claim.wait is None and kept.wait is not None:
+            kept.refused.add(kept.wait)
+            kept.wait = None
+        elif claim.wait is not None:
+            kept.wait, kept.forwarded = Wait.of(claim.wait), False
+
+    async def _drop_expired(self) -> None:
+        for kept in [kept for kept in self._kept.values() if kept.wait is None and self._router.expired(kept)]:
+            await self._waits.withdraw(kept.number)
+            self._forget(kept)
+
+    def _forget(self, kept: Kept) -> None:
+        self._kept.pop(kept.number, None)
+        self._router.ack(kept.reply)

@@ -1,0 +1,216 @@
+"""Signals by id: one worker of the namespace gives each to the workflow that waits longest for it.
+
+A signal stays in its stream, un-acked, until a wait has got it or it has expired, so a router that dies leaves nothing undone: the
+next one gets everything again, in order. The broker refuses a second consumer of the stream, which is the election; that
+there may be two routers for a moment does no harm, since a claim is a compare-and-set (see ``broker.waits``).
+
+    1  a signal comes: who waits for its name is looked up; nobody does: it is kept, and notices of that name's waits are listened to
+    2  it is claimed for the wait, looked at once more, and forwarded to the workflow as a command
+    3  the workflow's owner commits it and removes it; or gives it back, if the wait was over, and it goes on at 1
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from jetflow.broker.stores.membership import presence_subject
+from jetflow.broker.transport.pull import Delivery, PullConsumer, delete_consumer
+from jetflow.core.ids import from_token
+from jetflow.core.values import as_json
+from jetflow.engine.signals.lots import Kept, Lot
+from jetflow.errors import BrokerError, InvalidInputError
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.commands import BODY_MARGIN, check_body, signal_expires
+from jetflow.protocol.headers import status_of
+
+if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
+    from jetflow.engine.ownership.tenure import Tenure
+
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+EVERY = 1.0
+"""Seconds between two tries to become the router."""
+LOOK = 0.1
+SILENT_LOOKS = 2
+"""Tries in which a router does not answer until its consumer is taken from it."""
+CLOCKS_APART = 5000
+"""Milliseconds by which the broker's clock may be ahead of ours."""
+CREDIT = 1000
+MAX_LOOKS = 64
+"""Names looked at at once."""
+
+
+class Router:
+    """Routes signals by id while this worker is the one that does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._broker = engine.broker
+        self._stream = engine.broker.names.by_id_stream
+        self._consumer: PullConsumer | None = None
+        self._lost = asyncio.Event()
+        self._lots: dict[str, Lot] = {}
+        self._silent: dict[str, int] = {}
+        self._since = 0
+        self._tenure: Tenure = None  # type: ignore[assignment]  # set by each claim
+        self.slots: asyncio.Semaphore = asyncio.Semaphore(MAX_LOOKS)
+
+    async def run(self) -> None:
+        """Works until cancelled, under one tenure of partition 0 after the other."""
+        while True:
+            tenure = self._engine.tenure
+            if tenure is None or not tenure.owns(0):
+                await asyncio.sleep(LOOK)
+                continue
+            try:
+                if await self._claim(tenure):
+                    await self._until_lost(tenure)
+            except BrokerError as error:
+                log.debug("signals by id are left to another worker for now: %s", error)
+            except asyncio.CancelledError:
+                await self._leave()
+                raise
+            await self._leave()
+            await asyncio.sleep(EVERY)
+
+    async def _until_lost(self, tenure: Tenure) -> None:
+        while not self._lost.is_set() and tenure.owns(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._lost.wait()
+
+    async def _leave(self) -> None:
+        """Lets another worker route at once."""
+        consumer = self._consumer
+        self._forget()
+        if consumer is not None and self._broker.wire.is_connected:
+            with contextlib.suppress(BrokerError):
+                await consumer.delete()
+
+    async def _claim(self, tenure: Tenure) -> bool:
+        """One worker of each task queue tries."""
+        self._lost.clear()
+        self._tenure = tenure
+        consumer = await self._open()
+        if consumer is None and await self._holder_is_gone():
+            consumer = await self._open()
+        if consumer is None:
+            return False
+        self._consumer = consumer
+        self._since = now_ms() + CLOCKS_APART  # what came before may have been claimed by another router
+        self._silent.clear()
+        self._broker.wire.on_disconnect.append(self._on_disconnect)
+        await self._drop_stray_claims(tenure)
+        consumer.begin()
+        log.info("worker %s routes signals by id", self._engine.worker_id)
+        return True
+
+    async def _drop_stray_claims(self, tenure: Tenure) -> None:
+        """A claim that an earlier router made late, for a signal that is not there any more."""
+        for number in await tenure.waits.claims():
+            if await tenure.waits.signal(number) is None:
+                await tenure.waits.withdraw(number)
+
+    async def _open(self) -> PullConsumer | None:
+        consumer = PullConsumer(
+            self._broker.lane, self._broker.names, f"router-{self._engine.worker_id}",
+            room=lambda: CREDIT, stream=self._stream,
+        )  # fmt: skip
+        consumer.give_to(self._on_delivery, self._on_lost)
+        return consumer if await consumer.create_over([f"{self._broker.names.by_id_prefix}>"]) else None
+
+    async def _holder_is_gone(self) -> bool:
+        """Takes the consumer from a router that is gone, or that stands still; whether there was one."""
+        taken = False
+        for consumer in await self._broker.lane.consumers(self._stream):
+            name = consumer["name"]
+            worker_id = name.split("-")[1] if name.startswith("router-") else ""
+            if not worker_id:
+                log.warning("nobody can route signals by id: consumer %r of stream %s is not one of jetflow's", name, self._stream)
+                continue
+            silent = self._silent[name] = self._silent.get(name, 0) + 1
+            if worker_id != self._engine.worker_id and silent < SILENT_LOOKS and not await self._is_gone(worker_id, name):
+                continue
+            log.info("taking signals by id over from worker %s, which is gone", worker_id)
+            await delete_consumer(self._broker.lane, self._stream, name)
+            taken = True
+        return taken
+
+    async def _is_gone(self, worker_id: str, name: str) -> bool:
+        """Whether nobody answers for a worker; one that does is not silent."""
+        try:
+            async with asyncio.timeout(1):
+                _, headers = await self._broker.lane.submit(presence_subject(self._broker.names, worker_id), b"", retry=False)
+        except TimeoutError:
+            return False
+        if status_of(headers) == 503:
+            return True
+        self._silent[name] = 0
+        return False
+
+    def _on_disconnect(self) -> None:
+        self._on_lost("disconnected")
+
+    def _on_lost(self, why: str) -> None:
+        log.debug("signals by id: %s", why)
+        self._lost.set()
+
+    def _forget(self) -> None:
+        """The stream has it all."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        consumer.close()
+        self._broker.wire.on_disconnect.remove(self._on_disconnect)
+        for lot in list(self._lots.values()):
+            lot.close()
+        self._lots.clear()
+
+    # ---- what comes
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        try:
+            tokens = delivery.subject.split(".")
+            if len(tokens) != 2:
+                raise InvalidInputError(f"the subject must be {self._broker.names.by_id_prefix}<signal id>, with one id")
+            name = from_token(tokens[1])
+            headers_size = max(0, len(delivery.headers or b"") - BODY_MARGIN // 4)
+            check_body("the signal's body", delivery.data, self._broker.max_payload - headers_size)
+            as_json(delivery.data, "the body of a signal")
+            expires = signal_expires(delivery.headers, delivery.stored_ms)
+        except (InvalidInputError, RecursionError) as error:
+            self._engine.spawn(self._refuse(delivery, str(error)))
+            return
+        lot = self._lots.get(tokens[1])
+        if lot is None:
+            lot = self._lots[tokens[1]] = Lot(self, self._tenure, tokens[1], name)
+        lot.add(Kept(delivery.seq, expires, delivery.reply, unsure=delivery.stored_ms <= self._since))
+
+    async def _refuse(self, delivery: Delivery, reason: str) -> None:
+        """A dead letter; should it fail, the signal comes again."""
+        log.warning("dead letter %s: %s", delivery.subject, reason)
+        try:
+            await self._tenure.dead_letters.write(delivery.subject, delivery.data, delivery.headers, reason, origin=f"by-id-{delivery.seq}")
+        except BrokerError as error:
+            self._on_lost(f"a dead letter could not be written yet: {error}")
+            return
+        self.ack(delivery.reply)
+
+    def ack(self, reply: str) -> None:
+        """A signal is done with."""
+        with contextlib.suppress(BrokerError):
+            self._broker.wire.ack(reply)
+
+    def done(self, lot: Lot) -> None:
+        """Nothing of a name is left."""
+        if self._lots.get(lot.token) is lot:
+            del self._lots[lot.token]
+        lot.close()
+
+    def expired(self, kept: Kept) -> bool:
+        """Whether nobody whose wait begins from now on can get it."""
+        return kept.expires <= now_ms()

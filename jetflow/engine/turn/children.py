@@ -1,0 +1,27 @@
+"""The children of a run, as its timeline has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jetflow.broker.stores.timeline import Entry
+from jetflow.core import events as ev
+
+if TYPE_CHECKING:
+    from jetflow.engine.turn.actor import Actor
+
+
+def children_in(events: list[Any]) -> list[ev.ChildStarted]:
+    return [event for event in events if isinstance(event, ev.ChildStarted)]
+
+
+def children_of(entries: list[Entry]) -> list[ev.ChildStarted]:
+    return [child for entry in entries for child in children_in(entry.commit.events)]
+
+
+async def all_children(actor: Actor) -> list[ev.ChildStarted]:
+    """Every child of the run, those of earlier generations too."""
+    last = await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token)
+    if last is None:
+        return []
+    return children_of(await actor.tenure.timeline.run(actor.engine.queue_token, actor.id_token, last))

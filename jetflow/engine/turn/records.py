@@ -1,0 +1,101 @@
+"""State records made from what an owner knows of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jetflow.core import events as ev
+from jetflow.core import failures
+from jetflow.core.data import UserData
+from jetflow.core.failures import FATAL, INTERRUPTED, Failure
+from jetflow.core.machine import Machine
+from jetflow.core.operation import Operation, RunInfo
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.record import COMPLETED, FAILED, RUNNING, TERMINATED, Parked, StateRecord, Waiting
+
+MAX_WAITING = 20
+"""Pending operations listed in a state record; their number is always in ``code``."""
+
+
+def running_record(machine: Machine, seq: int, worker: str) -> StateRecord:
+    """A live run: how many operations are pending, and the first of them."""
+    pending = machine.pending
+    listed = [_waiting(operation) for _, operation in zip(range(MAX_WAITING), pending.values(), strict=False)]
+    record = _record(machine.info, seq, worker, RUNNING, max(1, len(pending)))
+    record.waiting = listed
+    record.cancel_requested = machine.cancel_requested is not None
+    _show(record, machine.data)
+    return record
+
+
+def _show(record: StateRecord, data: UserData | None) -> None:
+    if data is not None:
+        record.data, record.entity = data.fields, data.document
+
+
+def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: UserData | None = None) -> StateRecord:
+    """A run that has ended."""
+    if isinstance(closing, ev.Completed):
+        record = _record(info, seq, worker, COMPLETED, 0)
+        record.result = closing.result
+    elif isinstance(closing, ev.Terminated):
+        record = _record(info, seq, worker, TERMINATED, -INTERRUPTED)
+        record.expire = closing.expire
+        if closing.throw:
+            record.failure = termination(info, closing)
+    else:
+        record = _record(info, seq, worker, FAILED, -FATAL)
+        record.failure = closing.failure
+    record.closed_at = record.updated_at = closing.at
+    _show(record, data)
+    return record
+
+
+def termination(info: RunInfo, closing: ev.Terminated) -> Failure:
+    """The failure that a terminated run shows to whoever waits for it."""
+    return failures.termination(info.workflow_id, closing.reason, closing.code, closing.stack)
+
+
+def parked_record(info: RunInfo | None, before: StateRecord | None, seq: int, worker: str, reason: str, message: str) -> StateRecord:
+    """A run that its owner cannot go on with; without ``info`` it is the one that ``before`` is of."""
+    same = before is not None and (info is None or before.run_id == str(info.run))
+    record = before if same or info is None else _record(info, seq, worker, RUNNING, 1)
+    assert record is not None
+    record.parked = Parked(reason=reason, message=message, since=now_ms())
+    record.updated_at = now_ms()
+    record.worker = worker
+    return record
+
+
+def _record(info: RunInfo, seq: int, worker: str, status: str, code: int) -> StateRecord:
+    return StateRecord(
+        workflow_id=info.workflow_id,
+        task_queue=info.task_queue,
+        workflow_type=info.workflow_type,
+        run_id=str(info.run),
+        status=status,
+        code=code,
+        started_at=info.started_at,
+        updated_at=now_ms(),
+        generation=info.generation,
+        timeline_seq=seq,
+        parent_workflow_id=info.parent.workflow_id if info.parent else None,
+        origin_id=info.origin,
+        expire=info.expire,
+        worker=worker,
+    )
+
+
+def _waiting(operation: Operation) -> Waiting:
+    event = operation.event
+    match event:
+        case ev.ActivityScheduled():
+            kind, name = "activity", event.name
+        case ev.WaitStarted():
+            kind, name = "signal", event.signal
+        case ev.ChildStarted():
+            kind, name = "child", event.workflow_id
+        case _:
+            kind, name = "timer", ""
+    attempt = operation.attempt + 1 if operation.attempt else None
+    return Waiting(index=operation.index, kind=kind, name=name, since=event.at, due=operation.due, attempt=attempt, failure=operation.failure)

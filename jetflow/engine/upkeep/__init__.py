@@ -1,0 +1,1 @@
+"""What happens beside turns: expiry, compaction, lifecycle events, supervision."""

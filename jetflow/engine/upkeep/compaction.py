@@ -1,0 +1,175 @@
+"""Runs that have ended become one timeline key, in the background and never in a hurry.
+
+A run that ends in the process that began it, without having rested, has its whole history here: its closing commit then
+is that one key already, and the second commit of a run takes the place of the first. Another one is read back, and its last key
+written anew. Either way the last key has everything before the others go, so that a crash leaves the whole history in one form or in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jetflow.broker.stores.timeline import MAX_COMPACTED, Entry
+from jetflow.core import events as ev
+from jetflow.engine import faults
+from jetflow.errors import BrokerError
+
+if TYPE_CHECKING:
+    from jetflow.engine.ownership.tenure import Tenure
+
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+AT_ONCE = 128
+"""Runs compacted together, in as few writes to the broker's connection as that takes."""
+PAUSE = 0.05
+"""Seconds in which runs gather."""
+
+
+class History:
+    """Events that a run has committed, as long as they may still become one key."""
+
+    __slots__ = ("events", "keys", "size")
+
+    def __init__(self) -> None:
+        self.events: list[Any] | None = []
+        self.keys: int = 0
+        self.size: int = 0
+
+    def add(self, events: Sequence[Any], keys: int, size: int) -> None:
+        """A commit of ``keys`` keys and so many bytes."""
+        self.keys += keys
+        self.size += size
+        if not self.fits:
+            self.events = None
+        elif self.events is not None:
+            self.events.extend(events)
+
+    def rest(self) -> None:
+        """Leaves the events to the broker; only how many there are is remembered."""
+        self.events = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it may become one key."""
+        return self.size <= MAX_COMPACTED
+
+    def whole(self, run: int, cause: int, closing: Sequence[Any]) -> bytes | None:
+        """The closing commit with all that came before it; None if it cannot be."""
+        if not self.keys or self.events is None:
+            return None
+        body = ev.encode_commit(ev.Commit(run=run, cause=cause, events=[*self.events, *closing], compacted=len(self.events)))
+        return body if len(body) <= MAX_COMPACTED else None
+
+
+class Closed(NamedTuple):
+    """A run that has ended with key ``seq``.
+
+    Attributes:
+        position: that key's, if it has the whole history already.
+    """
+
+    id_token: str
+    seq: int
+    position: int = 0
+
+
+class Compaction:
+    """The queue of runs to compact. A run that a crash takes out of it keeps its keys until it expires."""
+
+    def __init__(self, tenure: Tenure) -> None:
+        self._tenure = tenure
+        self._queue_token = tenure.engine.queue_token
+        self._queue: deque[Closed] = deque()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._undisturbed: set[str] = set()
+
+    def disturb(self, id_token: str) -> None:
+        """A command has come: another run of the id may begin, whose keys must lie behind those of the one before."""
+        self._undisturbed.discard(id_token)
+
+    def add(self, closed: Closed) -> None:
+        """Sees to it some time."""
+        self._queue.append(closed)
+        if self._empty.is_set():
+            self._empty.clear()
+            self._tenure.engine.spawn(self._run())
+
+    async def emptied(self, seconds: float) -> None:
+        """Waits until nothing is left to do, but not longer than so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            log.debug("%d runs are left uncompacted", len(self._queue))
+
+    async def _run(self) -> None:
+        try:
+            while self._queue and not self._tenure.over:
+                if len(self._queue) < AT_ONCE:
+                    await asyncio.sleep(PAUSE)
+                together = [self._queue.popleft() for _ in range(min(AT_ONCE, len(self._queue)))]
+                await asyncio.gather(*(self._quietly(closed) for closed in together))
+        finally:
+            self._empty.set()
+
+    async def _quietly(self, closed: Closed) -> None:
+        try:
+            await self._compact(closed)
+        except BrokerError as error:
+            log.debug("%s is left uncompacted: %s", closed.id_token, error)
+        except Exception:  # a bad item stops nobody
+            self._tenure.engine.failures["compaction"] += 1
+            log.exception("%s is left uncompacted", closed.id_token)
+
+    async def _compact(self, closed: Closed) -> None:
+        timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
+        faults.reach("before_compaction")
+        position = closed.position or await self._make_one(closed)
+        faults.reach("after_compaction")
+        if position and closed.seq > 1:
+            await timeline.remove(queue, id_token, position, only=1 if closed.seq == 2 else "*")
+
+    async def _make_one(self, closed: Closed) -> int:
+        """The position of the key that has the whole run; 0 if there is none.
+
+        It is written only if no command of the id has come since its keys were read, and nobody else is at it.
+        """
+        id_token = closed.id_token
+        if id_token in self._undisturbed or self._tenure.actors.has(id_token):
+            return 0
+        self._undisturbed.add(id_token)
+        try:
+            return await self._write_one(closed)
+        finally:
+            self._undisturbed.discard(id_token)
+
+    async def _write_one(self, closed: Closed) -> int:
+        timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
+        last = await timeline.last(queue, id_token)
+        if last is None or last.seq != closed.seq or not isinstance(last.commit.events[-1], ev.CLOSING):
+            return 0
+        if last.commit.compacted:
+            return last.position
+        entries = await timeline.run(queue, id_token, last)
+        if entries[-1].commit.compacted:
+            return entries[-1].position
+        body = _one_key(entries)
+        if body is None or id_token not in self._undisturbed:
+            return 0
+        return await timeline.append(queue, id_token, last.seq, body)
+
+
+def _one_key(entries: list[Entry]) -> bytes | None:
+    if sum(entry.size for entry in entries) > MAX_COMPACTED:
+        return None
+    last, first = entries[-1].commit, len(entries) - 1
+    while first > 0 and entries[first - 1].commit.more:  # the last decision may be spread over several keys
+        first -= 1
+    events = [event for entry in entries for event in entry.commit.events]
+    before = sum(len(entry.commit.events) for entry in entries[:first])
+    return ev.encode_commit(ev.Commit(run=last.run, cause=last.cause, events=events, compacted=before))

@@ -1,0 +1,26 @@
+"""What is answered to queries and updates, on the wire."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jetflow.core.failures import Failure, to_failure
+
+NOT_FOUND = "not_found"
+CLOSED = "closed"
+REFUSED = "refused"
+
+
+class Answer(Struct, omit_defaults=True):
+    """Either a result or a failure. ``problem`` says of a failure that it is not the handler's own; ``run`` which run answered."""
+
+    result: Raw | msgspec.UnsetType = msgspec.UNSET
+    failure: Failure | None = None
+    problem: str | None = None
+    run: str | None = None
+
+
+def failed(error: BaseException, problem: str | None = None) -> Answer:
+    """The answer that an exception is."""
+    return Answer(failure=to_failure(error), problem=problem)

@@ -1,0 +1,335 @@
+"""Commands on the wire: subject, headers and body, understood or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jetflow.core.durations import to_ms
+from jetflow.core.events import NULL, Parent
+from jetflow.core.failures import UNKNOWN, Failure
+from jetflow.core.ids import from_token, to_token
+from jetflow.core.values import as_json, decode, encode
+from jetflow.errors import InvalidInputError, PayloadTooLargeError
+from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
+
+FOREVER = "forever"
+DEFAULT_EXPIRE_MS = 600_000
+"""How long a signal that nobody waits for is kept unless its header says otherwise."""
+FOREVER_MS = 100 * 365 * 86_400_000
+MAX_UPDATE_ID = 128
+_SUBJECT = re.compile(r"[^$\s*>.][^\s*>.]*(\.[^\s*>.]+)*")
+MAX_HEADER = 56 * 1024
+"""Bytes of user data in a start's headers; the server takes 64 KiB of headers."""
+
+MAX_SENDER = 1024
+"""Characters of a sender's name in the sender header."""
+BODY_MARGIN = 8 * 1024
+"""Bytes of a message left beside a command's body, for what a commit says around it."""
+
+
+class StartCommand(Struct):
+    """``replace``: a run that has the id is terminated, or its record given up, instead of refusing this start.
+
+    ``new_id``: its publisher has made the id up for this message, which it has sent once.
+    """
+
+    workflow_type: str
+    body: bytes
+    told: int | None = None
+    parent: Parent | None = None
+    origin: str | None = None
+    expire: int | msgspec.UnsetType | None = msgspec.UNSET
+    data: dict[str, Raw] = {}
+    entity: dict[str, Any] | None = None
+    replace: bool = False
+    new_id: bool = False
+
+
+class UpdateCommand(Struct):
+    """``update_id`` is the caller's, so that one who missed the reply can ask again."""
+
+    name: str
+    body: bytes
+    told: int | None = None
+    update_id: str | None = None
+    reply: str | None = None
+
+
+class SignalCommand(Struct):
+    """``sender`` numbers its signals, so that one sent again is recognised."""
+
+    name: str
+    data: Raw
+    expire: int | None = None
+    sender: str | None = None
+    number: int = 0
+
+
+class CancelCommand(Struct):
+    """Body of a cancel command; every field may be left out. ``parent`` is set when a parent's end asks for it."""
+
+    reason: str = ""
+    run: int | None = None
+    parent: Parent | None = None
+
+
+class TerminateCommand(Struct, omit_defaults=True):
+    """Body of a terminate command; every field may be left out. ``expire`` is a duration.
+
+    ``parent`` is set when a parent's end asks for it: only the child that this parent started is meant, not another run of its id.
+    """
+
+    reason: str = "job interrupted"
+    code: int = 410
+    throw: bool = True
+    descend: bool = False
+    suppress: bool = False
+    expire: str | int | float = "1s"
+    stack: str | None = None
+    run: int | None = None
+    parent: Parent | None = None
+
+
+class TimerCommand(Struct):
+    index: int
+    run: int
+    due: int
+
+
+class ChildNotice(Struct, omit_defaults=True):
+    """Body of a ``child.<index>`` command: what became of a child, told to its parent."""
+
+    run: int
+    child: str
+    outcome: str
+    child_run: int = 0
+    result: Raw = NULL
+    failure: Failure | None = None
+
+
+class TaskFailure(Struct):
+    """What a task's worker tells of a failed attempt. ``bases``: names of the error's further types, for the retry policy."""
+
+    type: str = "Error"
+    message: str = ""
+    code: int = UNKNOWN
+    stack: str = ""
+    cause: Failure | None = None
+    bases: list[str] = []
+    non_retryable: bool = False
+
+
+class TaskOutcome(Struct):
+    """Body of an ``activity.<index>`` command: what became of an attempt that ran elsewhere. Without ``failure`` it completed."""
+
+    run: int
+    attempt: int
+    result: Raw = NULL
+    failure: TaskFailure | None = None
+    details: Raw = NULL
+
+
+class RoutedSignal(Struct):
+    """Body of a ``routed.<index>`` command: the signal with number ``number`` in the stream of signals by id, for one wait of one run."""
+
+    run: int
+    signal: str
+    number: int
+    data: Raw
+
+
+Payload = StartCommand | SignalCommand | RoutedSignal | UpdateCommand | CancelCommand | TerminateCommand | TimerCommand | ChildNotice | TaskOutcome
+
+
+def check_body(what: str, body: bytes, max_payload: int) -> None:
+    """Refuses a command's body that the broker would take and a commit could not.
+
+    Raises:
+        PayloadTooLargeError: with both sizes.
+    """
+    if len(body) > max_payload - BODY_MARGIN:
+        raise PayloadTooLargeError(what, len(body), max_payload - BODY_MARGIN)
+
+
+def expire_header(duration: Any) -> str:
+    """The value of the expire header for a duration, None for ever."""
+    return FOREVER if duration is None else f"{to_ms(duration, 'expire')}ms"
+
+
+def _expire(headers: dict[str, str]) -> int | msgspec.UnsetType | None:
+    value = headers.get(EXPIRE)
+    if value is None:
+        return msgspec.UNSET
+    return None if value == FOREVER else to_ms(value, EXPIRE)
+
+
+def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
+    if body.strip():
+        decode(body, "the body of a start command")
+    told = headers.get(ARGS)
+    if told is not None and not _is_number(told):
+        raise InvalidInputError(f"{ARGS} must be a number, not {told[:20]!r}")
+    parent = msgspec.json.decode(headers[PARENT], type=Parent) if PARENT in headers else None
+    if parent is not None:
+        to_token(parent.workflow_id, "the parent's workflow id")
+        to_token(parent.task_queue, "the parent's task queue")
+    return StartCommand(
+        workflow_type=name,
+        body=body,
+        told=int(told) if told is not None else None,
+        parent=parent,
+        origin=from_token(headers[ORIGIN]) if ORIGIN in headers else None,
+        expire=_expire(headers),
+        data=msgspec.json.decode(headers[DATA], type=dict[str, Raw]) if DATA in headers else {},
+        entity=msgspec.json.decode(headers[ENTITY], type=dict[str, Any] | None) if ENTITY in headers else None,
+        replace=headers.get(REPLACE) == "1",
+        new_id=headers.get(NEW_ID) == "1",
+    )
+
+
+def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -> dict[str, str]:
+    """A start's headers for the user data it begins with.
+
+    Raises:
+        InvalidInputError: it cannot be JSON, or is too large for a header.
+    """
+    headers = {}
+    for header, given in ((DATA, search), (ENTITY, entity)):
+        if given is not None:
+            plain = decode(encode(given, header))
+            if not isinstance(plain, dict):
+                raise InvalidInputError(f"search and entity are objects, not {type(given).__name__}")
+            headers[header] = json.dumps(plain, separators=(",", ":"), allow_nan=False)  # in ASCII, whatever the text
+    size = sum(map(len, headers.values()))
+    if size > MAX_HEADER:
+        raise PayloadTooLargeError("the user data of a start", size, MAX_HEADER)
+    return headers
+
+
+def _update(name: str, body: bytes, headers: dict[str, str]) -> UpdateCommand:
+    if body.strip():
+        decode(body, "the body of an update")
+    told, update_id, reply = headers.get(ARGS), headers.get(UPDATE), headers.get(REPLY)
+    if reply is not None and not _SUBJECT.fullmatch(reply):
+        raise InvalidInputError(f"{REPLY} must be a subject, not {reply[:80]!r}")
+    if update_id is not None and not 0 < len(update_id) <= MAX_UPDATE_ID:
+        raise InvalidInputError(f"{UPDATE} must be at most {MAX_UPDATE_ID} characters")
+    return UpdateCommand(name=name, body=body, told=1 if told == "1" else None, update_id=update_id, reply=reply)
+
+
+def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
+    expire = _expire(headers)
+    sender, slash, number = headers[SENDER].rpartition("/") if SENDER in headers else ("", "/", "0")
+    if not slash or not (number.isdigit() and number.isascii() and len(number) <= 18) or len(sender) > MAX_SENDER:
+        raise InvalidInputError(f"{SENDER} must be <who>/<number>, at most {MAX_SENDER} characters, not {headers[SENDER][:80]!r}")
+    data = as_json(body, "the body of a signal")
+    kept = None if expire is msgspec.UNSET else FOREVER_MS if expire is None else expire
+    return SignalCommand(name, data, kept, sender or None, int(number))
+
+
+def _routed(_name: str, body: bytes, _headers: dict[str, str]) -> RoutedSignal:
+    decode(body, "the body of a routed signal")
+    routed = msgspec.json.decode(body, type=RoutedSignal)
+    to_token(routed.signal, "signal id")
+    return routed
+
+
+def _cancel(_name: str, body: bytes, _headers: dict[str, str]) -> CancelCommand:
+    value = decode(body.strip(), "the body of cancel")
+    if isinstance(value, str):
+        return CancelCommand(reason=value)
+    return msgspec.convert(value or {}, CancelCommand)
+
+
+def _terminate(_name: str, body: bytes, _headers: dict[str, str]) -> TerminateCommand:
+    value = decode(body.strip(), "the body of terminate")
+    command = TerminateCommand(reason=value) if isinstance(value, str) else msgspec.convert(value or {}, TerminateCommand)
+    to_ms(command.expire, "expire")
+    return command
+
+
+def _timer(name: str, body: bytes, _headers: dict[str, str]) -> TimerCommand:
+    value = decode(body, "the body of a timer")
+    return msgspec.convert({**(value if isinstance(value, dict) else {}), "index": _index(name)}, TimerCommand)
+
+
+def _child(_name: str, body: bytes, _headers: dict[str, str]) -> ChildNotice:
+    return msgspec.json.decode(body, type=ChildNotice)
+
+
+def _activity(_name: str, body: bytes, _headers: dict[str, str]) -> TaskOutcome:
+    decode(body, "the outcome of an activity")
+    return msgspec.json.decode(body, type=TaskOutcome)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 12
+
+
+def _index(name: str) -> int:
+    if not _is_number(name):
+        raise InvalidInputError(f"operation index {name[:20]!r} is not a number")
+    return int(name)
+
+
+_READERS: dict[str, tuple[int, Any]] = {
+    "start": (1, _start),
+    "signal": (1, _signal),
+    "update": (1, _update),
+    "cancel": (0, _cancel),
+    "terminate": (0, _terminate),
+    "timer": (1, _timer),
+    "child": (1, _child),
+    "activity": (1, _activity),
+    "routed": (1, _routed),
+}
+
+
+def read_command(subject: str, headers: bytes | None, body: bytes) -> tuple[str, str, int, Payload]:
+    """A command's id token and workflow id, the operation that an engine's own reply belongs to (0 for others), and what it asks for.
+
+    Args:
+        subject: as stored in the inbox, with the partition behind the namespace.
+        headers: the raw block.
+        body: whatever its publisher sent.
+
+    Raises:
+        InvalidInputError: what is wrong with it, for the dead letter.
+    """
+    tokens = subject.split(".")
+    if len(tokens) < 5:
+        raise InvalidInputError("the subject is too short: <namespace>.<task_queue>.<workflow_id>.<command>[.<name>]")
+    id_token, kind, rest = tokens[3], tokens[4], tokens[5:]
+    from_token(tokens[2])
+    workflow_id = from_token(id_token)
+    reader = _READERS.get(kind)
+    if reader is None:
+        raise InvalidInputError(f"unknown command {kind!r}; the commands are start.<type>, signal.<name>, update.<name>, cancel and terminate")
+    wants_name, understand = reader
+    if len(rest) != wants_name:
+        raise InvalidInputError(f"write {kind}.<name> with one name" if wants_name else f"nothing may follow {kind!r} in the subject")
+    name = from_token(rest[0]) if wants_name else ""
+    fields = parse_headers(headers) if headers and b"Jetflow-" in headers else {}
+    try:
+        payload = understand(name, body, fields)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInputError(f"body of {kind}: {error}") from error
+    return id_token, workflow_id, _index(name) if kind in _FOR_OPERATIONS else 0, payload
+
+
+_FOR_OPERATIONS = ("timer", "child", "activity", "routed")
+
+
+def signal_expires(headers: bytes | None, stored_ms: int) -> int:
+    """When a signal that was stored at ``stored_ms`` is not kept any more, ms since the epoch.
+
+    Raises:
+        InvalidInputError: its header cannot be understood.
+    """
+    expire = _expire(parse_headers(headers)) if headers else msgspec.UNSET
+    return stored_ms + (DEFAULT_EXPIRE_MS if expire is msgspec.UNSET else FOREVER_MS if expire is None else expire)

@@ -1,0 +1,91 @@
+"""The state record: what a person wants to know of a workflow, as it stands in its bucket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jetflow.core.failures import Failure
+
+RUNNING = "running"
+COMPLETED = "completed"
+FAILED = "failed"
+TERMINATED = "terminated"
+
+
+class Waiting(Struct, omit_defaults=True):
+    """A pending operation: what it is, since when, and when it is due (ms since the epoch)."""
+
+    index: int
+    kind: str
+    name: str
+    since: int
+    due: int | None = None
+    attempt: int | None = None
+    failure: Failure | None = None
+
+
+class Parked(Struct, omit_defaults=True):
+    """Why a workflow cannot go on with the worker that owns it."""
+
+    reason: str
+    message: str
+    since: int
+
+
+class StateRecord(Struct, omit_defaults=True):
+    """A workflow's state. Times are ms since the epoch; ``code`` is 0 complete, above 0 pending operations, below 0 failed."""
+
+    workflow_id: str
+    task_queue: str
+    workflow_type: str
+    run_id: str
+    status: str
+    code: int
+    started_at: int
+    updated_at: int
+    closed_at: int | None = None
+    result: Raw | msgspec.UnsetType = msgspec.UNSET
+    failure: Failure | None = None
+    waiting: list[Waiting] = []
+    parked: Parked | None = None
+    cancel_requested: bool = False
+    generation: int = 1
+    timeline_seq: int = 0
+    parent_workflow_id: str | None = None
+    origin_id: str | None = None
+    expire: int | None = None
+    worker: str | None = None
+    data: dict[str, Raw] = {}
+    entity: dict[str, Any] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """True once the workflow has ended."""
+        return self.status != RUNNING
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(StateRecord)
+
+
+def encode_state(record: StateRecord) -> bytes:
+    """The bytes of a state record."""
+    return _encoder.encode(record)
+
+
+def decode_state(body: bytes) -> StateRecord | None:
+    """A state record, or None for a deleted or expired one, and for what is none."""
+    if not body:
+        return None
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def summary(record: StateRecord) -> dict[str, Any]:
+    """The record as plain JSON types."""
+    return msgspec.json.decode(_encoder.encode(record))  # type: ignore[no-any-return]

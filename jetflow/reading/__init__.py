@@ -1,0 +1,1 @@
+"""What clients look up: lists, changes, histories, exports, reasons."""

@@ -1,0 +1,162 @@
+"""What a list or a count is asked for, and whether a state record is that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jetflow.core.data import look_up
+from jetflow.core.ids import to_token
+from jetflow.core.values import decode, encode
+from jetflow.errors import InvalidInputError
+from jetflow.protocol.record import COMPLETED, FAILED, RUNNING, TERMINATED
+
+PARKED = "parked"
+STATUSES = (RUNNING, PARKED, COMPLETED, FAILED, TERMINATED)
+Moment = datetime | int
+"""A time: with a time zone, or ms since the epoch."""
+
+
+class Filters(Struct, frozen=True, omit_defaults=True):
+    """Which workflows. ``running`` takes the parked ones too; times are ms since the epoch; ``search`` has each value as JSON."""
+
+    statuses: tuple[str, ...] = ()
+    workflow_type: str | None = None
+    task_queue: str | None = None
+    started_after: int | None = None
+    started_before: int | None = None
+    search: dict[str, Any] = {}
+
+    @property
+    def everything(self) -> bool:
+        """Every workflow of the namespace, or of the task queue."""
+        return self == Filters(task_queue=self.task_queue)
+
+    def digest(self) -> str:
+        """Tells filters apart."""
+        return hashlib.blake2b(msgspec.json.encode(self, order="deterministic"), digest_size=6).hexdigest()
+
+
+class Wanted(TypedDict, total=False):
+    """Keywords of ``client.list`` and ``client.count``; what is not given, or None, leaves nothing out.
+
+    Attributes:
+        status: one or several of ``running``, ``parked``, ``completed``, ``failed``, ``terminated``; ``running`` takes the parked ones too.
+        workflow_type: name of the workflow function.
+        task_queue: whose workers run it.
+        started_after: at this time or later: a datetime with a time zone, or ms since the epoch.
+        started_before: earlier than this time.
+        search: user data by name, each to be equal: fields of ``search()``, or dotted paths into the ``entity()``.
+    """
+
+    status: str | Collection[str] | None
+    workflow_type: str | None
+    task_queue: str | None
+    started_after: Moment | None
+    started_before: Moment | None
+    search: dict[str, Any] | None
+
+
+def filters_of(
+    status: str | Collection[str] | None = None,
+    workflow_type: str | None = None,
+    task_queue: str | None = None,
+    started_after: Moment | None = None,
+    started_before: Moment | None = None,
+    search: dict[str, Any] | None = None,
+) -> Filters:
+    """Filters from a caller's keywords.
+
+    Raises:
+        InvalidInputError: a status that there is not, a time without a zone, a value that cannot be JSON.
+    """
+    statuses = () if status is None else (status,) if isinstance(status, str) else tuple(sorted(set(status)))
+    for each in statuses:
+        if each not in STATUSES:
+            raise InvalidInputError(f"status must be one of {', '.join(STATUSES)}, not {each!r}")
+    if task_queue is not None:
+        to_token(task_queue, "task queue")
+    wanted = {name: decode(encode(value, f"search value of {name!r}")) for name, value in (search or {}).items()}
+    after, before = _ms(started_after, "started_after"), _ms(started_before, "started_before")
+    return Filters(statuses, workflow_type, task_queue, after, before, wanted)
+
+
+def _ms(moment: Moment | None, what: str) -> int | None:
+    if moment is None or (isinstance(moment, int) and not isinstance(moment, bool)):
+        return moment
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidInputError(f"{what} must be a datetime with a time zone, or ms since the epoch, not {moment!r}")
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
+
+
+class Glance(Struct):
+    """As much of a state record as decides whether it is wanted: the rest is skipped unread."""
+
+    run_id: str
+    status: str
+    task_queue: str
+    workflow_type: str
+    started_at: int
+    parked: Raw = Raw()
+
+    @property
+    def shown_status(self) -> str:
+        """The status that a person is told."""
+        return PARKED if self.parked and self.status == RUNNING else self.status
+
+    @property
+    def run(self) -> int:
+        """The run as a number: no two have the same."""
+        return int(self.run_id)
+
+
+class _GlanceWithData(Glance):
+    data: dict[str, Raw] = {}
+    entity: dict[str, Any] | None = None
+
+
+_plain = msgspec.json.Decoder(Glance)
+_with_data = msgspec.json.Decoder(_GlanceWithData)
+
+
+def matcher(filters: Filters) -> Callable[[bytes], Glance | None]:
+    """Gives a glance at the record in a body if it is wanted, else None."""
+    decoder = _with_data if filters.search else _plain
+    queue, kind = filters.task_queue, filters.workflow_type
+    after, before = filters.started_after, filters.started_before
+    statuses, search = frozenset(filters.statuses), filters.search
+
+    def match(body: bytes) -> Glance | None:
+        if not body:  # deleted or expired
+            return None
+        try:
+            seen = decoder.decode(body)
+        except msgspec.DecodeError:
+            return None
+        if (
+            (queue is not None and seen.task_queue != queue)
+            or (kind is not None and seen.workflow_type != kind)
+            or (statuses and seen.status not in statuses and seen.shown_status not in statuses)
+            or (after is not None and seen.started_at < after)
+            or (before is not None and seen.started_at >= before)
+            or (search and not _has(seen, search))
+            or not seen.run_id.isdecimal()
+        ):
+            return None
+        return seen
+
+    return match
+
+
+def _has(seen: Any, search: dict[str, Any]) -> bool:
+    """Looked up as ``query_state`` does: a field of ``search()``, else a path into the entity."""
+    return all(_same(decode(seen.data[name]) if name in seen.data else look_up(seen.entity, name), value) for name, value in search.items())
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    return found == wanted and isinstance(found, bool) == isinstance(wanted, bool)

@@ -1,0 +1,112 @@
+"""Who works where, and what waits for them: read for people, never to decide anything."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from jetflow.broker.stores.membership import Member
+from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.walk import Walk
+from jetflow.core.ids import from_token
+from jetflow.errors import InvalidInputError
+
+_decode = msgspec.json.Decoder(Member).decode
+
+
+class Consumer(Struct):
+    """A worker's hold on some partitions of a task queue.
+
+    Attributes:
+        waiting: commands stored and not delivered yet.
+        under_way: commands delivered and not acked; a workflow with an activity in flight keeps one.
+    """
+
+    task_queue: str
+    worker_id: str
+    partitions: list[int]
+    waiting: int
+    under_way: int
+
+
+class StreamSize(Struct):
+    """What a stream holds; ``messages`` are without those that say who owned what, ``bytes`` with them."""
+
+    name: str
+    what: str
+    messages: int
+    bytes: int
+
+
+class Overview(Struct):
+    """The workers of a namespace, what they own, and what is stored."""
+
+    partitions: int
+    workers: list[Member]
+    consumers: list[Consumer]
+    streams: list[StreamSize]
+
+
+async def overview(broker: Broker) -> Overview:
+    """Reads it all: heartbeats, the consumers of the inbox, the size of each stream.
+
+    Raises:
+        BrokerError: the server cannot be asked.
+    """
+    return Overview(broker.topology.partitions, await _workers(broker), await _consumers(broker), await _streams(broker))
+
+
+async def _workers(broker: Broker) -> list[Member]:
+    names = broker.names
+    found = await broker.lane.read_many(names.worker_stream, {"multi_last": [f"{names.worker_prefix}>"]}, may_lag="a picture of a moment")
+    members: list[Member] = []
+    for message in found:
+        try:
+            member = _decode(message.data)
+        except msgspec.DecodeError:
+            continue  # a marker, or of another version
+        if not member.leaving:
+            members.append(member)
+    return sorted(members, key=lambda member: (member.task_queue, member.started_at))
+
+
+async def _consumers(broker: Broker) -> list[Consumer]:
+    consumers = await broker.lane.consumers(broker.names.inbox_stream)
+    found = [made for each in consumers if (made := _consumer(each)) is not None]
+    return sorted(found, key=lambda each: (each.task_queue, each.worker_id))
+
+
+def _consumer(info: dict[str, Any]) -> Consumer | None:
+    config = info["config"]
+    filters = config.get("filter_subjects") or [config.get("filter_subject", "")]
+    parts = [match for subject in filters if (match := re.fullmatch(r"[^.]+\.(\d+)\.([^.]+)\.>", subject))]
+    if not parts:
+        return None
+    try:
+        queue = from_token(parts[0][2])
+    except InvalidInputError:
+        return None
+    owner = info["name"].split("-")[1] if info["name"].count("-") >= 2 else ""
+    return Consumer(queue, owner, sorted(int(part[1]) for part in parts), info.get("num_pending", 0), info.get("num_ack_pending", 0))
+
+
+async def _streams(broker: Broker) -> list[StreamSize]:
+    names = broker.names
+    wanted = {
+        names.inbox_stream: "commands not yet done",
+        names.task_stream: "tasks for other workers",
+        names.dead_stream: "dead letters",
+        names.state_stream: "state records",
+        names.timeline_stream: "timeline keys",
+        names.signal_stream: "early signals",
+    }
+    sizes: list[StreamSize] = []
+    for name, what in wanted.items():
+        beside = [f"{names.tenure_prefix}>"] + ([f"{names.guard_prefix}>"] if name == names.timeline_stream else [])
+        uncounted = sum([await Walk(broker.lane, name, subjects).taken() for subjects in beside])
+        state = (await broker.lane.api(f"STREAM.INFO.{name}"))["state"]
+        sizes.append(StreamSize(name, what, max(0, state.get("messages", 0) - uncounted), state.get("bytes", 0)))
+    return sizes

@@ -1,0 +1,67 @@
+"""The five sections of ``WorkflowHandle.export``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.transport.connection import Broker
+from jetflow.core.ids import to_token
+from jetflow.core.values import shown
+from jetflow.errors import InvalidInputError
+from jetflow.history.raw import SECTIONS, RawTimeline, Section, WorkflowExport
+from jetflow.reading.run_reader import RunReader
+
+if TYPE_CHECKING:
+    from jetflow.handle import WorkflowHandle
+
+
+async def export_sections(
+    broker: Broker, handle: WorkflowHandle, allow: Sequence[Section] | None, block: Sequence[Section], *, values: bool
+) -> WorkflowExport:
+    """See ``WorkflowHandle.export``."""
+    wanted = _sections("allow", SECTIONS if allow is None else allow) - _sections("block", block)
+    record = await handle.describe()
+    export = WorkflowExport()
+    if "data" in wanted:
+        fields = record.data if record is not None else {}
+        export.data = {name: shown(value) if values else {} for name, value in fields.items()}
+    if "state" in wanted:
+        state = await handle.state(metadata=True)
+        export.state = state if values else _stripped(state)
+    if "status" in wanted:
+        export.status = 1 if record is None else record.code
+    if wanted & {"timeline", "transitions"}:
+        gathered = RawTimeline(values=values)
+        reader = RunReader(
+            Timeline(broker.lane, broker.names),
+            to_token(handle.task_queue),
+            to_token(handle.workflow_id),
+            None if record is None else int(record.run_id),
+        )
+        async for recorded in reader.unread():
+            gathered.add(recorded)
+        if "timeline" in wanted:
+            export.timeline = gathered.entries
+        if "transitions" in wanted:
+            export.transitions = sorted(gathered.transitions, key=lambda step: step.created)
+    return export
+
+
+def _stripped(state: dict[str, Any]) -> dict[str, Any]:
+    """The state without what came of the workflow and what it told about itself."""
+    metadata = {name: value for name, value in state["metadata"].items() if name != "entity"}
+    if "failure" in metadata:
+        metadata["failure"] = {}
+    metadata["waiting"] = [{**operation, "failure": {}} if "failure" in operation else operation for operation in metadata.get("waiting", [])]
+    return {"data": {}, "metadata": metadata}
+
+
+def _sections(what: str, named: Sequence[str]) -> set[str]:
+    if isinstance(named, str):
+        raise InvalidInputError(f'{what} takes a list of sections: {what}=["{named}"]')
+    unknown = sorted(set(named) - set(SECTIONS))
+    if unknown:
+        raise InvalidInputError(f"{what}: there is no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+    return set(named)

@@ -1,0 +1,107 @@
+"""A namespace in numbers: workflows by status, what is stored and what waits, who works, and how much is done in a while."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from jetflow.broker.transport.walk import Walk
+from jetflow.reading.overview import Overview, overview
+
+if TYPE_CHECKING:
+    from jetflow.client import Client
+
+
+class Throughput(Struct):
+    """What was done within so many seconds.
+
+    Attributes:
+        started, ended: workflows.
+        commands: stored in the inbox, timers too.
+        commits: timeline keys written.
+    """
+
+    seconds: float
+    started: int
+    ended: int
+    commands: int
+    commits: int
+
+
+class Stats(Struct):
+    """A namespace at a moment.
+
+    Attributes:
+        workflows: how many of each status; None if they were not counted.
+        commands: stored and not done.
+        timers: that wait at the broker.
+        dead_letters: kept for a person to look at.
+        seen: workers, who owns which partitions, and the streams.
+        throughput: None if nothing was waited for.
+    """
+
+    workflows: dict[str, int] | None
+    commands: int
+    timers: int
+    dead_letters: int
+    seen: Overview
+    throughput: Throughput | None
+
+
+class _Times(Struct):
+    started_at: int = 0
+    closed_at: int | None = None
+
+
+_decoder = msgspec.json.Decoder(_Times)
+
+
+async def stats(client: Client, *, interval: float = 0, counted: bool = True) -> Stats:
+    """Reads it all.
+
+    Args:
+        client: whose namespace.
+        interval: seconds in which throughput is measured; 0 for none.
+        counted: whether workflows are counted by status, for which every record is read.
+    """
+    broker, names = client.broker, client.broker.names
+    throughput = await _throughput(client, interval) if interval > 0 else None
+    workflows = await client.count_by("status") if counted else None
+    commands = await Walk(broker.lane, names.inbox_stream, f"{names.namespace}.*.*.>").taken()
+    timers = await Walk(broker.lane, names.inbox_stream, f"{names.timer_prefix}>").taken()
+    letters = await Walk(broker.lane, names.dead_stream, f"{names.dead_prefix}>").taken()
+    return Stats(workflows, commands, timers, letters, await overview(broker), throughput)
+
+
+async def _state(client: Client, stream: str) -> dict[str, Any]:
+    answer = await client.broker.lane.api(f"STREAM.INFO.{stream}")
+    return answer["state"] | {"asked_at": answer["ts"]}
+
+
+async def _throughput(client: Client, interval: float) -> Throughput:
+    names = client.broker.names
+    streams = (names.state_stream, names.inbox_stream, names.timeline_stream)
+    before = [await _state(client, stream) for stream in streams]
+    await asyncio.sleep(interval)
+    after = [await _state(client, stream) for stream in streams]
+    began, ended = (datetime.fromisoformat(each[0]["asked_at"][:23]).replace(tzinfo=UTC).timestamp() for each in (before, after))
+    commands, commits = (late["last_seq"] - early["last_seq"] for early, late in zip(before[1:], after[1:], strict=True))
+    starts, ends = await _starts_and_ends(client, before[0]["last_seq"] + 1, int(began * 1000))
+    return Throughput(ended - began, starts, ends, commands, commits)
+
+
+async def _starts_and_ends(client: Client, position: int, since: int) -> tuple[int, int]:
+    starts = ends = 0
+    async for rows in Walk(client.broker.lane, client.broker.names.state_stream).upwards(position):
+        for row in rows:
+            try:
+                times = _decoder.decode(row.data) if row.data else _Times()
+            except msgspec.DecodeError:
+                continue
+            starts += times.started_at >= since
+            ends += times.closed_at is not None and times.closed_at >= since
+    return starts, ends

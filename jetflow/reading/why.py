@@ -1,0 +1,255 @@
+"""Why a workflow stands where it stands: what it waits for, since when, who owns it, and what would wake it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from jetflow.broker.stores.membership import Member
+from jetflow.broker.stores.signals import EarlySignals
+from jetflow.broker.stores.tasks import consumer_name
+from jetflow.broker.stores.timeline import Timeline
+from jetflow.core import events as ev
+from jetflow.core.failures import Failure
+from jetflow.core.ids import from_token, partition_of, to_token
+from jetflow.core.times import from_iso
+from jetflow.errors import BrokerError, WorkflowNotFoundError
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.record import StateRecord, Waiting
+from jetflow.reading.overview import Consumer, overview
+
+if TYPE_CHECKING:
+    from jetflow.client import Client
+
+DEEPEST = 6
+"""Children of children that are looked at."""
+
+
+class Owner(Struct, omit_defaults=True):
+    """The worker that has a workflow's partition."""
+
+    worker_id: str
+    host: str = ""
+    pid: int = 0
+
+
+class Wait(Struct, omit_defaults=True):
+    """One thing that a workflow waits for. Times are ms since the epoch.
+
+    Attributes:
+        kind: ``start`` (a worker that takes it up), ``delay`` (the time that its start is put off to), ``worker`` (one whose code fits), ``code``
+            (its own, which runs), ``condition`` (a function of its own to be true), ``signal``, ``timer``, ``activity``, ``retry``, ``remote``
+            (an activity on other workers), or ``child``.
+        name: of the signal, activity or child.
+        wakes: what would let it go on.
+        due: when it goes on anyway.
+        attempt: of an activity, from 1; ``failure`` is what the one before ended with.
+        message: more, for a person.
+        child: the same of the child that is waited for.
+    """
+
+    kind: str
+    name: str
+    since: int
+    wakes: str
+    due: int | None = None
+    attempt: int | None = None
+    failure: Failure | None = None
+    message: str = ""
+    child: Why | None = None
+
+
+class Why(Struct, omit_defaults=True):
+    """Where a workflow stands and why.
+
+    Attributes:
+        status: ``early`` while its start waits for a worker, ``parked``, or that of its record.
+        waits: what it waits for, at most 20 of ``pending``.
+        owner: who has its partition; None if nobody has.
+        stored: commands of it that are stored and not done.
+        failure: what it failed with.
+    """
+
+    workflow_id: str
+    task_queue: str
+    workflow_type: str
+    status: str
+    waits: list[Wait] = []
+    pending: int = 0
+    owner: Owner | None = None
+    stored: int = 0
+    cancel_requested: bool = False
+    closed_at: int | None = None
+    expire: int | None = None
+    failure: Failure | None = None
+
+
+class Kept(Struct):
+    """A signal that is kept for a workflow; ``expires`` is ms since the epoch."""
+
+    name: str
+    expires: int
+
+
+async def kept_signals(client: Client, workflow_id: str, task_queue: str) -> list[Kept]:
+    """Signals that nobody waits for yet, also for a workflow that there is not."""
+    signals = EarlySignals(client.broker.lane, client.broker.names, replicated=client.broker.topology.replicas > 1)
+    found = await signals.load(to_token(task_queue), to_token(workflow_id))
+    return [Kept(stored.signal.signal, stored.signal.expires) for stored in found]
+
+
+async def why(client: Client, workflow_id: str, task_queue: str, *, depth: int = DEEPEST) -> Why:
+    """Looks at a workflow's record, its commands, its partition's owner and, where it waits for one, its child.
+
+    Raises:
+        WorkflowNotFoundError: there is no such workflow.
+    """
+    return await _Look(client, workflow_id, task_queue).why(depth)
+
+
+class _Look:
+    """One look at one workflow."""
+
+    def __init__(self, client: Client, workflow_id: str, task_queue: str) -> None:
+        self.client = client
+        self.broker, self.names = client.broker, client.broker.names
+        self.workflow_id, self.task_queue = workflow_id, task_queue
+        self.queue_token, self.id_token = to_token(task_queue), to_token(workflow_id)
+
+    async def why(self, depth: int) -> Why:
+        record = await self.client.get_handle(self.workflow_id, self.task_queue).describe()
+        if record is not None and record.closed:
+            return Why(
+                self.workflow_id, self.task_queue, record.workflow_type, record.status, closed_at=record.closed_at, expire=record.expire,
+                failure=record.failure,
+            )  # fmt: skip
+        seen = await overview(self.broker)
+        workers = [member for member in seen.workers if member.task_queue == self.task_queue]
+        owner, stored = self._owner(seen.consumers, workers), await self._stored()
+        if record is None:
+            return await self._early(workers, owner, stored, depth)
+        found = Why(
+            self.workflow_id, self.task_queue, record.workflow_type, record.status, owner=owner, stored=stored, pending=record.code,
+            cancel_requested=record.cancel_requested,
+        )  # fmt: skip
+        if record.parked is not None:
+            found.status = "parked"
+            found.waits = [_parked(record)]
+        elif not record.waiting:
+            found.waits = [_unlisted(record, stored)]
+        else:
+            found.waits = [await self._wait(record, each, depth) for each in record.waiting]
+        return found
+
+    async def _early(self, workers: list[Member], owner: Owner | None, stored: int, depth: int) -> Why:
+        lane, names = self.broker.lane, self.names
+        start = await lane.last_message(names.inbox_stream, names.pending_start(self.queue_token, self.id_token))
+        if start is None:
+            return await self._delayed(owner, depth)
+        kind = from_token(start.subject.rpartition(".")[2])
+        if not workers:
+            message = "no worker of this task queue is alive"
+        elif any(kind in member.workflows for member in workers):
+            message = f"{_number(len(workers), 'worker')} of this task queue alive"
+        else:
+            message = f"none of the {_number(len(workers), 'worker')} of this task queue has workflow type {kind!r}"
+        wakes = f"a worker of task queue {self.task_queue!r} with workflow type {kind!r}"
+        wait = Wait("start", kind, from_iso(start.time), wakes, message=message)
+        return Why(self.workflow_id, self.task_queue, kind, "early", [wait], 1, owner, stored)
+
+    async def _delayed(self, owner: Owner | None, depth: int) -> Why:
+        """Its start is the broker's until it is due; or it has been taken up since."""
+        start = await self.client.timers.scheduled_start(self.queue_token, self.id_token)
+        if start is None:
+            return await self.why(depth)
+        kind = from_token(start.type_token)
+        return Why(self.workflow_id, self.task_queue, kind, "early", [Wait("delay", kind, start.since, "the time of its start", start.due)], 1, owner)
+
+    def _owner(self, consumers: list[Consumer], workers: list[Member]) -> Owner | None:
+        partition = partition_of(self.queue_token, self.id_token, self.broker.topology.partitions)
+        known = {member.worker_id: member for member in workers}
+        for consumer in consumers:
+            if consumer.task_queue == self.task_queue and partition in consumer.partitions:
+                member = known.get(consumer.worker_id)
+                return Owner(consumer.worker_id, member.host, member.pid) if member is not None else None
+        return None
+
+    async def _stored(self) -> int:
+        """Commands of it that are not done; those that are many are counted as 256."""
+        asked = {"seq": 1, "next_by_subj": f"{self.names.namespace}.*.{self.queue_token}.{self.id_token}.>", "batch": 256}
+        return len(await self.broker.lane.read_many(self.names.inbox_stream, asked, may_lag="a number to look at"))
+
+    async def _wait(self, record: StateRecord, waiting: Waiting, depth: int) -> Wait:
+        wait = Wait(waiting.kind, waiting.name, waiting.since, "", waiting.due, waiting.attempt, waiting.failure)
+        if waiting.kind == "signal":
+            wait.wakes = f"signal {waiting.name!r}"
+        elif waiting.kind == "timer":
+            wait.wakes = "its timer"
+        elif waiting.kind == "child":
+            wait.wakes = f"the end of child {waiting.name!r}"
+            wait.child = await self._child(waiting, depth)
+        elif waiting.due is not None and waiting.due > now_ms():
+            wait.kind, wait.wakes = "retry", "the time of the next attempt"
+        else:
+            await self._activity(record, wait, waiting.index)
+        return wait
+
+    async def _activity(self, record: StateRecord, wait: Wait, index: int) -> None:
+        """An attempt is under way: here, or as a task for other workers."""
+        wait.due, wait.wakes = None, "its outcome"
+        tasks, operation = self.names.task_stream, f"{self.queue_token}.{self.id_token}.{record.run_id}.{index}"
+        task = await self.broker.lane.last_message(tasks, f"{self.names.task_prefix}*.*.{operation}.*")
+        if task is None:
+            return
+        _, queue, activity, *_ = task.subject.split(".")
+        wait.kind, wait.attempt = "remote", int(task.subject.rpartition(".")[2])
+        wait.message = f"waits on task queue {from_token(queue)!r} for a worker that has it"
+        with contextlib.suppress(BrokerError):  # nobody has served it yet
+            consumer = await self.broker.lane.api(f"CONSUMER.INFO.{tasks}.{consumer_name(queue, activity)}")
+            if consumer["delivered"]["stream_seq"] >= task.seq:
+                wait.message = f"is with a worker of task queue {from_token(queue)!r}"
+
+    async def _child(self, waiting: Waiting, depth: int) -> Why | None:
+        if depth <= 1:
+            return None
+        queue = next(
+            (child.task_queue for child in await children(self.client, self.workflow_id, self.task_queue) if child.index == waiting.index), None
+        )
+        try:
+            return await _Look(self.client, waiting.name, queue or self.task_queue).why(depth - 1)
+        except WorkflowNotFoundError:
+            return None
+
+
+async def children(client: Client, workflow_id: str, task_queue: str) -> list[ev.ChildStarted]:
+    """The children that a run has started, as its timeline has them; [] once it has none."""
+    timeline = Timeline(client.broker.lane, client.broker.names)
+    queue_token, id_token = to_token(task_queue), to_token(workflow_id)
+    last = await timeline.last(queue_token, id_token)
+    if last is None:
+        return []
+    entries = await timeline.run(queue_token, id_token, last)
+    return [event for entry in entries for event in entry.commit.events if isinstance(event, ev.ChildStarted)]
+
+
+def _parked(record: StateRecord) -> Wait:
+    assert record.parked is not None
+    parked = record.parked
+    wakes = {
+        "UnknownWorkflowType": f"a worker of task queue {record.task_queue!r} with workflow type {record.workflow_type!r}",
+        "NondeterminismError": "a worker with the code that it was started with, or with `patched` around what has changed",
+    }.get(parked.reason, "a worker that can go on with it")
+    return Wait("worker", parked.reason, parked.since, wakes, message=parked.message)
+
+
+def _unlisted(record: StateRecord, stored: int) -> Wait:
+    """Nothing durable is pending: its code runs, or waits for something of its own."""
+    if stored:
+        return Wait("code", "", record.updated_at, "its own code, which runs")
+    return Wait("condition", "", record.updated_at, "a signal or an update that makes it true")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
