@@ -6,9 +6,10 @@ part: ``stream.py``, ``consumer.py``, ``direct.py``, ``api.py``, ``network.py``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import msgspec
 
 from jetflow.testing import api, direct
 from jetflow.testing.network import Connection, Publication
@@ -61,6 +62,7 @@ class MemoryServer:
         self._exact: dict[str, list[tuple[Connection, int]]] = {}
         self._below: dict[str, list[tuple[Connection, int]]] = {}
         self._others: dict[str, list[tuple[Callable[[str], object], Connection, int]]] = {}
+        self._heard: dict[str, list[tuple[Connection, int]]] = {}
         self._stream_of: dict[str, Stream | None] = {}
         self._free_at: dict[str, float] = {}
         self._sender = ""
@@ -108,6 +110,7 @@ class MemoryServer:
 
     def subscribe(self, connection: Connection, sid: int, subject: str) -> None:
         """A client listens."""
+        self._heard.clear()
         connection.subscriptions[sid] = subject
         entry = (connection, sid)
         if is_literal(subject):
@@ -119,6 +122,7 @@ class MemoryServer:
 
     def unsubscribe(self, connection: Connection, sid: int) -> None:
         """A client listens no more."""
+        self._heard.clear()
         subject = connection.subscriptions.pop(sid, None)
         if subject is None:
             return
@@ -137,7 +141,10 @@ class MemoryServer:
 
     def listeners(self, subject: str) -> list[tuple[Connection, int]]:
         """Who listens to a subject."""
-        found = list(self._exact.get(subject, ()))
+        found = self._heard.get(subject)
+        if found is not None:
+            return found
+        found = self._heard[subject] = list(self._exact.get(subject, ()))
         below = self._below.get(subject[: subject.rfind(".") + 1])
         if below:
             found += below
@@ -242,7 +249,7 @@ class MemoryServer:
         operation, reply, body = item
         content = api.answer(self, operation, body)
         if reply:
-            self.route(reply, "", json.dumps(content, separators=(",", ":")).encode(), None)
+            self.route(reply, "", msgspec.json.encode(content), None)
 
     def _direct(self, subject: str, reply: str, body: bytes, sender: str) -> None:
         name, _, key = subject[len(DIRECT) :].partition(".")
