@@ -26,7 +26,7 @@ def check_installed() -> None:
     """Raises InvalidInputError, which says what to install, if the dashboard's libraries are missing."""
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise InvalidInputError(f"the dashboard needs {' and '.join(missing)}: pip install 'jetflow[ui]'")
+        raise InvalidInputError(f"the dashboard needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def bind(host: str, port: int | None) -> socket.socket:

@@ -100,5 +100,5 @@ def test_the_default_port_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     serving.check_installed()
     monkeypatch.setattr(serving.importlib.util, "find_spec", lambda name: None if name == "starlette" else object())
-    with pytest.raises(InvalidInputError, match=r"needs starlette: pip install 'jetflow\[ui\]'"):
+    with pytest.raises(InvalidInputError, match=r"needs starlette: pip install starlette"):
         serving.check_installed()

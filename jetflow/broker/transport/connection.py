@@ -164,7 +164,7 @@ async def open_wire(
                 **options,
             )
     except ImportError as problem:
-        raise BrokerError(f"a credentials file needs what `pip install 'jetflow[creds]'` brings: {problem}") from problem
+        raise BrokerError(f"a credentials file needs what `pip install 'nats-py[nkeys]'` brings: {problem}") from problem
     except (OSError, TimeoutError, nats.errors.Error) as problem:
         await _shielded_close(wire)
         cause = wire.last_error if isinstance(problem, TimeoutError) and wire.last_error else problem
