@@ -29,7 +29,8 @@ from jetflow.core.ids import to_token
 from jetflow.engine.activities.remote import TaskRunner
 from jetflow.engine.activities.steps import StepRunner
 from jetflow.engine.calls.queries import Queries
-from jetflow.engine.engine import PAYLOAD_MARGIN, Engine
+from jetflow.engine.context import PAYLOAD_MARGIN
+from jetflow.engine.engine import Engine
 from jetflow.engine.ownership.ownership import Ownership
 from jetflow.engine.signals.router import Router
 from jetflow.engine.upkeep.janitor import Janitor
@@ -184,7 +185,7 @@ class Worker:
         self._queries = Queries(self._engine)
         if self._workflows:
             self._queries.open()
-            await self._engine.lifecycle.look()
+            await self._engine.services.lifecycle.look()
         self._heart.start()
         self._remote.start(at_once=not self._workflows)
         # without workflows it owns nothing, and no actor ever comes to be
@@ -194,7 +195,7 @@ class Worker:
                 OWNERSHIP: self._ownership.run,
                 "the janitor": self._janitor.run,
                 "the router of signals by id": Router(self._engine).run,
-                "the look for lifecycle events": self._engine.lifecycle.run,
+                "the look for lifecycle events": self._engine.services.lifecycle.run,
             }
         self._supervisor = Supervisor()
         for name, loop in loops.items():
@@ -239,7 +240,7 @@ class Worker:
     def _show_troubles(self) -> None:
         """What must not stay unseen goes out with the heartbeat, for ``jetflow stats``."""
         assert self._supervisor is not None
-        failures = dict(self._supervisor.failures + self._engine.failures)
+        failures = dict(self._supervisor.failures + self._engine.context.background.failures)
         set_aside = dict(islice(self._janitor.set_aside.items(), MOST_SET_ASIDE))
         if failures != self._member.failures or set_aside != self._member.set_aside:
             self._member.failures, self._member.set_aside = failures, set_aside

@@ -147,6 +147,11 @@ class Machine:
         self.decided, self.begun, self.ended = [], [], []
         return taken
 
+    def take_begun(self) -> list[Operation]:
+        """Operations issued since the last call, whose effects do not wait for the commit."""
+        begun, self.begun = self.begun, []
+        return begun
+
     def dispose(self) -> None:
         """Puts the code away without letting it do anything more."""
         self.halted = True

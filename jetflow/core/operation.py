@@ -56,6 +56,11 @@ class Operation:
         self.remote: bool = type(event) is ev.ActivityScheduled and event.task_queue is not None
         self.due: int | None = getattr(event, "due", None)
 
+    def fires(self, now: int) -> int:
+        """Its time has come, and does not come again: when that was, ms since the epoch."""
+        at, self.due = max(now, self.due or 0), None
+        return at
+
     def succeed(self, value: Any) -> None:
         """The code that waits goes on with a value."""
         if self.future is not None and not self.future.done():

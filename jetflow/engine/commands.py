@@ -1,8 +1,6 @@
-"""Commands as they come from the inbox, and who answers for them."""
+"""Commands as they come from the inbox."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from jetflow.broker.transport.pull import Delivery
 from jetflow.protocol.commands import Payload, read_command
@@ -17,13 +15,11 @@ class Command:
         partition: where the inbox has it.
         payload: what it asks for.
         index: the operation that an engine's own reply belongs to; 0 for others.
-        actor: who has it in memory and answers for its ack.
     """
 
-    __slots__ = ("actor", "delivery", "id_token", "index", "partition", "payload", "seq", "workflow_id")
+    __slots__ = ("delivery", "id_token", "index", "partition", "payload", "seq", "workflow_id")
 
     def __init__(self, delivery: Delivery, id_token: str, workflow_id: str, partition: int, payload: Payload, index: int = 0) -> None:
-        self.actor: Any = None
         self.delivery: Delivery = delivery
         self.id_token: str = id_token
         self.workflow_id: str = workflow_id
@@ -31,6 +27,10 @@ class Command:
         self.payload: Payload = payload
         self.index: int = index
         self.seq: int = delivery.seq
+
+    def came_again(self, delivery: Delivery) -> None:
+        """Note a further delivery of the command: only its ack address is new."""
+        self.delivery.reply = delivery.reply
 
 
 def understand(delivery: Delivery) -> Command:

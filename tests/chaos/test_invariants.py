@@ -144,8 +144,8 @@ async def waiting_commands(client: Client, queue: str, workflow_id: str) -> int:
 
 def in_memory(own: Own, workflow_id: str) -> Actor | None:
     """The workflow as the worker has it."""
-    tenure = own.worker._engine.tenure
-    return None if tenure is None else next((actor for actor in tenure.actors if actor.workflow_id == workflow_id), None)
+    actors = own.worker._engine.actors
+    return None if actors is None else next((actor for actor in actors if actor.workflow_id == workflow_id), None)
 
 
 def waits_again(own: Own, workflow_id: str) -> bool:
@@ -168,8 +168,7 @@ async def test_1_work_in_flight_has_an_unacked_command(
     if broken:
 
         async def ack_all(actor: Actor, _machine: Any) -> None:
-            actor.ack(actor.held)
-            actor.held = []
+            actor.mailbox.release()
 
         monkeypatch.setattr(resting, "_rest_busy", ack_all)
 
@@ -179,7 +178,7 @@ async def test_1_work_in_flight_has_an_unacked_command(
             await until(lambda: name in RAN)
             actor = in_memory(first, name)
             assert actor is not None
-            await until(lambda: not actor.mailbox and not actor.running and actor.machine is not None)
+            await until(lambda: not actor.mailbox.waiting and not actor.running and actor.machine is not None)
             await first.worker.client.broker.lane.api("INFO")  # the server has read what was written before
             await first.crash()
         assert await waiting_commands(client, queue, name) >= 1
@@ -367,10 +366,11 @@ async def test_7_commands_apply_in_inbox_order_and_a_poisoned_workflow_stops_nob
 
         def overtakes(self: Actor, command: Any) -> None:
             receive(self, command)
-            if len(self.mailbox) > 2:
-                self.mailbox.appendleft(self.mailbox.pop())
-                self.mailbox.rotate(-1)
-                self.mailbox.appendleft(self.mailbox.pop())
+            waiting = self.mailbox.waiting
+            if len(waiting) > 2:
+                waiting.appendleft(waiting.pop())
+                waiting.rotate(-1)
+                waiting.appendleft(waiting.pop())
 
         monkeypatch.setattr(Actor, "receive", overtakes)
     apply = applying._apply_command

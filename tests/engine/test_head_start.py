@@ -366,7 +366,7 @@ async def test_what_ran_ahead_of_code_that_decides_by_whim_counts_for_nothing(cl
 
 
 def in_memory(worker: Worker) -> set[str]:
-    return {actor.workflow_id for actor in worker._engine.tenure.actors}
+    return {actor.workflow_id for actor in worker._engine.actors}
 
 
 async def publish_start(url: str, queue: str, workflow_id: str, kind: str, body: bytes) -> None:

@@ -14,7 +14,7 @@ from jetflow.broker.stores.timeline import MAX_COMPACTED, Entry, OwnedTimeline, 
 from jetflow.broker.transport.server import LocalServer
 from jetflow.core import events as ev
 from jetflow.engine.ownership.tenure import Tenure
-from jetflow.engine.upkeep import janitor
+from jetflow.engine.upkeep import janitor, removal
 from jetflow.engine.upkeep.compaction import Closed, Compaction
 from jetflow.errors import BrokerError
 from jetflow.protocol.headers import header_block
@@ -423,14 +423,14 @@ async def test_an_id_started_between_expiry_and_removal_goes_on_with_its_numbers
 async def test_a_janitor_that_stood_still_takes_nothing_of_a_newer_run(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It had made up its mind, and comes round to the removal only when another run has the id, timers and all."""
     let_in, waiting = asyncio.Event(), asyncio.Event()
-    remove = janitor._remove
+    remove = removal._remove
 
     async def late(*decided: Any) -> None:
         waiting.set()
         await let_in.wait()
         await remove(*decided)
 
-    monkeypatch.setattr(janitor, "_remove", late)
+    monkeypatch.setattr(removal, "_remove", late)
     async with Worker(client, task_queue=queue, **SERVED):
         assert await client.execute(one_step, 1, workflow_id="id", task_queue=queue, expire="1s") == 1
         await waiting.wait()
@@ -610,7 +610,7 @@ async def test_a_janitor_goes_on_where_the_one_before_it_was(own: Client, queue:
 async def test_the_janitor_goes_on_after_the_broker_refused_something(own: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(janitor, "TROUBLE", 0)
     refused = []
-    remove = janitor._remove
+    remove = removal._remove
 
     async def once(*decided: Any) -> None:
         if not refused:
@@ -618,7 +618,7 @@ async def test_the_janitor_goes_on_after_the_broker_refused_something(own: Clien
             raise BrokerError("not now")
         await remove(*decided)
 
-    monkeypatch.setattr(janitor, "_remove", once)
+    monkeypatch.setattr(removal, "_remove", once)
     async with Worker(own, task_queue=queue, **SERVED):
         await own.execute(one_step, 1, workflow_id="id", task_queue=queue, expire="1s")
         await until(lambda: refused)

@@ -36,7 +36,7 @@ async def test_news_at_the_moment_of_the_stop(client: Client, queue: str) -> Non
             await worker.stop()
         assert all(task.done() for task in tasks)
         assert worker._supervisor._tasks == {}
-        assert not worker._engine._tasks
+        assert not worker._engine.context.background._tasks
 
 
 async def _consumers(client: Client) -> dict[str, list[str]]:

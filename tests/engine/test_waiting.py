@@ -215,7 +215,7 @@ async def test_a_signal_reaches_a_waiter_that_was_evicted(client: Client, queue:
         handles = [await client.start(collect, "n", 2, task_queue=queue) for _ in range(10)]
         for handle in handles:
             await waits_for(handle, "n")
-        await until(lambda: (tenure := worker._engine.tenure) is not None and len(list(tenure.actors)) <= 1)
+        await until(lambda: (actors := worker._engine.actors) is not None and len(list(actors)) <= 1)
         for value in ("a", "b"):
             for handle in handles:
                 await handle.signal("n", value)

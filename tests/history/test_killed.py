@@ -137,8 +137,8 @@ async def test_dropped_from_memory_at_every_rest(client: Client, queue: str) -> 
 
 def _actor(worker: Worker) -> Actor | None:
     """The workflow ``w``, if it is in memory."""
-    tenure = worker._engine.tenure
-    return None if tenure is None else tenure.actors._all.get("w")
+    actors = worker._engine.actors
+    return None if actors is None else actors._all.get("w")
 
 
 async def _has_taken(handle: WorkflowHandle, signals: int) -> bool:

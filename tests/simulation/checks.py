@@ -184,7 +184,7 @@ def nothing_fails(seen: Seen) -> Iterator[Problem]:
         if not any(part in line for part in EXPECTED):
             yield Problem("no failure", line)
     for process, worker in simulation.all_workers:
-        failures = dict(worker._engine.failures) | dict(worker._supervisor.failures if worker._supervisor else {})
+        failures = dict(worker._engine.context.background.failures) | dict(worker._supervisor.failures if worker._supervisor else {})
         if failures:
             yield Problem("no failure", f"{process.name}: {failures}")
     for text in simulation.crashes:

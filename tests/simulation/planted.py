@@ -24,8 +24,8 @@ from jetflow.core.ids import to_token
 from jetflow.engine.activities import inflight
 from jetflow.engine.ownership.ownership import actors, outbox, tenure
 from jetflow.engine.signals import buffer as signal_buffer
-from jetflow.engine.turn import actor, alarms, applying, committing, effects, head_start, opening, resting, starting
-from jetflow.engine.upkeep import compaction, janitor, supervision
+from jetflow.engine.turn import actor, alarms, applying, closing, committing, effects, head_start, opening, publishing, resting, starting, turn
+from jetflow.engine.upkeep import compaction, janitor, removal, supervision
 from jetflow.errors import BrokerError
 from jetflow.protocol.commands import StartCommand
 from jetflow.protocol.headers import header_block, ttl_of
@@ -141,19 +141,22 @@ def tenure_reused() -> AbstractContextManager[None]:
         if not self.over:
             self.over, self._why = True, why
             self._consumer.close()
-            kept[self.engine] = [one for one in self.actors if one.idle]
-            for one in self.actors:
+            actors = self.compaction.is_in_memory.__self__
+            kept[self.context] = [one for one in actors if one.idle]
+            for one in actors:
                 if not one.idle:
                     one.leave()
-            self._on_over(why)
+            for tell in self.on_over[1:]:
+                tell(why)
 
-    async def prepare_with_old(self: Any, position: int) -> None:
-        await prepare(self, position)
-        for one in kept.pop(self.engine, ()):
+    async def prepare_with_old(self: Any, position: int, doubt: int) -> None:
+        await prepare(self, position, doubt)
+        for one in kept.pop(self.context, ()):
             if one.partition in self.partitions:
                 one.tenure = one.signals._tenure = one.by_id._tenure = self
-                one.unacked.clear()
-                self.actors._all[one.id_token] = one
+                one.mailbox.unacked.clear()
+                one._keeper = self.compaction.is_in_memory.__self__
+                one._keeper._all[one.id_token] = one
 
     return replaced((tenure.Tenure, "lose", lose), (tenure.Tenure, "prepare", prepare_with_old))
 
@@ -169,7 +172,7 @@ def ack_before_commit() -> AbstractContextManager[None]:
     async def apply(one: Any, command: Any) -> bool:
         held = await original(one, command)
         if held:
-            one.tenure.ack(command)
+            one.mailbox.ack(command)
         return False
 
     return replaced((applying, "_apply_command", apply))
@@ -203,16 +206,16 @@ def acked_commands_not_redelivered() -> AbstractContextManager[None]:
 @bug
 def not_loaded_taken_for_none() -> AbstractContextManager[None]:
     """A workflow that a new owner gets a command for again is taken for one that does not exist."""
-    original = actor.open_actor
+    original = turn.open_actor
 
     async def open_actor(one: Any) -> None:
-        first = one.mailbox[0] if one.mailbox else None
+        first = one.mailbox.waiting[0] if one.mailbox.waiting else None
         if first is not None and not isinstance(first.payload, StartCommand) and not one.tenure.is_first_hand(first):
-            one.run.loaded = True
+            one.run.opened()
         else:
             await original(one)
 
-    return replaced((actor, "open_actor", open_actor))
+    return replaced((turn, "open_actor", open_actor))
 
 
 @bug
@@ -258,7 +261,7 @@ def effects_before_commit() -> AbstractContextManager[None]:
     original = committing._write
 
     async def write(one: Any, body: bytes, *, whole: bool) -> None:
-        await effects.publish(one, ev.decode_commit(body).decision)
+        await publishing.publish(one, ev.decode_commit(body).decision)
         await original(one, body, whole=whole)
 
     return replaced((committing, "_write", write))
@@ -285,8 +288,9 @@ def activity_before_its_commit() -> AbstractContextManager[None]:
     original = head_start.may_run_ahead
 
     def may_run_ahead(one: Any, code: Any) -> bool:
-        if len(one.held) == 1 and type(one.held[0].payload) is StartCommand:
-            one.held[0].payload.new_id = True
+        held = one.mailbox.held
+        if len(held) == 1 and type(held[0].payload) is StartCommand:
+            held[0].payload.new_id = True
         return original(one, code)
 
     return replaced((committing, "may_run_ahead", may_run_ahead))
@@ -295,29 +299,29 @@ def activity_before_its_commit() -> AbstractContextManager[None]:
 @bug
 def activities_of_an_ended_run() -> AbstractContextManager[None]:
     """What a run decided in the commit that ends it begins all the same."""
-    original = committing.effects
+    original = turn.carry_out
 
-    async def with_begun(one: Any, code: Any, decided: Any, begun: Any, ended: Any) -> None:
-        await original(one, code, decided, begun, ended)
-        if code.closing is not None:
-            for operation in begun:
+    async def with_begun(one: Any, decision: Any) -> None:
+        await original(one, decision)
+        if decision.machine.closing is not None:
+            for operation in decision.begun:
                 effects.follow(one, operation)
 
-    return replaced((committing, "effects", with_begun))
+    return replaced((turn, "carry_out", with_begun))
 
 
 @bug
 def outcome_lost_with_the_tenure() -> AbstractContextManager[None]:
     """An activity that ends between two tenures is adopted without its outcome."""
-    original = inflight.Inflight.adopt
+    original = inflight.Inflight.find
 
-    def adopt(self: Any, owner: Any, scheduled: Any) -> Any:
-        step = original(self, owner, scheduled)
+    def find_without(self: Any, key: Any, scheduled: Any) -> Any:
+        step = original(self, key, scheduled)
         if step is not None:
             step.outcome = None
         return step
 
-    return replaced((inflight.Inflight, "adopt", adopt))
+    return replaced((inflight.Inflight, "find", find_without))
 
 
 @bug
@@ -404,7 +408,7 @@ def closing_record_not_written() -> AbstractContextManager[None]:
     async def is_behind(_: Any) -> bool:
         return False
 
-    return replaced((resting, "_record_is_behind", is_behind))
+    return replaced((closing, "_record_is_behind", is_behind))
 
 
 @bug
@@ -413,9 +417,9 @@ def compaction_removes_first() -> AbstractContextManager[None]:
     original = compaction.Compaction._compact
 
     async def compact(self: Any, closed: Any) -> None:
-        last = await self._tenure.timeline.last(self._queue_token, closed.id_token)
+        last = await self._timeline.last(self._queue_token, closed.id_token)
         if closed.seq > 1 and last is not None and last.seq == closed.seq:
-            await self._tenure.timeline.remove(self._queue_token, closed.id_token, last.position)
+            await self._timeline.remove(self._queue_token, closed.id_token, last.position)
         await original(self, closed)
 
     return replaced((compaction.Compaction, "_compact", compact))
@@ -434,23 +438,23 @@ def compaction_does_not_look() -> AbstractContextManager[None]:
 @bug
 def janitor_does_not_ask_the_inbox() -> AbstractContextManager[None]:
     """An expired run is removed though a command of its id waits."""
-    original = janitor._newest
+    original = removal._newest
 
     async def newest(own: Any, stream: str, filters: list[str]) -> Any:
         return {} if stream == "JETFLOW" else await original(own, stream, filters)
 
-    return replaced((janitor, "_newest", newest))
+    return replaced((removal, "_newest", newest))
 
 
 @bug
 def janitor_takes_unacked_for_waiting() -> AbstractContextManager[None]:
     """An owner that looks again for what an expired run has left takes a command that it has just acked for one that waits."""
-    original = resting.revisit
+    original = closing.revisit
 
     async def revisit(own: Any, id_token: str, _: int) -> None:
         await original(own, id_token, 0)
 
-    return replaced((resting, "revisit", revisit))
+    return replaced((closing, "revisit", revisit))
 
 
 @bug
@@ -479,17 +483,17 @@ def marker_instead_of_a_purge() -> AbstractContextManager[None]:
 @bug
 def expired_run_keeps_its_timers() -> AbstractContextManager[None]:
     """Timers of a run that was terminated by a second owner stay at the broker."""
-    original = resting._rest_closed
+    original = resting.rest_closed
 
     async def rest_closed(one: Any) -> None:
-        one.doubtful = False
+        one.doubt(False)
         before, one.tenure.timers.cancel_all = one.tenure.timers.cancel_all, _nothing
         try:
             await original(one)
         finally:
             one.tenure.timers.cancel_all = before
 
-    return replaced((resting, "_rest_closed", rest_closed), (janitor, "_has_timers", lambda _: False))
+    return replaced((resting, "rest_closed", rest_closed), (removal, "_has_timers", lambda _: False))
 
 
 # ---- the worker itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Raw
 
@@ -15,17 +15,15 @@ from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, Failure
 from jetflow.core.ids import to_token
+from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.retries import after_failure
 from jetflow.engine.activities.remote import is_outcome_of
+from jetflow.engine.context import Context
+from jetflow.engine.ownership.tenure import Tenure
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import TaskOutcome
-
-if TYPE_CHECKING:
-    from jetflow.core.operation import Operation, RunInfo
-    from jetflow.engine.engine import Engine
-    from jetflow.engine.ownership.tenure import Tenure
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -40,10 +38,10 @@ _NO_OPTIONS = ActivityOptions()
 
 
 class Dispatch:
-    """Publishes the tasks of an engine's actors, and takes them back."""
+    """Publishes the tasks of one worker's workflows, and takes them back."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._missing: set[str] = set()
 
     async def publish(self, tenure: Tenure, info: RunInfo, wanted: list[tuple[Operation, bool]]) -> None:
@@ -52,7 +50,7 @@ class Dispatch:
             await asyncio.gather(*(self._publish(tenure, info, operation, again) for operation, again in wanted[place : place + AT_ONCE]))
 
     async def _publish(self, tenure: Tenure, info: RunInfo, operation: Operation, again: bool) -> None:
-        engine, scheduled, attempt = self._engine, operation.event, operation.attempt + 1
+        context, scheduled, attempt = self._context, operation.event, operation.attempt + 1
         id_token = to_token(info.workflow_id)
         if scheduled.task_queue is None and scheduled.name not in self._missing:
             self._missing.add(scheduled.name)
@@ -71,30 +69,30 @@ class Dispatch:
             attempt=attempt,
             activity=scheduled.name,
             args=scheduled.input,
-            reply=engine.broker.names.command(engine.queue_token, id_token, f"activity.{operation.index}"),
+            reply=context.broker.names.command(context.queue_token, id_token, f"activity.{operation.index}"),
             start_to_close=min(limits, default=None),
             heartbeat=options.heartbeat,
             details=operation.details,
             again=again,
         )
-        await tenure.tasks.publish(queue_of(operation, engine.task_queue), task)
+        await tenure.tasks.publish(queue_of(operation, context.task_queue), task)
 
     async def _outcome_waits(self, tenure: Tenure, id_token: str, run: int, index: int, attempt: int) -> bool:
-        names = self._engine.broker.names
-        subject = f"{names.namespace}.*.{self._engine.queue_token}.{id_token}.activity.{index}"
+        names = self._context.broker.names
+        subject = f"{names.namespace}.*.{self._context.queue_token}.{id_token}.activity.{index}"
         message = await tenure.lane.last_message(names.inbox_stream, subject)
         return message is not None and is_outcome_of(message.data, run, attempt)
 
     def end(self, tenure: Tenure, info: RunInfo, ended: list[Operation], *, closed: bool) -> None:
         """Nobody waits for these any more: tasks not begun are taken back, and who runs the others is told. Both may be lost."""
-        engine, id_token = self._engine, to_token(info.workflow_id)
+        context, id_token = self._context, to_token(info.workflow_id)
         for operation in ended:
             with contextlib.suppress(BrokerError):
-                tokens = operation_tokens(engine.queue_token, id_token, info.run, operation.index)
-                tenure.tasks.tell_ended(queue_of(operation, engine.task_queue), tokens)
+                tokens = operation_tokens(context.queue_token, id_token, info.run, operation.index)
+                tenure.tasks.tell_ended(queue_of(operation, context.task_queue), tokens)
         indexes: list[int | str] = ["*"] if closed and len(ended) > ALL_AT_ONCE else [operation.index for operation in ended]
         for index in indexes:
-            engine.background(tenure.tasks.withdraw(operation_tokens(engine.queue_token, id_token, info.run, index)))
+            context.background.tidy(tenure.tasks.withdraw(operation_tokens(context.queue_token, id_token, info.run, index)))
 
 
 def queue_of(operation: Operation, own: str) -> str:

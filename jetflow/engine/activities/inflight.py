@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable
 
 from jetflow.activity import ActivityInfo
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.operation import Operation
 from jetflow.engine.activities.steps import Outcome, StepRunner
-
-if TYPE_CHECKING:
-    from jetflow.engine.turn.actor import Actor
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -32,38 +30,161 @@ class Step:
     """One local activity.
 
     Attributes:
-        owner: the workflow that waits for it; None between two owners.
+        owner: the activities of the workflow that waits for it; None between two owners.
         outcome: what came of it, once there is something.
     """
 
-    __slots__ = ("_adopted", "key", "outcome", "owner", "partition", "scheduled", "task")
+    __slots__ = ("_adopted", "_task", "key", "outcome", "owner", "partition", "scheduled")
 
-    def __init__(self, key: Key, scheduled: ev.ActivityScheduled, owner: Actor) -> None:
+    def __init__(self, key: Key, scheduled: ev.ActivityScheduled, owner: Steps) -> None:
         self.key: Key = key
         self.scheduled: ev.ActivityScheduled = scheduled
-        self.owner: Actor | None = owner
+        self.owner: Steps | None = owner
         self.partition: int = owner.partition
         self.outcome: Outcome | None = None
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._adopted: asyncio.Future[None] | None = None
 
+    def start(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
+        """Begin its attempts, as soon as there is a slot for them."""
+        self._task = asyncio.get_running_loop().create_task(self._run(runner, options, info, operation))
+
+    async def _run(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
+        self.outcome = await runner.run(self.scheduled, options, info, operation.attempt, operation.details, self.may_begin, self.permitted)
+        if self.owner is not None:
+            self.owner.on_outcome(self.outcome)
+
     def may_begin(self) -> bool:
-        """Whether an attempt may begin: its workflow is owned, and its code has not come to an end."""
-        owner = self.owner
-        return owner is not None and not owner.is_closing and owner.tenure.lasts()
+        """Return whether an attempt may begin: its workflow is owned, and its code has not come to an end."""
+        return self.owner is not None and self.owner.may_begin()
 
     async def permitted(self) -> None:
-        """Returns once an attempt may begin."""
+        """Return once an attempt may begin."""
         while not self.may_begin():
             self._adopted = asyncio.get_running_loop().create_future()
             await self._adopted
 
-    def adopt(self, owner: Actor) -> None:
-        """Gives it an owner again."""
+    def adopt(self, owner: Steps) -> None:
+        """Give it an owner again."""
         self.owner = owner
         if self._adopted is not None and not self._adopted.done():
             self._adopted.set_result(None)
         self._adopted = None
+
+    def orphan(self) -> None:
+        """Let it go on without an owner."""
+        self.owner: Steps | None = None
+
+    def cancel(self) -> asyncio.Task[None] | None:
+        """Cancel it. Return its task, which is about to end."""
+        self.owner = None
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
+
+    def is_the_one(self, scheduled: ev.ActivityScheduled) -> bool:
+        """Return whether it is what an operation asks for: the same activity, with the same input."""
+        return self.scheduled.name == scheduled.name and bytes(self.scheduled.input) == bytes(scheduled.input)
+
+
+class Steps:
+    """The local activities of one workflow in memory.
+
+    Args:
+        inflight: all those of the worker.
+        may_begin: whether further attempts may begin.
+        wake: called when there is an outcome.
+
+    Attributes:
+        under_way: by operation index, until their outcome is committed.
+        outcomes: not given to the code yet, in the order in which they came.
+        uncommitted: given to the code, and not committed.
+    """
+
+    __slots__ = ("_id_token", "_inflight", "_wake", "may_begin", "outcomes", "partition", "uncommitted", "under_way")
+
+    def __init__(self, inflight: Inflight, id_token: str, partition: int, may_begin: Callable[[], bool], wake: Callable[[], None]) -> None:
+        self.partition = partition
+        self.may_begin = may_begin
+        self.under_way: dict[int, Step] = {}
+        self.outcomes: deque[Outcome] = deque()
+        self.uncommitted: list[Outcome] = []
+        self._inflight = inflight
+        self._id_token = id_token
+        self._wake = wake
+
+    def begin(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, operation: Operation, run: int) -> None:
+        """Start an activity of a run."""
+        step = self.under_way[scheduled.index] = Step((self._id_token, run, scheduled.index), scheduled, self)
+        self._inflight.begin(step, options, info, operation)
+
+    def adopt(self, scheduled: ev.ActivityScheduled, run: int) -> bool:
+        """Take over the activity that an operation waits for. Return False if it neither is under way nor has ended here."""
+        step = self._inflight.find((self._id_token, run, scheduled.index), scheduled)
+        if step is None:
+            return False
+        step.adopt(self)
+        self.under_way[scheduled.index] = step
+        if step.outcome is not None:
+            self.on_outcome(step.outcome)
+        return True
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Take the outcome of an activity."""
+        self.outcomes.append(outcome)
+        self._wake()
+
+    def take_outcome(self) -> Outcome:
+        """Return the next outcome for the code. It counts as uncommitted from then on."""
+        outcome = self.outcomes.popleft()
+        self.uncommitted.append(outcome)
+        return outcome
+
+    def committed(self) -> None:
+        """Be done with the outcomes that the code was given: they are committed, or came too late to matter."""
+        for outcome in self.uncommitted:
+            step = self.under_way.pop(outcome.index, None)
+            if step is not None:
+                self._inflight.forget(step)
+        self.uncommitted.clear()
+
+    def cancel(self, index: int) -> None:
+        """Cancel the activity of an operation that nobody waits for any more, if there is one."""
+        step = self.under_way.pop(index, None)
+        if step is not None:
+            self._inflight.cancel(step)
+
+    def cancel_all(self) -> None:
+        """Cancel all of them."""
+        for index in list(self.under_way):
+            self.cancel(index)
+
+    def cancel_strays(self) -> None:
+        """Cancel what a rebuilt workflow has not adopted."""
+        self._inflight.cancel_strays(self._id_token)
+
+    def start_over(self) -> None:
+        """Let them go on without an owner. Whoever is rebuilt from the timeline may adopt them."""
+        for step in self.under_way.values():
+            step.orphan()
+            self._inflight.to_adopt.add(self._id_token)
+        self.under_way.clear()
+        self.outcomes.clear()
+        self.uncommitted.clear()
+
+    def close(self) -> None:
+        """Let them go on without an owner, and wake nobody any more."""
+        self.start_over()
+        self.may_begin, self._wake = _never, _nobody
+
+
+def _never() -> bool:
+    """No attempt begins any more."""
+    return False
+
+
+def _nobody() -> None:
+    """Nobody is woken any more."""
 
 
 class Inflight:
@@ -78,66 +199,44 @@ class Inflight:
         self._runner = runner
         self._steps: dict[Key, Step] = {}
 
-    def begin(self, owner: Actor, scheduled: ev.ActivityScheduled, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> Step:
-        """Starts an activity."""
-        key = (owner.id_token, owner.run.number, scheduled.index)
-        step = self._steps[key] = owner.steps[scheduled.index] = Step(key, scheduled, owner)
-        step.task = asyncio.get_running_loop().create_task(self._run(step, options, info, operation))
-        return step
+    def begin(self, step: Step, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
+        """Start an activity."""
+        self._steps[step.key] = step
+        step.start(self._runner, options, info, operation)
 
-    async def _run(self, step: Step, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
-        step.outcome = await self._runner.run(step.scheduled, options, info, operation.attempt, operation.details, step.may_begin, step.permitted)
-        if step.owner is not None:
-            step.owner.on_outcome(step)
-
-    def adopt(self, owner: Actor, scheduled: ev.ActivityScheduled) -> Step | None:
-        """The activity that an operation waits for, if it is under way or done already; what ran in its place is cancelled."""
-        step = self._steps.get((owner.id_token, owner.run.number, scheduled.index))
+    def find(self, key: Key, scheduled: ev.ActivityScheduled) -> Step | None:
+        """Return the activity that an operation waits for, if it is under way or done already. Cancel what runs in its place."""
+        step = self._steps.get(key)
         if step is None:
             return None
-        if step.scheduled.name != scheduled.name or bytes(step.scheduled.input) != bytes(scheduled.input):
+        if not step.is_the_one(scheduled):
             self.cancel(step)
             return None
-        step.adopt(owner)
-        self.to_adopt.discard(owner.id_token)  # it is in memory: whatever else went on for it is adopted with it
-        owner.steps[scheduled.index] = step
+        self.to_adopt.discard(key[0])  # the workflow is in memory: whatever else went on for it is adopted with this
         return step
 
-    def settled(self, owner: Actor, index: int) -> None:
-        """An outcome is committed."""
-        step = owner.steps.pop(index, None)
-        if step is not None and self._steps.get(step.key) is step:
+    def forget(self, step: Step) -> None:
+        """Be done with an activity whose outcome is committed."""
+        if self._steps.get(step.key) is step:
             del self._steps[step.key]
 
     def cancel(self, step: Step) -> None:
-        """Nobody waits for it any more."""
-        if self._steps.get(step.key) is step:
-            del self._steps[step.key]
-        if step.owner is not None and step.owner.steps.get(step.key[2]) is step:
-            del step.owner.steps[step.key[2]]
-        step.owner = None
-        if step.task is not None:
-            step.task.cancel()
-
-    def orphan(self, owner: Actor) -> None:
-        """A workflow is taken away, or rebuilt: what runs for it goes on without an owner."""
-        for step in owner.steps.values():
-            step.owner = None
-            self.to_adopt.add(owner.id_token)
-        owner.steps.clear()
+        """Cancel an activity that nobody waits for any more."""
+        self.forget(step)
+        step.cancel()
 
     def has_orphans(self, partitions: frozenset[int]) -> bool:
-        """Whether an activity of some partitions goes on without an owner."""
+        """Return whether an activity of some partitions goes on without an owner."""
         return any(step.owner is None and step.partition in partitions for step in self._steps.values())
 
-    def drop_strays(self, owner: Actor) -> None:
-        """A workflow has been rebuilt, and has adopted what it waits for: the rest is cancelled."""
-        self.to_adopt.discard(owner.id_token)
-        for step in [step for step in self._steps.values() if step.owner is None and step.key[0] == owner.id_token]:
+    def cancel_strays(self, id_token: str) -> None:
+        """Cancel what a workflow that was rebuilt has not adopted."""
+        self.to_adopt.discard(id_token)
+        for step in [step for step in self._steps.values() if step.owner is None and step.key[0] == id_token]:
             self.cancel(step)
 
     def claimed(self, partitions: frozenset[int]) -> None:
-        """A tenure has begun: what belongs to other partitions is cancelled, and what is not adopted soon."""
+        """Note that a tenure has begun. Cancel what belongs to other partitions, and later what is not adopted soon."""
         orphans = [step for step in self._steps.values() if step.owner is None]
         for step in orphans:
             if step.partition not in partitions:
@@ -153,9 +252,7 @@ class Inflight:
                 self.cancel(step)
 
     async def stop(self) -> None:
-        """Cancels all of them."""
-        tasks = [step.task for step in self._steps.values() if step.task is not None]
-        for task in tasks:
-            task.cancel()
+        """Cancel all of them, and wait until they have ended."""
+        tasks = [task for step in self._steps.values() if (task := step.cancel()) is not None]
         self._steps.clear()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jetflow.broker.transport.wire import Wire
 from jetflow.core import events as ev
 from jetflow.core.handlers import DisturbedError, Handlers, Outcome
 from jetflow.core.machine import Machine
 from jetflow.engine.calls.answering import send
 from jetflow.engine.commands import Command
-from jetflow.engine.turn.starting import is_taken
-from jetflow.errors import BrokerUnavailableError, UpdateError, WorkflowAlreadyClosedError, WorkflowNotFoundError
-from jetflow.protocol.answers import CLOSED, NOT_FOUND, REFUSED, Answer, failed
+from jetflow.errors import BrokerUnavailableError, UpdateError, WorkflowAlreadyClosedError
+from jetflow.protocol.answers import CLOSED, REFUSED, Answer, failed
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import UpdateCommand
 from jetflow.protocol.record import FAILED, TERMINATED
 
-if TYPE_CHECKING:
-    from jetflow.engine.turn.actor import Actor
-
 
 class Updates:
-    """What the actor keeps of them in memory; the commands that are not acked, and the timeline, have it all."""
+    """What their owner keeps of them in memory; the commands that are not acked, and the timeline, have it all.
 
-    def __init__(self, actor: Actor, feed: Callable[[Any], None]) -> None:
-        self._actor = actor
+    Args:
+        feed: gives an event to the workflow's code.
+        ack: acks a command that leads to nothing more.
+    """
+
+    def __init__(self, wire: Wire, workflow_id: str, feed: Callable[[Any], None], ack: Callable[[Command], None]) -> None:
+        self._wire = wire
+        self._workflow_id = workflow_id
         self._feed = feed
+        self._ack = ack
         self._early: dict[str, list[tuple[Command, UpdateCommand]]] = {}
         self._asking: dict[str, set[str]] = {}
         self._answers: list[tuple[str | None, Answer]] = []
@@ -42,15 +46,15 @@ class Updates:
 
     def on_command(self, command: Command, update: UpdateCommand, machine: Machine) -> bool:
         """Takes an update for a live run; True if its command is to be acked with what it leads to."""
-        handlers, update_id = machine.handlers, _id_of(command, update)
+        handlers, update_id = machine.handlers, id_of(command, update)
         if handlers is not None and handlers.knows_update(update_id):
             outcome = handlers.outcomes.get(update_id)
             if outcome is not None:
-                self._answers.append((update.reply, _answer(outcome)))
+                self._answers.append((update.reply, answer_of(outcome)))
             else:
                 self._ask(update_id, update.reply)
         elif machine.closing is not None:
-            self._answers.append((update.reply, self._closed(machine.closing)))
+            self._answers.append((update.reply, answer_of_ended(self._workflow_id, machine.closing)))
         elif handlers is not None and command.seq <= handlers.forgotten:
             self._answers.append((update.reply, failed(UpdateError("this update was seen to before; its outcome is not kept any more"), REFUSED)))
         elif handlers is None or update.name not in handlers.updates:
@@ -77,12 +81,12 @@ class Updates:
             args = machine.handlers.prepare(machine, update.name, update.body, update.told)
         except DisturbedError as error:
             self._send(update.reply, failed(error, REFUSED))
-            self._actor.tenure.ack(command)
+            self._ack(command)
             raise BrokerUnavailableError(str(error)) from error
         except Exception as error:
             self._answers.append((update.reply, failed(error, REFUSED)))
             return
-        update_id = _id_of(command, update)
+        update_id = id_of(command, update)
         if update.reply:
             self._ask(update_id, update.reply)
         self._feed(ev.Updated(id=update_id, at=now_ms(), name=update.name, seq=command.seq, input=args, reply=update.reply))
@@ -105,7 +109,7 @@ class Updates:
             outcomes = event.updates if isinstance(event, ev.Started) else (event,) if isinstance(event, Outcome) else ()
             for outcome in outcomes:
                 for reply in self._asking.pop(outcome.id, ()):
-                    self._send(reply, _answer(outcome))
+                    self._send(reply, answer_of(outcome))
 
     def refuse_early(self, machine: Machine) -> list[Command]:
         """The workflow rests without a handler for these: they are refused. Gives the commands to ack."""
@@ -122,35 +126,28 @@ class Updates:
         waiting = [reply for replies in self._asking.values() for reply in replies]
         self._asking.clear()
         for reply in [*waiting, *(update.reply for _, update in early)]:
-            self._send(reply, self._closed(closing))
+            self._send(reply, answer_of_ended(self._workflow_id, closing))
         return [command for command, _ in early]
 
-    async def on_ended(self, command: Command, update: UpdateCommand, closing: Any) -> None:
-        """Answers an update for a run that has ended, from its timeline if it took it; or for a workflow that there is not."""
-        if closing is None:
-            await self._not_found(command, update)
-            return
-        timeline, queue_token = self._actor.tenure.timeline, self._actor.engine.queue_token
-        last = await timeline.last(queue_token, self._actor.id_token)
-        entries = await timeline.run(queue_token, self._actor.id_token, last) if last is not None else []
-        wanted = _id_of(command, update)
-        outcomes = [event for entry in entries for event in entry.commit.events if isinstance(event, Outcome) and event.id == wanted]
-        if not outcomes and self._actor.machine is None and not await is_taken(self._actor):
-            await self._not_found(command, update)  # its record has expired
-            return
-        self._send(update.reply, _answer(outcomes[0]) if outcomes else self._closed(closing))
-
-    async def _not_found(self, command: Command, update: UpdateCommand) -> None:
-        error = WorkflowNotFoundError(self._actor.workflow_id, self._actor.engine.task_queue)
-        self._send(update.reply, failed(error, NOT_FOUND))
-        if not update.reply:
-            await self._actor.tenure.dead_letter(command.delivery, str(error))
-
-    def _closed(self, closing: Any) -> Answer:
-        return failed(WorkflowAlreadyClosedError(self._actor.workflow_id, _ENDS.get(type(closing), "completed")), CLOSED)
-
     def _send(self, reply: str | None, answer: Answer) -> None:
-        send(self._actor.engine.broker.wire, reply, answer)
+        send(self._wire, reply, answer)
+
+
+def answer_of(outcome: Outcome) -> Answer:
+    """Return what the caller of an update is told of its outcome."""
+    if isinstance(outcome, ev.UpdateCompleted):
+        return Answer(result=outcome.result)
+    return Answer(failure=outcome.failure)
+
+
+def answer_of_ended(workflow_id: str, closing: Any) -> Answer:
+    """Return what the caller of an update is told once the run has ended without taking it."""
+    return failed(WorkflowAlreadyClosedError(workflow_id, _ENDS.get(type(closing), "completed")), CLOSED)
+
+
+def id_of(command: Command, update: UpdateCommand) -> str:
+    """Return the id by which repeats of an update are recognised."""
+    return update.update_id or str(command.seq)
 
 
 _ENDS: dict[type, str] = {ev.Failed: FAILED, ev.Terminated: TERMINATED}
@@ -159,13 +156,3 @@ _ENDS: dict[type, str] = {ev.Failed: FAILED, ev.Terminated: TERMINATED}
 def _in_order(lots: Iterable[list[tuple[Command, UpdateCommand]]]) -> list[tuple[Command, UpdateCommand]]:
     """Updates of several names as they came."""
     return sorted((early for lot in lots for early in lot), key=lambda early: early[0].seq)
-
-
-def _id_of(command: Command, update: UpdateCommand) -> str:
-    return update.update_id or str(command.seq)
-
-
-def _answer(outcome: Outcome) -> Answer:
-    if isinstance(outcome, ev.UpdateCompleted):
-        return Answer(result=outcome.result)
-    return Answer(failure=outcome.failure)

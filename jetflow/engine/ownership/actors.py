@@ -6,18 +6,17 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from jetflow.broker.transport.pull import Delivery
 from jetflow.core.ids import partition_of
-from jetflow.engine.commands import Command, understand
+from jetflow.engine.commands import understand
+from jetflow.engine.ownership.tenure import Tenure
+from jetflow.engine.services import Services
 from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.turn import drive
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol import clock
 from jetflow.protocol.commands import BODY_MARGIN, check_body
-
-if TYPE_CHECKING:
-    from jetflow.engine.ownership.tenure import Tenure
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -28,19 +27,17 @@ REFUSE_AGAIN = 1.0
 
 
 class Actors:
-    """See the module.
+    """See the module. When the tenure is over, so are they."""
 
-    Attributes:
-        unacked: commands that take credit, by their sequence; None stands for one that cannot be read. Those of parked workflows take none.
-    """
-
-    def __init__(self, tenure: Tenure) -> None:
+    def __init__(self, services: Services, tenure: Tenure) -> None:
+        self._services = services
+        self._context = services.context
         self._tenure = tenure
-        self._engine = tenure.engine
-        self.unacked: dict[int, Command | None] = {}
         self._all: dict[str, Actor] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._dirty: dict[Actor, None] = {}
+        tenure.on_over.append(self._leave)
+        tenure.compaction.is_in_memory = self.has
 
     def __iter__(self) -> Iterator[Actor]:
         return iter(list(self._all.values()))
@@ -48,9 +45,14 @@ class Actors:
     # ---- deliveries
 
     def deliver(self, delivery: Delivery) -> None:
-        """Gives a command to its actor; what cannot be understood goes to the dead letters."""
+        """Give a command that has come from the consumer to its actor, or to the dead letters if it cannot be understood."""
+        tenure = self._tenure
+        if tenure.over:
+            return
+        tenure.saw(delivery.seq)
         try:
-            check_body("the command's body", delivery.data, self._engine.broker.max_payload - max(0, len(delivery.headers or b"") - BODY_MARGIN // 4))
+            headers_size = max(0, len(delivery.headers or b"") - BODY_MARGIN // 4)
+            check_body("the command's body", delivery.data, self._context.broker.max_payload - headers_size)
             command = understand(delivery)
         except InvalidInputError as error:
             self._refuse(delivery, str(error))
@@ -63,13 +65,13 @@ class Actors:
         if actor is None:
             return  # its next owner gets it again
         if not actor.parked:
-            self.unacked[command.seq] = command
+            tenure.take_credit(command.seq)
         self._idle.pop(command.id_token, None)
         actor.receive(command)
 
     def get(self, id_token: str, workflow_id: str) -> Actor | None:
         """The workflow, taken up if it is not in memory; None while its partition is being handed over."""
-        partition = partition_of(self._engine.queue_token, id_token, self._engine.broker.topology.partitions)
+        partition = partition_of(self._context.queue_token, id_token, self._context.broker.topology.partitions)
         return self._all.get(id_token) or self._take_up(id_token, workflow_id, partition)
 
     def has(self, id_token: str) -> bool:
@@ -77,15 +79,17 @@ class Actors:
         return id_token in self._all
 
     def _take_up(self, id_token: str, workflow_id: str, partition: int) -> Actor | None:
-        if partition in self._tenure.leaving and id_token not in self._engine.inflight.to_adopt:
+        if partition in self._tenure.leaving and id_token not in self._services.inflight.to_adopt:
             return None
         self._tenure.compaction.disturb(id_token)
-        actor = self._all[id_token] = Actor(self._tenure, id_token, workflow_id, partition)
+        actor = self._all[id_token] = Actor(
+            self._services, self._tenure, self, drive, id_token=id_token, workflow_id=workflow_id, partition=partition
+        )
         return actor
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
-        self.unacked[delivery.seq] = None
-        self._engine.background(self._keep_letter(delivery, reason))
+        self._tenure.take_credit(delivery.seq)
+        self._context.background.tidy(self._keep_letter(delivery, reason))
 
     async def _keep_letter(self, delivery: Delivery, reason: str) -> None:
         while not self._tenure.over:
@@ -95,8 +99,7 @@ class Actors:
                 log.warning("a dead letter could not be written yet: %s", error)
                 await asyncio.sleep(REFUSE_AGAIN)
             else:
-                self.unacked.pop(delivery.seq, None)
-                self._tenure.send_ack(delivery)
+                self._tenure.ack(delivery)
                 return
 
     # ---- in memory
@@ -107,22 +110,13 @@ class Actors:
             del self._all[actor.id_token]
             self._idle.pop(actor.id_token, None)
         self._dirty.pop(actor, None)
-        self.free_credit(actor)
-
-    def free_credit(self, actor: Actor) -> None:
-        """Its commands take no credit from the others."""
-        for seq in actor.unacked:
-            self.unacked.pop(seq, None)
-
-    def take_credit(self, actor: Actor) -> None:
-        """Its commands take credit again."""
-        self.unacked.update(actor.unacked)
+        self._tenure.free_credit(actor.mailbox.unacked)
 
     def note_idle(self, actor: Actor) -> None:
         """A workflow rests; the ones that rest longest make room when there are too many."""
         self._idle[actor.id_token] = None
         self._idle.move_to_end(actor.id_token)
-        while len(self._idle) > self._engine.max_cached:
+        while len(self._idle) > self._context.max_cached:
             id_token, _ = self._idle.popitem(last=False)
             oldest = self._all.get(id_token)
             if oldest is not None and oldest.evictable:
@@ -146,7 +140,7 @@ class Actors:
         """Whether nothing of the workflows of some partitions is under way in this process."""
         return all(actor.idle for actor in self._all.values() if actor.partition in partitions)
 
-    def leave(self) -> None:
-        """The tenure is over: each of them is taken away."""
+    def _leave(self, _why: str) -> None:
+        """Take each of them away: the tenure is over."""
         for actor in self:
             actor.leave()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from jetflow.broker.fencing.fence import FencedLane
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
+from jetflow.core.failures import Failure, termination
 from jetflow.core.ids import to_token
 from jetflow.core.operation import RunInfo
-from jetflow.engine.turn.records import termination
+from jetflow.engine.context import Context
 from jetflow.protocol.commands import ChildNotice, StartCommand
 from jetflow.protocol.headers import ARGS, EXPIRE, ORIGIN, PARENT, SENDER
-
-if TYPE_CHECKING:
-    from jetflow.engine.ownership.tenure import Tenure
-    from jetflow.engine.turn.actor import Actor
 
 _encode = msgspec.json.encode
 
@@ -26,11 +23,11 @@ _encode = msgspec.json.encode
 class Outbox:
     """Commands to other workflows."""
 
-    def __init__(self, tenure: Tenure) -> None:
-        self._lane = tenure.lane
-        self._names = tenure.engine.broker.names
-        self._task_queue = tenure.engine.task_queue
-        self._queue_token = tenure.engine.queue_token
+    def __init__(self, context: Context, lane: FencedLane) -> None:
+        self._lane = lane
+        self._names = context.broker.names
+        self._task_queue = context.task_queue
+        self._queue_token = context.queue_token
 
     async def _send(self, task_queue: str, workflow_id: str, command: str, body: bytes, **headers: str) -> None:
         subject = self._names.command(to_token(task_queue), to_token(workflow_id), command)
@@ -76,12 +73,12 @@ class Outbox:
         """Tells a parent what became of its child."""
         await self._send(parent.task_queue, parent.workflow_id, f"child.{parent.index}", _encode(notice))
 
-    async def refuse_start(self, actor: Actor, start: StartCommand) -> None:
+    async def refuse_start(self, workflow_id: str, start: StartCommand) -> None:
         """The id is taken; a parent that asked for it is told."""
         if start.parent is not None:
-            message = f"workflow id {actor.workflow_id!r} is already taken on task queue {self._task_queue!r}"
+            message = f"workflow id {workflow_id!r} is already taken on task queue {self._task_queue!r}"
             failure = Failure("WorkflowAlreadyStartedError", message, 409)
-            await self.notify(start.parent, ChildNotice(start.parent.run, actor.workflow_id, "rejected", failure=failure))
+            await self.notify(start.parent, ChildNotice(start.parent.run, workflow_id, "rejected", failure=failure))
 
     async def tell_closing(self, info: RunInfo, closing: Any, children: list[ev.ChildStarted]) -> None:
         """Tells the parent that waits, and the children whose policy says so."""
@@ -92,7 +89,7 @@ class Outbox:
                 notice.result = closing.result
             else:
                 notice.outcome = "failed"
-                notice.failure = closing.failure if isinstance(closing, ev.Failed) else termination(info, closing)
+                notice.failure = closing.failure if isinstance(closing, ev.Failed) else _termination(info, closing)
             work.append(self.notify(info.parent, notice))
         descend = isinstance(closing, ev.Terminated) and closing.descend
         if children:
@@ -111,3 +108,7 @@ class Outbox:
         if policy == "terminate":
             body |= {"suppress": True, "descend": descend}
         await self._send(child.task_queue, child.workflow_id, policy, _encode(body))
+
+
+def _termination(info: RunInfo, closing: ev.Terminated) -> Failure:
+    return termination(info.workflow_id, closing.reason, closing.code, closing.stack)

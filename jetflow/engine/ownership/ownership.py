@@ -19,6 +19,7 @@ from jetflow.broker.fencing.registry import Registry
 from jetflow.broker.stores.membership import Heart, Member, Members
 from jetflow.broker.transport.pull import PullConsumer, claimed_partitions, delete_consumer
 from jetflow.engine.engine import Engine
+from jetflow.engine.ownership.actors import Actors
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.ports import Inbox, Ledger
 from jetflow.errors import BrokerError
@@ -68,15 +69,16 @@ class Ownership:
     """
 
     def __init__(self, engine: Engine, heart: Heart, member: Member, *, room: Callable[[], int], grace: float) -> None:
-        broker = engine.broker
+        broker = engine.context.broker
         self._engine = engine
+        self._queue_token = engine.context.queue_token
         self._broker = broker
         self._heart = heart
         self._member = member
         self._room = room
         self._grace = grace
         self._members = Members(broker.lane, broker.names, member.task_queue, member.worker_id, self._changed)
-        self._registry: Ledger = Registry(broker.lane, broker.names, engine.queue_token, replicated=broker.topology.replicas > 1)
+        self._registry: Ledger = Registry(broker.lane, broker.names, self._queue_token, replicated=broker.topology.replicas > 1)
         self._wake = asyncio.Event()
         self._grace_until = 0.0
         self._leaving_until: float | None = None
@@ -164,9 +166,9 @@ class Ownership:
         tenure = self._tenure
         if tenure is None:
             return
-        tenure.leaving = tenure.partitions
+        tenure.leave(tenure.partitions)
         deadline = clock.monotonic() + self._grace
-        while not tenure.over and not self._are_quiet(tenure, tenure.partitions) and clock.monotonic() < deadline:
+        while not tenure.over and not self._are_quiet(tenure.partitions) and clock.monotonic() < deadline:
             await asyncio.sleep(LOOK_AT_LEAVING)
         if not tenure.over:
             await tenure.compaction.emptied(COMPACTION_GRACE)
@@ -199,21 +201,22 @@ class Ownership:
 
     def _still_leaving(self, tenure: Tenure, leaving: frozenset[int]) -> frozenset[int]:
         """Those partitions that are to be let go and have not come to rest: all of them, or none any more."""
-        tenure.leaving = leaving
+        tenure.leave(leaving)
         if not leaving:
             self._leaving_until = None
             return leaving
         now = clock.monotonic()
         if self._leaving_until is None:
             self._leaving_until = now + self._grace
-        if self._are_quiet(tenure, leaving) or now >= self._leaving_until:
+        if self._are_quiet(leaving) or now >= self._leaving_until:
             return frozenset()
         asyncio.get_running_loop().call_later(LOOK_AT_LEAVING, self._changed)
         return leaving
 
-    def _are_quiet(self, tenure: Tenure, partitions: frozenset[int]) -> bool:
+    def _are_quiet(self, partitions: frozenset[int]) -> bool:
         """Whether nothing is under way in some partitions, nor goes on there until a tenure that has just begun has loaded its workflow."""
-        return tenure.actors.are_quiet(partitions) and not self._engine.inflight.has_orphans(partitions)
+        actors, inflight = self._engine.actors, self._engine.services.inflight
+        return (actors is None or actors.are_quiet(partitions)) and not inflight.has_orphans(partitions)
 
     def _wanted(self) -> frozenset[int]:
         able = frozenset(member.worker_id for member in eligible(self.members))
@@ -228,7 +231,7 @@ class Ownership:
         mine = tenure.consumer_name if tenure is not None else None
         alive = set(self._members.alive())
         taken: set[int] = set()
-        for name, partitions in (await claimed_partitions(self._broker.lane, self._broker.names, self._engine.queue_token)).items():
+        for name, partitions in (await claimed_partitions(self._broker.lane, self._broker.names, self._queue_token)).items():
             if name == mine:
                 continue
             owner = name.split("-")[1] if name.count("-") >= 2 else ""
@@ -246,7 +249,7 @@ class Ownership:
             await self._end(engine.tenure)
         if target:
             consumer = self._new_consumer()
-            if not await consumer.create(target, engine.queue_token):
+            if not await consumer.create(target, self._queue_token):
                 log.info("somebody else was faster to claim a partition of %s; looking again", self._member.task_queue)
                 asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
                 return
@@ -261,8 +264,10 @@ class Ownership:
     async def _begin(self, consumer: Inbox, target: frozenset[int], term: int) -> None:
         """The consumer keeps others from claiming; once earlier tenures are revoked, what is read stays as it is."""
         engine, lease = self._engine, self._heart.lease
-        tenure = Tenure(engine, consumer, target, lambda: lease.lasts(term), self._on_over)
-        consumer.give_to(tenure.deliver, tenure.lose)
+        tenure = Tenure(engine.context, consumer, target, lambda: lease.lasts(term))
+        actors = Actors(engine.services, tenure)
+        tenure.on_over.append(self._on_over)
+        consumer.give_to(actors.deliver, tenure.lose)
         try:
             taken = await self._registry.take(tenure.name, target, consumer.born_at)
             await tenure.prepare(max(taken.position, consumer.born_at), taken.doubt)
@@ -273,21 +278,21 @@ class Ownership:
                     await consumer.delete()
                     await self._registry.leave(tenure.name)  # nothing was written under it
             raise
-        engine.tenure = tenure
-        tenure.leaving = target - self._wanted()
+        engine.own(tenure, actors)
+        tenure.leave(target - self._wanted())
         if not tenure.leaving:
             self._leaving_until = None  # else the grace goes on
-        engine.inflight.claimed(target)
+        engine.services.inflight.claimed(target)
         consumer.begin()
 
     def _new_consumer(self) -> Inbox:
-        owner = f"{self._engine.queue_token.replace('-', '=2D')}-{self._member.worker_id}"
+        owner = f"{self._queue_token.replace('-', '=2D')}-{self._member.worker_id}"
         return PullConsumer(self._broker.lane, self._broker.names, owner, room=self._room)
 
     async def _end(self, tenure: Tenure) -> None:
         """Frees its partitions for others."""
         tenure.lose("its partitions change")
-        self._engine.tenure = None
+        self._engine.disown()
         if self._broker.wire.is_connected:
             try:
                 await tenure.delete_consumer()

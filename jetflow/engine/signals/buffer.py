@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -17,11 +17,9 @@ from jetflow.broker.stores.signals import CANCEL, EarlySignal
 from jetflow.core.ids import to_token
 from jetflow.engine import faults
 from jetflow.engine.commands import Command
+from jetflow.engine.ownership.tenure import Tenure
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import DEFAULT_EXPIRE_MS, SignalCommand
-
-if TYPE_CHECKING:
-    from jetflow.engine.ownership.tenure import Tenure
 
 
 class Buffered:
@@ -34,13 +32,23 @@ class Buffered:
         self.command: Command | None = command
         self.position: int = position
 
+    def stored(self, position: int) -> Command | None:
+        """Note where the bucket has it. Return the command that kept it until now, which is to be acked."""
+        command, self.command, self.position = self.command, None, position
+        return command
+
 
 class SignalBuffer:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, tenure: Tenure, id_token: str) -> None:
+    Args:
+        ack: acks a command that nothing else waits for.
+    """
+
+    def __init__(self, tenure: Tenure, id_token: str, ack: Callable[[Command], None]) -> None:
         self._tenure = tenure
-        self._engine = tenure.engine
+        self._queue_token = tenure.context.queue_token
+        self._ack = ack
         self._id_token = id_token
         self._queues: dict[str, deque[Buffered]] = {}
         self._known: set[int] = set()
@@ -78,7 +86,7 @@ class SignalBuffer:
         self._loaded = True
         if self._id_token not in self._tenure.early:
             return
-        found = await self._tenure.signals.load(self._engine.queue_token, self._id_token)
+        found = await self._tenure.signals.load(self._queue_token, self._id_token)
         if not found:
             self._tenure.early.discard(self._id_token)
         for name_token, signal, position in found:
@@ -142,15 +150,14 @@ class SignalBuffer:
         faults.reach("after_buffer")
         self._fresh.clear()
         for item, position in zip(fresh, positions, strict=True):
-            item.position = position
-            if item.command is not None:
-                self._tenure.ack(item.command)
-                item.command = None
+            command = item.stored(position)
+            if command is not None:
+                self._ack(command)
 
     def flush_removals(self) -> None:
         """Removes from the bucket what a commit has consumed; to be called after that commit."""
         for name_token, seq, position in self._removals:
-            self._engine.background(self._tenure.signals.remove(self._engine.queue_token, self._id_token, name_token, seq, position))
+            self._tenure.context.background.tidy(self._tenure.signals.remove(self._queue_token, self._id_token, name_token, seq, position))
         self._removals.clear()
 
     def discard(self) -> list[Command]:
@@ -180,4 +187,4 @@ async def store_early(tenure: Tenure, id_token: str, signal: EarlySignal, now: i
     if signal.expires <= now:
         return 0
     tenure.early.add(id_token)
-    return await tenure.signals.put(tenure.engine.queue_token, id_token, signal, now, name_token)
+    return await tenure.signals.put(tenure.context.queue_token, id_token, signal, now, name_token)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jetflow.broker.stores.waits import Wait
 from jetflow.core import events as ev
@@ -16,11 +16,9 @@ from jetflow.core.ids import to_token
 from jetflow.core.machine import Machine
 from jetflow.engine import faults
 from jetflow.engine.commands import Command
+from jetflow.engine.ownership.tenure import Tenure
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import RoutedSignal
-
-if TYPE_CHECKING:
-    from jetflow.engine.ownership.tenure import Tenure
 
 LOOK_BACK = 100
 """Waits that have ended of which a crash may have left the registration: so many are removed again."""
@@ -31,7 +29,7 @@ class SignalsById:
 
     def __init__(self, tenure: Tenure, id_token: str) -> None:
         self._tenure = tenure
-        self._queue_token = tenure.engine.queue_token
+        self._queue_token = tenure.context.queue_token
         self._id_token = id_token
         self._registered: dict[int, Wait] = {}
         self._perhaps: dict[int, Wait] = {}

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from msgspec import Raw
 
 from jetflow.broker.stores.waits import Registered, Wait
 from jetflow.core.values import as_json
 from jetflow.engine import faults
+from jetflow.engine.ownership.tenure import Tenure
 from jetflow.errors import BrokerError, ConflictError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import RoutedSignal
-
-if TYPE_CHECKING:
-    from jetflow.engine.ownership.tenure import Tenure
-    from jetflow.engine.signals.router import Router
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -51,22 +48,32 @@ class Kept:
         self.forwarded: bool = False
         self.unsure: bool = unsure
 
+    @property
+    def is_expired(self) -> bool:
+        """Whether no wait that begins from now on can get it."""
+        return self.expires <= now_ms()
+
 
 class Lot:
     """Signals of one id, in order; one look at a time.
 
-    Attributes:
+    Args:
+        tenure: the router's, of partition 0.
         token: the id as in subjects.
         name: the id.
+        slots: bounds the looks under way at once.
+        on_empty: called when nothing of the id is left.
     """
 
-    def __init__(self, router: Router, tenure: Tenure, token: str, name: str) -> None:
+    def __init__(self, tenure: Tenure, token: str, name: str, slots: asyncio.Semaphore, on_empty: Callable[[Lot], None]) -> None:
         self.token = token
         self.name = name
-        self._router = router
-        self._engine = engine = tenure.engine
         self._waits = tenure.waits
-        self._wire = engine.broker.wire
+        self._background = tenure.context.background
+        self._wire = tenure.context.broker.wire
+        self._waiting_prefix: str = tenure.context.broker.names.waiting_prefix
+        self._slots = slots
+        self._on_empty = on_empty
         self._kept: dict[int, Kept] = {}
         self._sid: int | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,7 +103,7 @@ class Lot:
         """A wait for this name has begun or ended."""
         self._delay = FIRST_LOOK
         if not data:
-            key = subject.decode()[len(self._engine.broker.names.waiting_prefix) :]
+            key = subject.decode()[len(self._waiting_prefix) :]
             for kept in self._kept.values():
                 if kept.wait is not None and kept.wait.key == key:
                     kept.unsure = True
@@ -114,14 +121,14 @@ class Lot:
             self._again = True
         elif not self._closed:
             self._looking = True
-            self._engine.spawn(self._looks())
+            self._background.spawn(self._looks())
 
     async def _looks(self) -> None:
         try:
             self._again = True
             while self._again and not self._closed:
                 self._again = False
-                async with self._router.slots:
+                async with self._slots:
                     await self._match()
         except BrokerError as error:
             log.debug("signal id %s is looked at again: %s", self.name, error)
@@ -133,7 +140,7 @@ class Lot:
             if self._kept:
                 self._arm()
             else:
-                self._router.done(self)
+                self._on_empty(self)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -147,8 +154,7 @@ class Lot:
 
     async def _match(self) -> None:
         if self._sid is None:
-            prefix = self._engine.broker.names.waiting_prefix
-            self._sid = self._wire.listen(f"{prefix}{self.token}.>", self._on_notice)
+            self._sid = self._wire.listen(f"{self._waiting_prefix}{self.token}.>", self._on_notice)
         for kept in [kept for kept in self._kept.values() if kept.unsure]:
             await self._what_became_of(kept)
         if any(kept.wait is None for kept in self._kept.values()):
@@ -218,10 +224,11 @@ class Lot:
             kept.wait, kept.forwarded = Wait.of(claim.wait), False
 
     async def _drop_expired(self) -> None:
-        for kept in [kept for kept in self._kept.values() if kept.wait is None and self._router.expired(kept)]:
+        for kept in [kept for kept in self._kept.values() if kept.wait is None and kept.is_expired]:
             await self._waits.withdraw(kept.number)
             self._forget(kept)
 
     def _forget(self, kept: Kept) -> None:
         self._kept.pop(kept.number, None)
-        self._router.ack(kept.reply)
+        with contextlib.suppress(BrokerError):
+            self._wire.ack(kept.reply)

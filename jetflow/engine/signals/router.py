@@ -14,21 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
 
 from jetflow.broker.stores.membership import presence_subject
 from jetflow.broker.transport.pull import Delivery, PullConsumer, delete_consumer
 from jetflow.core.ids import from_token
 from jetflow.core.values import as_json
+from jetflow.engine.engine import Engine
+from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.signals.lots import Kept, Lot
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import BODY_MARGIN, check_body, signal_expires
 from jetflow.protocol.headers import status_of
-
-if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
-    from jetflow.engine.ownership.tenure import Tenure
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -49,15 +46,17 @@ class Router:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._broker = engine.broker
-        self._stream = engine.broker.names.by_id_stream
+        self._worker_id = engine.context.worker_id
+        self._background = engine.context.background
+        self._broker = engine.context.broker
+        self._stream = engine.context.broker.names.by_id_stream
         self._consumer: PullConsumer | None = None
         self._lost = asyncio.Event()
         self._lots: dict[str, Lot] = {}
         self._silent: dict[str, int] = {}
         self._since = 0
         self._tenure: Tenure = None  # type: ignore[assignment]  # set by each claim
-        self.slots: asyncio.Semaphore = asyncio.Semaphore(MAX_LOOKS)
+        self._slots = asyncio.Semaphore(MAX_LOOKS)
 
     async def run(self) -> None:
         """Works until cancelled, under one tenure of partition 0 after the other."""
@@ -106,7 +105,7 @@ class Router:
         self._broker.wire.on_disconnect.append(self._on_disconnect)
         await self._drop_stray_claims(tenure)
         consumer.begin()
-        log.info("worker %s routes signals by id", self._engine.worker_id)
+        log.info("worker %s routes signals by id", self._worker_id)
         return True
 
     async def _drop_stray_claims(self, tenure: Tenure) -> None:
@@ -117,7 +116,7 @@ class Router:
 
     async def _open(self) -> PullConsumer | None:
         consumer = PullConsumer(
-            self._broker.lane, self._broker.names, f"router-{self._engine.worker_id}",
+            self._broker.lane, self._broker.names, f"router-{self._worker_id}",
             room=lambda: CREDIT, stream=self._stream,
         )  # fmt: skip
         consumer.give_to(self._on_delivery, self._on_lost)
@@ -133,7 +132,7 @@ class Router:
                 log.warning("nobody can route signals by id: consumer %r of stream %s is not one of jetflow's", name, self._stream)
                 continue
             silent = self._silent[name] = self._silent.get(name, 0) + 1
-            if worker_id != self._engine.worker_id and silent < SILENT_LOOKS and not await self._is_gone(worker_id, name):
+            if worker_id != self._worker_id and silent < SILENT_LOOKS and not await self._is_gone(worker_id, name):
                 continue
             log.info("taking signals by id over from worker %s, which is gone", worker_id)
             await delete_consumer(self._broker.lane, self._stream, name)
@@ -183,11 +182,11 @@ class Router:
             as_json(delivery.data, "the body of a signal")
             expires = signal_expires(delivery.headers, delivery.stored_ms)
         except (InvalidInputError, RecursionError) as error:
-            self._engine.spawn(self._refuse(delivery, str(error)))
+            self._background.spawn(self._refuse(delivery, str(error)))
             return
         lot = self._lots.get(tokens[1])
         if lot is None:
-            lot = self._lots[tokens[1]] = Lot(self, self._tenure, tokens[1], name)
+            lot = self._lots[tokens[1]] = Lot(self._tenure, tokens[1], name, self._slots, self._done)
         lot.add(Kept(delivery.seq, expires, delivery.reply, unsure=delivery.stored_ms <= self._since))
 
     async def _refuse(self, delivery: Delivery, reason: str) -> None:
@@ -198,19 +197,11 @@ class Router:
         except BrokerError as error:
             self._on_lost(f"a dead letter could not be written yet: {error}")
             return
-        self.ack(delivery.reply)
-
-    def ack(self, reply: str) -> None:
-        """A signal is done with."""
         with contextlib.suppress(BrokerError):
-            self._broker.wire.ack(reply)
+            self._broker.wire.ack(delivery.reply)
 
-    def done(self, lot: Lot) -> None:
+    def _done(self, lot: Lot) -> None:
         """Nothing of a name is left."""
         if self._lots.get(lot.token) is lot:
             del self._lots[lot.token]
         lot.close()
-
-    def expired(self, kept: Kept) -> bool:
-        """Whether nobody whose wait begins from now on can get it."""
-        return kept.expires <= now_ms()

@@ -1,84 +1,103 @@
-"""One workflow in its owner's memory, and the seven steps that a command goes through.
+"""One workflow in its owner's memory: what is known of it, and how that changes.
 
-    1  it is stored in the inbox (the publisher's ack)
-    2  it reaches the actor's mailbox; the actor is rebuilt from its timeline if it is not in memory   ``opening``
-    3  the workflow's code runs until it waits                                                         ``applying``
-    4  what was decided is committed: one new timeline key                                             ``committing``
-    5  the effects follow: children, signals, activities, timers                                       ``effects``
-    6  the state record is written where a person would see a difference                               ``resting``
-    7  the command is acked once only durable things are waited for                                    ``resting``
-
-A command is acked late on purpose: while there is work in this process, some un-acked command wakes the next owner.
+The steps of a turn (``turn.py``) read an actor's parts and ask it, or them, for each change. Nobody else changes a field of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
-from jetflow.broker.fencing.fence import TenureOverError
-from jetflow.broker.stores.timeline import UnreadableTimelineError
 from jetflow.core import events as ev
 from jetflow.core.machine import Machine
 from jetflow.core.operation import RunInfo
-from jetflow.engine import faults
-from jetflow.engine.activities.inflight import Step
-from jetflow.engine.calls.queries import Question, Questions
+from jetflow.engine.activities.inflight import Steps
+from jetflow.engine.calls.questions import Question, Questions
 from jetflow.engine.calls.updates import Updates
 from jetflow.engine.commands import Command
+from jetflow.engine.context import Context
+from jetflow.engine.ownership.tenure import Tenure
+from jetflow.engine.services import Services
 from jetflow.engine.signals.buffer import SignalBuffer
 from jetflow.engine.signals.by_id import SignalsById
+from jetflow.engine.turn.addressing import ending_command
 from jetflow.engine.turn.alarms import Alarms
-from jetflow.engine.turn.applying import apply
-from jetflow.engine.turn.committing import commit
-from jetflow.engine.turn.effects import publish_tasks
-from jetflow.engine.turn.ending import waiting_terminate
-from jetflow.engine.turn.opening import open_actor
-from jetflow.engine.turn.parking import give_up, unpark
-from jetflow.engine.turn.resting import rest
-from jetflow.engine.turn.run import BROKER_TROUBLE, LOOK_AGAIN, CannotGoOnError, Run, Standing
-from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, NondeterminismError
-from jetflow.protocol.clock import now_ms
-
-if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
-    from jetflow.engine.ownership.tenure import Tenure
+from jetflow.engine.turn.mailbox import Mailbox
+from jetflow.engine.turn.run import CannotGoOnError, Run, Standing
+from jetflow.protocol import clock
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
-class Actor:
-    """One workflow id on one task queue, as one tenure has it. All of it runs on the worker's event loop, one step at a time."""
+class Keeper(Protocol):
+    """What an actor tells those who keep it in memory."""
 
-    def __init__(self, tenure: Tenure, id_token: str, workflow_id: str, partition: int) -> None:
+    def forget(self, actor: Actor) -> None:
+        """It is gone from memory."""
+        ...
+
+    def note_idle(self, actor: Actor) -> None:
+        """It rests, and may be forgotten when there are too many."""
+        ...
+
+    def note_dirty(self, actor: Actor) -> None:
+        """Its state record is behind its timeline."""
+        ...
+
+
+Drive = Callable[["Actor"], Coroutine[Any, Any, None]]
+"""Gives an actor one turn after the other, for as long as there is something to do."""
+
+
+class Actor:
+    """One workflow id on one task queue, as one tenure has it. All of it runs on the worker's event loop, one step at a time.
+
+    Args:
+        keeper: who keeps it in memory.
+        drive: runs its turns.
+
+    Attributes:
+        machine: the workflow's code; None while there is no run, or its code is not in memory.
+        run: what is known of the timeline.
+        mailbox: its commands.
+        steps: its local activities.
+        parked: whether its code cannot go on here.
+        running: whether its turns are being run.
+        gone: whether it was taken away, or forgotten.
+        doubtful: whether a crash may have kept back effects of what the timeline says.
+        dirty_since: since when its state record is behind (monotonic, s); None for not at all.
+        state_wanted: whether the record is to be written though work goes on.
+    """
+
+    def __init__(self, services: Services, tenure: Tenure, keeper: Keeper, drive: Drive, *, id_token: str, workflow_id: str, partition: int) -> None:
+        self.services = services
+        self.context: Context = services.context
         self.tenure = tenure
-        self.engine: Engine = tenure.engine
         self.id_token = id_token
         self.workflow_id = workflow_id
         self.partition = partition
         self.machine: Machine | None = None
-        self.parked = False
-        self.running = False
-        self.steps: dict[int, Step] = {}
-        self.unacked: dict[int, Command] = {}
-        self.dirty_since: float | None = None
-        self.state_wanted = False
-        self.gone = False
-        self.newest: int = 0
-        self._waiting: asyncio.Future[None] | None = None
         self.run: Run = Run()
-        self.doubtful = False
-        self.mailbox: deque[Command] = deque()
-        self.held: list[Command] = []
-        self.outcomes: deque[Any] = deque()
-        self.uncommitted: list[Any] = []
-        self.signals: SignalBuffer = SignalBuffer(tenure, id_token)
+        self.mailbox: Mailbox = Mailbox(tenure.ack)
+        self.steps: Steps = Steps(services.inflight, id_token, partition, self._may_begin, self.wake)
+        self.signals: SignalBuffer = SignalBuffer(tenure, id_token, self.mailbox.ack)
         self.by_id: SignalsById = SignalsById(tenure, id_token)
+        self.alarms: Alarms = Alarms(self.wake)
         self.updates: Updates | None = None
         self.questions: Questions | None = None
-        self.alarms: Alarms = Alarms(self.wake)
+        self.parked: bool = False
+        self.running: bool = False
+        self.gone: bool = False
+        self.doubtful: bool = False
+        self.dirty_since: float | None = None
+        self.state_wanted: bool = False
+        self._keeper = keeper
+        self._drive = drive
+        self._waiting: asyncio.Future[None] | None = None
+
+    # ---- what is known
 
     @property
     def standing(self) -> Standing:
@@ -92,46 +111,53 @@ class Actor:
         return Standing.RUNNING if self.machine is not None else Standing.NO_WORKFLOW
 
     @property
-    def is_closing(self) -> bool:
-        """Whether its code has come to an end, which may not be committed yet."""
-        return self.machine is not None and self.machine.closing is not None
-
-    @property
     def draining(self) -> bool:
         """Whether another worker is to have it: nothing new begins."""
         return self.partition in self.tenure.leaving
 
+    @property
+    def idle(self) -> bool:
+        """True when nothing of it is under way in this process."""
+        return not (self.running or self.steps.under_way or self.steps.outcomes)
+
+    @property
+    def evictable(self) -> bool:
+        """True when the broker alone has all of it."""
+        return self.idle and not self.mailbox.unacked and not self.parked
+
+    def _may_begin(self) -> bool:
+        """Return whether attempts may begin: it is owned, and its code has not come to an end, be that committed or not."""
+        return not (self.machine is not None and self.machine.closing is not None) and self.tenure.lasts()
+
+    # ---- what comes to it
+
     def receive(self, command: Command) -> None:
-        """Step 2. A command that is here already came again: only its ack address is new."""
-        known = self.unacked.get(command.seq)
-        if known is not None:
-            known.delivery.reply = command.delivery.reply
+        """Take a command in, to be applied in the next turn."""
+        if not self.mailbox.receive(command):
             return
-        command.actor = self
-        self.newest = max(self.newest, command.seq)
-        self.unacked[command.seq] = command
-        self.mailbox.append(command)
-        if self.parked and waiting_terminate(self) is not None:
-            unpark(self)
+        if self.parked and ending_command(self.mailbox, self.run) is not None:
+            self._unpark()
         self.wake()
 
     def ask(self, question: Question) -> None:
-        """A query: it is answered after the present turn, from what is committed by then."""
-        self.questions = self.questions or Questions(self)
+        """Answer a query after the present turn, from what is committed by then."""
+        if self.questions is None:
+            self.questions = Questions(self.context.broker.wire, self.workflow_id, self.context.task_queue)
         self.questions.add(question)
         if self.parked:
             self.questions.refuse("the workflow is parked, its state says why")
         else:
             self.wake()
 
-    def on_outcome(self, step: Step) -> None:
-        """A local activity has come to an outcome."""
-        if not self.gone:
-            self.outcomes.append(step.outcome)
-            self.wake()
+    def show_state(self) -> None:
+        """Have the state record written though work goes on."""
+        self.state_wanted = True
+        self.wake()
+
+    # ---- its turns
 
     def wake(self) -> None:
-        """Makes sure that somebody drives."""
+        """See to it that its turns are run."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             self.running = True
@@ -139,37 +165,35 @@ class Actor:
                 waiting.set_result(None)
         elif not self.running and not self.gone and not self.parked:
             self.running = True
-            self.engine.spawn(self._drive())
+            self.context.background.spawn(self._drive(self))
 
-    def show_state(self) -> None:
-        """Asks for the state record to be written though work goes on."""
-        self.state_wanted: bool = True
-        self.wake()
+    def pause(self) -> asyncio.Future[None]:
+        """Return what settles when there is something to do again."""
+        self.running = False
+        self._waiting = self.context.loop.create_future()
+        return self._waiting
 
-    @property
-    def idle(self) -> bool:
-        """True when nothing of it is under way in this process."""
-        return not (self.running or self.steps or self.outcomes)
-
-    @property
-    def evictable(self) -> bool:
-        """True when the broker alone has all of it."""
-        return self.idle and not self.unacked and not self.parked
+    def stopped(self) -> None:
+        """Note that nobody runs its turns any more."""
+        self.running = False
+        self._waiting = None
+        if self.gone:
+            self._put_away()
 
     def drop(self) -> None:
-        """Forgets it, without a trace outside, since the broker has all of it; the next command rebuilds it."""
+        """Forget it, without a trace outside, since the broker has all of it. The next command rebuilds it."""
         if self.gone:
             return
-        assert not self.steps, "a workflow with activities under way is dropped"
-        self.tenure.actors.forget(self)
+        assert not self.steps.under_way, "a workflow with activities under way is dropped"
+        self._keeper.forget(self)
         self.leave()
 
     def leave(self) -> None:
-        """It is taken away, or forgotten. A turn that is under way ends at its next look at the tenure, or at its end."""
+        """Take it away, or forget it. A turn that is under way ends at its next look at the tenure, or at its end."""
         if self.gone:
             return
-        self.gone: bool = True
-        self.engine.inflight.orphan(self)
+        self.gone = True
+        self.steps.close()
         self.alarms.close()
         if self._waiting is not None:
             self.wake()
@@ -177,107 +201,69 @@ class Actor:
             self._put_away()
 
     def _put_away(self) -> None:
-        """Nobody drives it any more: parts that know it are let go, so that none of it waits for the garbage collector."""
+        """Let go of the parts that know it, so that none of it waits for the garbage collector."""
         if self.machine is not None:
             self.machine.release()
             self.machine = None
         self.updates = self.questions = None
 
-    async def _drive(self) -> None:
-        try:
-            while not self.gone and not self.parked:
-                await self._turn()
-                if self._has_input():
-                    continue
-                if not self.steps:
-                    break
-                self.running = False
-                self._waiting = self.engine.loop.create_future()
-                await self._waiting
-        except TenureOverError as over:
-            log.debug("workflow %s is left to its next owner: %s", self.workflow_id, over)
-            self.leave()
-        except asyncio.CancelledError:
-            self.leave()
-            raise
-        finally:
-            self.running: bool = False
-            self._waiting = None
-            if self.gone:
-                self._put_away()
-
-    async def _turn(self) -> None:
-        try:
-            if not self.run.loaded:
-                await open_actor(self)
-            await apply(self)
-            await commit(self)
-            if self.by_id.is_due(self.machine):
-                await self.by_id.settle(self.machine)
-            if self.run.tasks_due:
-                await publish_tasks(self)
-            if self.questions and self.run.continued is None:
-                await self.questions.answer(self.machine, closed=self.run.closing is not None)
-            await rest(self)
-        except TenureOverError:
-            raise
-        except UnreadableTimelineError as error:
-            await give_up(self, "UnreadableTimeline", str(error), self.run.info)
-        except ConflictError as problem:
-            log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
-            self.start_over()
-        except BrokerUnavailableError as problem:
-            log.debug("workflow %s is rebuilt: %s", self.workflow_id, problem)
-            self.start_over()
-            await asyncio.sleep(LOOK_AGAIN)
-        except NondeterminismError as error:
-            await give_up(self, "NondeterminismError", str(error), self.run.info)
-        except CannotGoOnError as error:
-            await give_up(self, error.reason, str(error), error.info)
-        except BrokerError as error:
-            log.warning("workflow %s tries again: %s", self.workflow_id, error)
-            self.start_over()
-            await asyncio.sleep(BROKER_TROUBLE)
-        except Exception as error:
-            log.exception("workflow %s cannot go on", self.workflow_id)
-            await give_up(self, type(error).__name__, str(error), self.run.info)
-
-    def _has_input(self) -> bool:
-        due = self.alarms.next_due()
-        return bool(
-            self.mailbox
-            or self.outcomes
-            or self.state_wanted
-            or self.questions
-            or self.run.continued is not None
-            or (due is not None and due <= now_ms())
-            or not self.run.loaded
-        )
-
     def start_over(self) -> None:
-        """After an outcome that was lost only the timeline counts. Activities under way here go on, to be adopted by what is rebuilt."""
-        if self.machine is not None:
-            self.machine.dispose()
-            self.machine = None
-        self.engine.inflight.orphan(self)
+        """Count only on the timeline, after an outcome that was lost. Activities under way here go on, to be adopted by what is rebuilt."""
+        self._dispose()
+        self.steps.start_over()
         self.run = Run()
-        self.doubtful: bool = True
+        self.doubtful = True
         self.alarms.clear()
         self.signals.reset()
         self.by_id.reset()
         self.updates = None
-        self.held.clear()
-        self.mailbox = deque(self.unacked[seq] for seq in sorted(self.unacked))
-        self.outcomes.clear()
-        self.uncommitted.clear()
+        self.mailbox.start_over()
+
+    # ---- its code
+
+    def begin_run(self, number: int, started: ev.Started) -> None:
+        """Begin a run with its first event."""
+        self.run.begin(number, started.parent)
+        self._load_code(started)
+        self.feed(started)
+
+    def begin_generation(self, started: ev.Started) -> Machine:
+        """Begin the generation that follows the present one."""
+        machine = self._load_code(started)
+        self.run.go_on_as_new(None)
+        self.feed(started)
+        return machine
+
+    def replay(self, history: list[list[Any]], *, unfinished: bool) -> Machine:
+        """Bring the code to where the timeline has it. See ``Machine.replay``."""
+        machine = self._load_code(history[0][0])
+        machine.replay(history, unfinished=unfinished)
+        if isinstance(machine.closing, ev.ContinuedAsNew):
+            self.run.go_on_as_new(machine.closing)
+        if machine.handlers is not None:
+            self.take_updates().restore(machine.handlers)
+        return machine
+
+    def _load_code(self, started: ev.Started) -> Machine:
+        info = self.info_of(started)
+        self.run.begin_generation(info)
+        machine = self.machine = self.new_machine(info)
+        return machine
+
+    def take_updates(self) -> Updates:
+        """Return its updates, made when they are first asked for."""
+        if self.updates is None:
+            self.updates = Updates(self.context.broker.wire, self.workflow_id, self.feed, self.mailbox.ack)
+        return self.updates
 
     def info_of(self, started: ev.Started) -> RunInfo:
+        """Return what code is told of the run and generation that an event begins."""
         return RunInfo(
             workflow_id=self.workflow_id,
-            task_queue=self.engine.task_queue,
+            task_queue=self.context.task_queue,
             workflow_type=started.workflow_type,
             run=self.run.number,
-            namespace=self.engine.namespace,
+            namespace=self.context.namespace,
             generation=started.generation,
             parent=started.parent,
             origin=started.origin,
@@ -285,29 +271,78 @@ class Actor:
             expire=started.expire,
         )
 
-    def machine_for(self, started: ev.Started) -> Machine:
-        """A machine to look back with at the run that is known, none of whose decisions is carried out."""
-        return self.new_machine(self.info_of(started))
-
     def new_machine(self, info: RunInfo) -> Machine:
-        definition = self.engine.workflows.get(info.workflow_type)
+        """Return the code of a run, which has not begun.
+
+        Raises:
+            CannotGoOnError: this worker does not have it.
+        """
+        definition = self.services.workflows.get(info.workflow_type)
         if definition is None:
-            known = ", ".join(sorted(self.engine.workflows)) or "none"
+            known = ", ".join(sorted(self.services.workflows)) or "none"
             message = f"workflow type {info.workflow_type!r} waits for a worker of task queue {info.task_queue!r} that has it; this one has: {known}"
             raise CannotGoOnError("UnknownWorkflowType", message, info)
-        return Machine(definition, info, self.engine.max_payload, self.engine.loop)
+        return Machine(definition, info, self.context.max_payload, self.context.loop)
 
     def feed(self, event: Any) -> None:
+        """Give an event to the code, unless the code does not wait for it any more."""
         machine = self.machine
         if machine is None or self.run.continued is not None or not machine.feed(event):
             return
         if isinstance(event, ev.ActivityRetrying):
             self.alarms.watch(event.index, event.due)
         if isinstance(machine.closing, ev.ContinuedAsNew):
-            self.run.continued = machine.closing
+            self.run.go_on_as_new(machine.closing)
 
-    def ack(self, commands: list[Command]) -> None:
-        if commands:
-            faults.reach("before_ack")
-        for command in commands:
-            self.tenure.ack(command)
+    def forget_run(self) -> None:
+        """Forget a run that has ended, so that another one of the id can begin."""
+        if self.machine is not None:
+            self.machine.release()
+            self.machine = None
+        self.run.forget_end()
+        self.signals.reset()
+
+    def _dispose(self) -> None:
+        if self.machine is not None:
+            self.machine.dispose()
+            self.machine = None
+
+    # ---- its state record, and what may not have been told
+
+    def note_busy(self) -> None:
+        """Note that work goes on that the state record does not show. Should that take long, the record is written."""
+        if self.dirty_since is None:
+            self.dirty_since = clock.monotonic()
+            self._keeper.note_dirty(self)
+
+    def record_written(self) -> None:
+        """Note that the state record shows where it stands."""
+        self.dirty_since, self.state_wanted = None, False
+
+    def doubt(self, doubtful: bool) -> None:
+        """Note whether a crash may have kept back effects of what the timeline says."""
+        self.doubtful = doubtful
+
+    def rested(self) -> None:
+        """Note that the broker alone has all of it."""
+        self._keeper.note_idle(self)
+
+    # ---- parking
+
+    def park(self, why: str) -> None:
+        """Stop here, since its code cannot go on. Its commands stay un-acked for a worker that can, and take no credit from others."""
+        self.parked = True
+        if self.questions is not None:
+            self.questions.refuse(f"the workflow is parked: {why}")
+        log.error("workflow %s is parked: %s", self.workflow_id, why)
+        self.steps.cancel_all()
+        self.alarms.clear()
+        self._dispose()
+        self.tenure.free_credit(self.mailbox.unacked)
+
+    def _unpark(self) -> None:
+        """Look at it again."""
+        self.parked = False
+        for seq in self.mailbox.unacked:
+            self.tenure.take_credit(seq)
+        self.start_over()

@@ -72,6 +72,11 @@ class Alarms:
         self._scheduled |= indexes
         self.unscheduled -= indexes
 
+    def all_scheduled(self) -> None:
+        """Note that the broker knows of all of them."""
+        self._scheduled |= self.unscheduled
+        self.unscheduled.clear()
+
     def pop_due(self, now: int) -> list[int]:
         """Operations that are due, which are watched no more."""
         found = []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jetflow.broker.stores.timeline import Entry
 from jetflow.core import events as ev
-
-if TYPE_CHECKING:
-    from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.actor import Actor
 
 
 def children_in(events: list[Any]) -> list[ev.ChildStarted]:
@@ -21,7 +19,7 @@ def children_of(entries: list[Entry]) -> list[ev.ChildStarted]:
 
 async def all_children(actor: Actor) -> list[ev.ChildStarted]:
     """Every child of the run, those of earlier generations too."""
-    last = await actor.tenure.timeline.last(actor.engine.queue_token, actor.id_token)
+    last = await actor.tenure.timeline.last(actor.context.queue_token, actor.id_token)
     if last is None:
         return []
-    return children_of(await actor.tenure.timeline.run(actor.engine.queue_token, actor.id_token, last))
+    return children_of(await actor.tenure.timeline.run(actor.context.queue_token, actor.id_token, last))

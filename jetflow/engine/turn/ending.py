@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jetflow.core import events as ev
 from jetflow.core.durations import to_ms
-from jetflow.engine.commands import Command
+from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.addressing import ending_command
 from jetflow.engine.turn.first_commit import guard
 from jetflow.engine.turn.starting import REPLACED, started_by
 from jetflow.protocol.clock import now_ms
-from jetflow.protocol.commands import CancelCommand, StartCommand, TerminateCommand
-
-if TYPE_CHECKING:
-    from jetflow.engine.turn.actor import Actor
+from jetflow.protocol.commands import StartCommand, TerminateCommand
 
 
 def terminated(command: TerminateCommand) -> ev.Terminated:
@@ -29,39 +27,19 @@ def terminated(command: TerminateCommand) -> ev.Terminated:
     )
 
 
-def is_meant(actor: Actor, payload: CancelCommand | TerminateCommand) -> bool:
-    """Whether a command is for this run, and not for another one of the same id."""
-    if payload.parent is not None and (actor.run.info is None or actor.run.info.parent != payload.parent):
-        return False
-    return payload.run is None or payload.run == actor.run.number
-
-
-def waiting_terminate(actor: Actor) -> Command | None:
-    """The first command here, not acked, that is to end this run."""
-    return next((command for _, command in sorted(actor.unacked.items()) if _ends(actor, command)), None)
-
-
-def _ends(actor: Actor, command: Command) -> bool:
-    payload = command.payload
-    if isinstance(payload, TerminateCommand):
-        return is_meant(actor, payload)
-    return isinstance(payload, StartCommand) and payload.replace and command.seq > actor.run.number
-
-
 async def end_unseen(actor: Actor) -> bool:
     """Commits a terminate command that waits for an actor whose code cannot go on; False if there is none.
 
     Rebuilt from its timeline the actor is then one that has ended, and does what follows from that.
     """
-    command = waiting_terminate(actor)
+    command = ending_command(actor.mailbox, actor.run)
     if command is None:
         return False
-    engine = actor.engine
-    timeline = actor.tenure.timeline
-    last = await timeline.last(engine.queue_token, actor.id_token)
+    queue_token, timeline = actor.context.queue_token, actor.tenure.timeline
+    last = await timeline.last(queue_token, actor.id_token)
     if last is None:
         await guard(actor, command)
-        last = await timeline.last(engine.queue_token, actor.id_token)
+        last = await timeline.last(queue_token, actor.id_token)
     ends = command.payload
     events: list[Any] = [terminated(ends) if isinstance(ends, TerminateCommand) else ev.Terminated(at=now_ms(), reason=REPLACED)]
     if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
@@ -69,7 +47,7 @@ async def end_unseen(actor: Actor) -> bool:
         if isinstance(ends, StartCommand) and command.seq <= run:
             return False
     else:
-        start = next((known for _, known in sorted(actor.unacked.items()) if isinstance(known.payload, StartCommand)), None)
+        start = next((known for known in actor.mailbox.in_order() if isinstance(known.payload, StartCommand)), None)
         if start is None or start.seq > command.seq or start is command:
             return False
         run = cause = start.seq
@@ -77,5 +55,5 @@ async def end_unseen(actor: Actor) -> bool:
     if isinstance(ends, TerminateCommand):
         cause = command.seq
     commit = ev.Commit(run=run, cause=cause, events=events)
-    await timeline.append(engine.queue_token, actor.id_token, 1 if last is None else last.seq + 1, ev.encode_commit(commit))
+    await timeline.append(queue_token, actor.id_token, 1 if last is None else last.seq + 1, ev.encode_commit(commit))
     return True

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jetflow.engine.commands import Command
-
-if TYPE_CHECKING:
-    from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.actor import Actor
 
 
 async def guard(actor: Actor, start: Command) -> None:
     """Sees to it that no earlier tenure can write a first commit for a start. That it has written one just before shows in the timeline, if it
     is read afterwards.
     """
-    await actor.tenure.timeline.guard(actor.engine.queue_token, actor.id_token)
-    actor.run.guarded.add(start.seq)
+    await actor.tenure.timeline.guard(actor.context.queue_token, actor.id_token)
+    actor.run.guard(start.seq)

@@ -8,25 +8,29 @@ when something else comes, when somebody asks, or when the run has been busy for
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jetflow.core import events as ev
 from jetflow.core.machine import Machine
-from jetflow.engine.turn.effects import follow
+from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.following import follow
 from jetflow.protocol.commands import StartCommand
-
-if TYPE_CHECKING:
-    from jetflow.engine.turn.actor import Actor
 
 
 def may_run_ahead(actor: Actor, machine: Machine) -> bool:
     """Whether what a run has decided may begin, or go on, uncommitted."""
-    if actor.run.seq or actor.uncommitted or actor.doubtful or actor.draining or actor.state_wanted or actor.questions or len(actor.held) != 1:
+    if (
+        actor.run.seq
+        or actor.steps.uncommitted
+        or actor.doubtful
+        or actor.draining
+        or actor.state_wanted
+        or actor.questions
+        or len(actor.mailbox.held) != 1
+    ):
         return False
-    command = actor.held[0]
+    command = actor.mailbox.held[0]
     if type(command.payload) is not StartCommand or not command.payload.new_id or machine.told_time:
         return False
-    knows, scheduled = actor.engine.runner.knows, machine.decided[1:]
+    knows, scheduled = actor.services.runner.knows, machine.decided[1:]
     if not scheduled or not all(type(event) is ev.ActivityScheduled and event.task_queue is None and knows(event.name) for event in scheduled):
         return False
     return actor.tenure.is_first_hand(command)
@@ -34,6 +38,5 @@ def may_run_ahead(actor: Actor, machine: Machine) -> bool:
 
 def run_ahead(actor: Actor, machine: Machine) -> None:
     """Begins the activities that were decided; none again while the first of them are under way."""
-    begun, machine.begun = machine.begun, []
-    for operation in begun:
+    for operation in machine.take_begun():
         follow(actor, operation)

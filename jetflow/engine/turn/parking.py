@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 from jetflow.broker.fencing.fence import TenureOverError
 from jetflow.broker.stores.timeline import UnreadableTimelineError
 from jetflow.core.operation import RunInfo
+from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.ending import end_unseen
 from jetflow.engine.turn.records import parked_record
 from jetflow.engine.turn.run import BROKER_TROUBLE
@@ -16,14 +16,11 @@ from jetflow.errors import BrokerError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import StartCommand
 
-if TYPE_CHECKING:
-    from jetflow.engine.turn.actor import Actor
-
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
-    """Its code cannot go on here: it is parked, unless it is to be ended anyway."""
+    """Park a workflow whose code cannot go on here, unless a command waits that ends it anyway."""
     try:
         if not await end_unseen(actor):
             await _park(actor, reason, message, info)
@@ -39,36 +36,19 @@ async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None)
     actor.start_over()
 
 
-def unpark(actor: Actor) -> None:
-    """A parked workflow is looked at again."""
-    actor.parked = False
-    actor.tenure.actors.take_credit(actor)
-    actor.start_over()
-
-
 async def _park(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
-    """It cannot go on here. Its commands stay un-acked for a worker that can; the state says why."""
-    actor.parked = True
-    if actor.questions is not None:
-        actor.questions.refuse(f"the workflow is parked: {reason}: {message}")
-    log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message)
-    for step in list(actor.steps.values()):
-        actor.engine.inflight.cancel(step)
-    actor.alarms.clear()
-    if actor.machine is not None:
-        actor.machine.dispose()
-        actor.machine = None
-    actor.tenure.actors.free_credit(actor)
+    """Leave its commands un-acked for a worker that can go on. The state says why."""
+    actor.park(f"{reason}: {message}")
     await _show(actor, info or _info_of_pending_start(actor), reason, message)
 
 
 async def _show(actor: Actor, info: RunInfo | None, reason: str, message: str) -> None:
-    """Its state says what is wrong."""
-    engine, states = actor.engine, actor.tenure.states
+    """Have its state say what is wrong."""
+    context, states = actor.context, actor.tenure.states
     try:
-        before = await states.get(engine.queue_token, actor.id_token, fresh=True)
+        before = await states.get(context.queue_token, actor.id_token, fresh=True)
         if info is not None or before is not None:
-            await states.put(parked_record(info, before, actor.run.seq, engine.worker_id, reason, message))
+            await states.put(parked_record(info, before, actor.run.seq, context.worker_id, reason, message))
     except TenureOverError:
         raise
     except BrokerError as error:
@@ -76,8 +56,8 @@ async def _show(actor: Actor, info: RunInfo | None, reason: str, message: str) -
 
 
 def _info_of_pending_start(actor: Actor) -> RunInfo | None:
-    """For a run that failed before it began."""
-    for seq, command in sorted(actor.unacked.items()):
+    """Return what is known of a run that failed before it began."""
+    for command in actor.mailbox.in_order():
         if isinstance(command.payload, StartCommand):
-            return RunInfo(actor.workflow_id, actor.engine.task_queue, command.payload.workflow_type, seq, started_at=now_ms())
+            return RunInfo(actor.workflow_id, actor.context.task_queue, command.payload.workflow_type, command.seq, started_at=now_ms())
     return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jetflow.core import events as ev
-from jetflow.core import failures
 from jetflow.core.data import UserData
-from jetflow.core.failures import FATAL, INTERRUPTED, Failure
+from jetflow.core.failures import FATAL, INTERRUPTED, termination
 from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.protocol.clock import now_ms
@@ -42,18 +41,13 @@ def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: User
         record = _record(info, seq, worker, TERMINATED, -INTERRUPTED)
         record.expire = closing.expire
         if closing.throw:
-            record.failure = termination(info, closing)
+            record.failure = termination(info.workflow_id, closing.reason, closing.code, closing.stack)
     else:
         record = _record(info, seq, worker, FAILED, -FATAL)
         record.failure = closing.failure
     record.closed_at = record.updated_at = closing.at
     _show(record, data)
     return record
-
-
-def termination(info: RunInfo, closing: ev.Terminated) -> Failure:
-    """The failure that a terminated run shows to whoever waits for it."""
-    return failures.termination(info.workflow_id, closing.reason, closing.code, closing.stack)
 
 
 def parked_record(info: RunInfo | None, before: StateRecord | None, seq: int, worker: str, reason: str, message: str) -> StateRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from jetflow.broker.stores.timeline import Entry
 from jetflow.core import events as ev
 from jetflow.core.operation import RunInfo
 from jetflow.engine.upkeep.compaction import History
@@ -39,6 +40,8 @@ class CannotGoOnError(Exception):
 
 class Run:
     """The timeline as far as it is known in memory; forgotten as a whole when only what is stored counts.
+
+    Its fields are read everywhere, and changed by its methods alone.
 
     Attributes:
         loaded: False until the timeline was looked at.
@@ -85,3 +88,83 @@ class Run:
         self.accepted: ev.Parent | None = None
         self.tasks_due: dict[int, bool] = {}
         self.told: Told = []
+
+    # ---- how it comes to be known
+
+    def opened(self, *, unheard: bool = False) -> None:
+        """Note that the timeline was looked at, or with ``unheard`` that it need not be."""
+        self.loaded, self.unheard = True, unheard
+
+    def restore(self, entries: list[Entry]) -> None:
+        """Take up where the stored run stands. ``entries`` are all of its keys."""
+        last = entries[-1]
+        self.seq, self.position, self.stored = last.seq, last.position, last.stored
+        self.number, self.cause = last.commit.run, last.commit.cause
+        self.may_follow_another = entries[0].seq > (2 if last.commit.compacted else 1)  # one key that is compacted was two at least
+
+    def begin(self, number: int, parent: ev.Parent | None) -> None:
+        """Begin a run. ``parent`` is told so once that is committed."""
+        self.number, self.accepted = number, parent
+
+    def begin_generation(self, info: RunInfo) -> None:
+        """Begin the present generation, or take it up again."""
+        self.info = info
+
+    def guard(self, start: int) -> None:
+        """Note that no earlier tenure can write the first commit of a start any more."""
+        self.guarded.add(start)
+
+    # ---- what is committed
+
+    def wrote(self, seq: int, position: int) -> None:
+        """Note that the timeline has a further key, or its only one anew."""
+        self.seq, self.position = seq, position
+
+    def committed(self, cause: int, events: list[Any], sizes: list[int], *, is_whole: bool) -> None:
+        """Note a commit, with the bytes of its keys. ``is_whole`` if it holds everything that the run has committed."""
+        if is_whole:
+            self.is_whole = True
+        else:
+            self.history.add(events, len(sizes), sum(sizes))
+        self.cause = cause
+
+    def take_accepted(self) -> ev.Parent | None:
+        """Return the parent to tell that the run has begun, once."""
+        parent, self.accepted = self.accepted, None
+        return parent
+
+    def tell(self, answers: Told) -> None:
+        """Await the broker's answers for lifecycle events before the next ack."""
+        self.told += answers
+
+    def queue_task(self, index: int, *, again: bool) -> None:
+        """Publish the next attempt of an operation for other workers. ``again`` if that may have been done before."""
+        self.tasks_due[index] = again
+
+    def take_tasks(self) -> dict[int, bool]:
+        """Return the attempts to publish, once."""
+        due, self.tasks_due = self.tasks_due, {}
+        return due
+
+    # ---- how it ends
+
+    def go_on_as_new(self, closing: ev.ContinuedAsNew | None) -> None:
+        """Note that a generation has ended, or with None that its follower has begun."""
+        self.continued = closing
+
+    def close(self, closing: Any, children: list[ev.ChildStarted], *, told: bool = False) -> None:
+        """End the run. ``told`` if everybody who waits for that knows."""
+        self.closing, self.closed_children, self.told_closing = closing, children, told
+
+    def end_told(self) -> None:
+        """Note that everybody who waits for the end was told."""
+        self.told_closing = True
+
+    def tell_end_again(self) -> None:
+        """Tell the end again, should it have come."""
+        self.told_closing = False
+
+    def forget_end(self) -> None:
+        """Forget the run that has ended, so that another one of the id can begin."""
+        self.closing, self.told_closing, self.closed_children = None, False, []
+        self.history, self.is_whole = History(), False

@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from jetflow.broker.stores.timeline import MAX_COMPACTED, Entry
 from jetflow.core import events as ev
 from jetflow.engine import faults
+from jetflow.engine.context import Context
+from jetflow.engine.ports import Timelines
 from jetflow.errors import BrokerError
-
-if TYPE_CHECKING:
-    from jetflow.engine.ownership.tenure import Tenure
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -78,11 +77,21 @@ class Closed(NamedTuple):
 
 
 class Compaction:
-    """The queue of runs to compact. A run that a crash takes out of it keeps its keys until it expires."""
+    """The queue of runs to compact. A run that a crash takes out of it keeps its keys until it expires.
 
-    def __init__(self, tenure: Tenure) -> None:
-        self._tenure = tenure
-        self._queue_token = tenure.engine.queue_token
+    Args:
+        is_over: whether the tenure that writes is over.
+
+    Attributes:
+        is_in_memory: whether a workflow (as a token) is in memory, so that its keys are left alone.
+    """
+
+    def __init__(self, context: Context, timeline: Timelines, is_over: Callable[[], bool]) -> None:
+        self.is_in_memory: Callable[[str], bool] = _never
+        self._background = context.background
+        self._timeline = timeline
+        self._is_over = is_over
+        self._queue_token = context.queue_token
         self._queue: deque[Closed] = deque()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -97,7 +106,7 @@ class Compaction:
         self._queue.append(closed)
         if self._empty.is_set():
             self._empty.clear()
-            self._tenure.engine.spawn(self._run())
+            self._background.spawn(self._run())
 
     async def emptied(self, seconds: float) -> None:
         """Waits until nothing is left to do, but not longer than so many seconds."""
@@ -109,7 +118,7 @@ class Compaction:
 
     async def _run(self) -> None:
         try:
-            while self._queue and not self._tenure.over:
+            while self._queue and not self._is_over():
                 if len(self._queue) < AT_ONCE:
                     await asyncio.sleep(PAUSE)
                 together = [self._queue.popleft() for _ in range(min(AT_ONCE, len(self._queue)))]
@@ -123,11 +132,11 @@ class Compaction:
         except BrokerError as error:
             log.debug("%s is left uncompacted: %s", closed.id_token, error)
         except Exception:  # a bad item stops nobody
-            self._tenure.engine.failures["compaction"] += 1
+            self._background.failures["compaction"] += 1
             log.exception("%s is left uncompacted", closed.id_token)
 
     async def _compact(self, closed: Closed) -> None:
-        timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
+        timeline, queue, id_token = self._timeline, self._queue_token, closed.id_token
         faults.reach("before_compaction")
         position = closed.position or await self._make_one(closed)
         faults.reach("after_compaction")
@@ -140,7 +149,7 @@ class Compaction:
         It is written only if no command of the id has come since its keys were read, and nobody else is at it.
         """
         id_token = closed.id_token
-        if id_token in self._undisturbed or self._tenure.actors.has(id_token):
+        if id_token in self._undisturbed or self.is_in_memory(id_token):
             return 0
         self._undisturbed.add(id_token)
         try:
@@ -149,7 +158,7 @@ class Compaction:
             self._undisturbed.discard(id_token)
 
     async def _write_one(self, closed: Closed) -> int:
-        timeline, queue, id_token = self._tenure.timeline, self._queue_token, closed.id_token
+        timeline, queue, id_token = self._timeline, self._queue_token, closed.id_token
         last = await timeline.last(queue, id_token)
         if last is None or last.seq != closed.seq or not isinstance(last.commit.events[-1], ev.CLOSING):
             return 0
@@ -162,6 +171,11 @@ class Compaction:
         if body is None or id_token not in self._undisturbed:
             return 0
         return await timeline.append(queue, id_token, last.seq, body)
+
+
+def _never(_: str) -> bool:
+    """Nothing is in memory before somebody says what is."""
+    return False
 
 
 def _one_key(entries: list[Entry]) -> bytes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -16,12 +16,10 @@ from jetflow.broker.stores.lifecycle import LifecycleStream
 from jetflow.broker.transport.lane import check_ack
 from jetflow.core.ids import to_token
 from jetflow.core.operation import RunInfo
+from jetflow.engine.context import Context
 from jetflow.errors import BrokerError, PayloadTooLargeError
 from jetflow.protocol.headers import status_of
 from jetflow.protocol.lifecycle import lifecycle_events
-
-if TYPE_CHECKING:
-    from jetflow.engine.engine import Engine
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -38,10 +36,10 @@ class Lifecycle:
         on: whether anybody wants to know.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, context: Context) -> None:
         self.on = False
-        self._engine = engine
-        self._stream = LifecycleStream(engine.broker.lane, engine.broker.names)
+        self._queue_token = context.queue_token
+        self._stream = LifecycleStream(context.broker.lane, context.broker.names)
 
     async def look(self) -> None:
         """Looks whether the stream is there."""
@@ -65,7 +63,7 @@ class Lifecycle:
         told: Told = []
         for event in lifecycle_events(info, events):
             try:
-                answer = self._stream.send(self._engine.queue_token, to_token(info.workflow_id), event.kind, event.id, msgspec.json.encode(event))
+                answer = self._stream.send(self._queue_token, to_token(info.workflow_id), event.kind, event.id, msgspec.json.encode(event))
             except PayloadTooLargeError as error:
                 log.warning("lifecycle event %s is not sent: %s", event.id, error)
                 continue

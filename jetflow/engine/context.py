@@ -1,0 +1,41 @@
+"""What every part of one worker's engine knows: the connection, the task queue, the limits, where background work runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from jetflow.broker.fencing.group_commit import Choice
+from jetflow.broker.transport.connection import Broker
+from jetflow.core.ids import to_token
+from jetflow.engine.background import Background
+
+PAYLOAD_MARGIN = 16 * 1024
+"""Bytes of a message left beside a payload, for what a commit or a record says around it."""
+
+
+class Context:
+    """One worker on one task queue.
+
+    Attributes:
+        queue_token: the task queue as it stands in subjects.
+        default_expire: how long the record of an ended run is kept, in ms; None for ever.
+        max_cached: resting workflows kept in memory.
+        max_payload, max_commit: bytes of one value, and of one timeline key.
+        commits_go, records_go: whether commits and records go alone or together, as measured so far.
+        background: where work runs that no workflow waits for.
+    """
+
+    def __init__(self, broker: Broker, *, task_queue: str, worker_id: str, default_expire: int | None, max_cached: int) -> None:
+        self.broker = broker
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.namespace: str = broker.names.namespace
+        self.task_queue = task_queue
+        self.queue_token: str = to_token(task_queue, "task queue")
+        self.worker_id = worker_id
+        self.default_expire = default_expire
+        self.max_cached = max_cached
+        self.max_payload: int = broker.max_payload - PAYLOAD_MARGIN
+        self.max_commit: int = broker.max_payload - PAYLOAD_MARGIN // 2
+        self.commits_go: Choice = Choice()
+        self.records_go: Choice = Choice()
+        self.background: Background = Background(self.loop)

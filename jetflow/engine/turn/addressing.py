@@ -1,0 +1,32 @@
+"""Which run of an id a command is for."""
+
+from __future__ import annotations
+
+from jetflow.engine.commands import Command
+from jetflow.engine.turn.mailbox import Mailbox
+from jetflow.engine.turn.run import Run
+from jetflow.protocol.commands import CancelCommand, StartCommand, TerminateCommand
+
+
+def is_meant(run: Run, payload: CancelCommand | TerminateCommand) -> bool:
+    """Return whether a command is for this run, and not for another one of the same id."""
+    if payload.parent is not None and (run.info is None or run.info.parent != payload.parent):
+        return False
+    return payload.run is None or payload.run == run.number
+
+
+def replaces(run: Run, command: Command) -> bool:
+    """Return whether a command is a start that ends this run to begin its own."""
+    payload = command.payload
+    return isinstance(payload, StartCommand) and payload.replace and command.seq > run.number
+
+
+def ending_command(mailbox: Mailbox, run: Run) -> Command | None:
+    """Return the first command here, not acked, that is to end this run."""
+    return next((command for command in mailbox.in_order() if _ends(run, command)), None)
+
+
+def _ends(run: Run, command: Command) -> bool:
+    if isinstance(command.payload, TerminateCommand):
+        return is_meant(run, command.payload)
+    return replaces(run, command)

@@ -1,0 +1,107 @@
+"""Steps 6 and 7 of a run that has ended: everybody who waits for the end is told, its record is written, its commands are acked."""
+
+from __future__ import annotations
+
+import logging
+
+from jetflow.core import events as ev
+from jetflow.core.data import UserData
+from jetflow.core.operation import RunInfo
+from jetflow.core.times import from_iso
+from jetflow.engine import faults
+from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.records import closed_record
+from jetflow.engine.turn.replaying import replay_end
+from jetflow.engine.turn.run import CannotGoOnError, Run
+from jetflow.engine.upkeep.compaction import Closed
+from jetflow.engine.upkeep.removal import revisit
+from jetflow.errors import NondeterminismError
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.record import decode_state
+
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+EXPIRY_MARGIN_MS = 500
+CLOCKS_APART = 100
+"""Milliseconds by which the clocks of a cluster's servers may differ."""
+
+
+async def rest_closed(actor: Actor) -> None:
+    """See the module. What is left of the run is compacted, and the workflow forgotten unless more commands wait."""
+    run, tenure = actor.run, actor.tenure
+    newly, rebuilt = not run.told_closing, actor.machine is None
+    if newly and run.info is not None:
+        await _tell(actor, run.info)
+    actor.mailbox.hold_all(actor.signals.discard())
+    if actor.updates:
+        actor.mailbox.hold_all(actor.updates.end(run.closing))
+    if run.told:
+        await actor.services.lifecycle.settled(run.told)
+    actor.mailbox.release()
+    if newly and run.seq > 1 and run.history.fits:
+        tenure.compaction.add(Closed(actor.id_token, run.seq, run.position if run.is_whole else 0))
+    if not actor.mailbox.waiting:
+        if rebuilt or _may_have_expired(run):
+            actor.context.background.tidy(revisit(tenure, actor.id_token, actor.mailbox.newest))
+        actor.drop()
+
+
+async def _tell(actor: Actor, info: RunInfo) -> None:
+    """Tell parent and children, then people by the state record, and remove timers that may be left."""
+    run, tenure, context = actor.run, actor.tenure, actor.context
+    await tenure.outbox.tell_closing(info, run.closing, run.closed_children)
+    faults.reach("after_notice")
+    if actor.machine is not None or await _record_is_behind(actor):
+        await tenure.states.put(closed_record(info, run.closing, run.seq, context.worker_id, await _data_at_end(actor)))
+    faults.reach("after_state")
+    run.end_told()
+    if actor.doubtful or actor.machine is None:
+        timers = tenure.timers.cancel_all(context.queue_token, actor.id_token, tenure.position + 1)
+        if actor.mailbox.waiting:  # perhaps the start of a run that will have timers of its own
+            await timers
+        else:
+            context.background.tidy(timers)
+
+
+def _may_have_expired(run: Run) -> bool:
+    """Return whether so much time has gone since the end that the janitor may have come while a command was un-acked, and passed it over."""
+    expire = _kept(run)
+    return expire is not None and now_ms() - run.closing.at > expire - EXPIRY_MARGIN_MS
+
+
+def _kept(run: Run) -> int | None:
+    """Return how long the record of a run that has ended is kept, in ms; None for ever."""
+    closing, info = run.closing, run.info
+    return closing.expire if isinstance(closing, ev.Terminated) else info.expire if info is not None else None
+
+
+async def _data_at_end(actor: Actor) -> UserData | None:
+    """Return what the run told about itself last. Replay a run for it that is not in memory any more, where that is possible."""
+    if actor.machine is not None:
+        return actor.machine.data
+    try:
+        machine = await replay_end(actor)
+    except (NondeterminismError, CannotGoOnError) as error:
+        log.warning("the user data of workflow %s cannot be told any more: %s", actor.workflow_id, error)
+        return None
+    data = None if machine is None else machine.data
+    if machine is not None:
+        machine.release()
+    return data
+
+
+async def _record_is_behind(actor: Actor) -> bool:
+    """For a repeated end: return False if this run's record was written, or was written and has expired since.
+
+    An expired record leaves a marker, which stays while a command of the id waits. One that came before this run's record can have expired is
+    an earlier run's, and where there may have been one that is not sure even later: then the record is written again.
+    """
+    run = actor.run
+    newest = await actor.tenure.states.newest(actor.context.queue_token, actor.id_token)
+    if newest is None:
+        return True
+    if not newest.data:
+        expire = _kept(run)
+        return expire is None or run.may_follow_another or from_iso(newest.time) < from_iso(run.stored) + expire - CLOCKS_APART
+    record = decode_state(newest.data)
+    return record is None or not record.closed or record.run_id != str(run.number)

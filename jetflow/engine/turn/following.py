@@ -1,0 +1,53 @@
+"""Seeing to a pending operation in this process: its activity runs, its time is watched, its task is queued."""
+
+from __future__ import annotations
+
+from jetflow.activity import ActivityInfo
+from jetflow.core import events as ev
+from jetflow.core.definitions import ActivityOptions
+from jetflow.core.operation import Operation
+from jetflow.engine.activities.dispatch import closes_at
+from jetflow.engine.turn.actor import Actor
+from jetflow.protocol.clock import now_ms
+
+
+def follow(actor: Actor, operation: Operation, *, maybe_scheduled: bool = False) -> None:
+    """Run the activity, or watch the clock. ``maybe_scheduled`` if an earlier owner may have done so before."""
+    if operation.due is not None:
+        actor.alarms.watch(operation.index, operation.due, maybe_scheduled=maybe_scheduled)
+    elif operation.remote:
+        if not maybe_scheduled:
+            queue(actor, operation, again=False)
+        elif (closes := closes_at(operation)) is not None:
+            actor.alarms.watch(operation.index, closes, maybe_scheduled=True)
+    elif isinstance(operation.event, ev.ActivityScheduled):
+        launch(actor, operation)
+
+
+def queue(actor: Actor, operation: Operation, *, again: bool) -> None:
+    """Leave the next attempt to whoever takes its task, for as long as it may take."""
+    actor.run.queue_task(operation.index, again=again)
+    closes = closes_at(operation)
+    if closes is not None:
+        actor.alarms.watch(operation.index, closes)
+
+
+def launch(actor: Actor, operation: Operation) -> None:
+    """Run an activity in this process, or send it out if this worker does not have it."""
+    index, scheduled, run = operation.index, operation.event, actor.run.number
+    if index in actor.steps.under_way or actor.steps.adopt(scheduled, run) or actor.draining:
+        return
+    if not actor.services.runner.knows(scheduled.name):
+        actor.feed(ev.ActivityQueued(index=index, at=now_ms()))
+        queue(actor, operation, again=False)
+        return
+    info = ActivityInfo(scheduled.name, actor.workflow_id, actor.context.task_queue, str(run), index)
+    options = operation.options if operation.options is not None else ActivityOptions()
+    actor.steps.begin(scheduled, options, info, operation, run)
+
+
+def forget_alarm(actor: Actor, index: int) -> None:
+    """Be done with an operation's timer, here and at the broker."""
+    if actor.alarms.forget(index):
+        tenure, context = actor.tenure, actor.context
+        context.background.tidy(tenure.timers.cancel(context.queue_token, actor.id_token, index, tenure.position + 1))

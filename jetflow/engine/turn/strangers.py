@@ -1,0 +1,31 @@
+"""Commands for a workflow that was never started, or whose record is long gone."""
+
+from __future__ import annotations
+
+import msgspec
+
+from jetflow.broker.stores.signals import CANCEL, EarlySignal
+from jetflow.engine import faults
+from jetflow.engine.commands import Command
+from jetflow.engine.signals.buffer import store_early
+from jetflow.engine.turn.actor import Actor
+from jetflow.protocol.clock import now_ms
+from jetflow.protocol.commands import DEFAULT_EXPIRE_MS, CancelCommand, TerminateCommand
+
+
+async def on_stranger(actor: Actor, command: Command) -> None:
+    """Take back a delayed start, keep a cancel for the start to come, or put a terminate command aside."""
+    payload, tenure, id_token = command.payload, actor.tenure, actor.id_token
+    if not isinstance(payload, (CancelCommand, TerminateCommand)):
+        return
+    if payload.parent is not None:  # a parent's child that never began, or is long gone
+        return
+    if await tenure.timers.take_start_back(actor.context.queue_token, id_token, command.seq):
+        return
+    if isinstance(payload, CancelCommand):
+        reason = msgspec.Raw(msgspec.json.encode(payload.reason))
+        expires = command.delivery.stored_ms + DEFAULT_EXPIRE_MS
+        await store_early(tenure, id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
+        faults.reach("after_buffer")
+    else:
+        await tenure.dead_letter(command.delivery, f"there is no workflow {actor.workflow_id!r} to terminate")

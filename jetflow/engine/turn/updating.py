@@ -1,0 +1,56 @@
+"""Updates are applied: given to the code, or answered for a run that has ended, from its timeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jetflow.core import events as ev
+from jetflow.core.handlers import Outcome
+from jetflow.engine.calls.answering import send
+from jetflow.engine.calls.updates import answer_of, answer_of_ended, id_of
+from jetflow.engine.commands import Command
+from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.starting import is_taken
+from jetflow.errors import WorkflowNotFoundError
+from jetflow.protocol.answers import NOT_FOUND, failed
+from jetflow.protocol.commands import UpdateCommand
+
+
+async def on_update(actor: Actor, command: Command, update: UpdateCommand) -> bool:
+    """Give an update to the code, or answer it. Return True if its command is to be acked with what it leads to."""
+    machine = actor.machine
+    if machine is None or command.seq < actor.run.number:
+        await _on_late(actor, command, update, actor.run.closing if machine is None else ev.Terminated(at=0, reason=""))
+        actor.mailbox.ack(command)
+        return False
+    updates = actor.take_updates()
+    actor.mailbox.hold_all(updates.match(machine))
+    return updates.on_command(command, update, machine)
+
+
+def match_updates(actor: Actor) -> None:
+    """Give updates to the code that came before it had a handler for them."""
+    if actor.updates and actor.machine is not None:
+        actor.mailbox.hold_all(actor.updates.match(actor.machine))
+
+
+async def _on_late(actor: Actor, command: Command, update: UpdateCommand, closing: Any) -> None:
+    """Answer an update for a run that has ended, from its timeline if it took it; or for a workflow that there is not."""
+    if closing is None:
+        await _not_found(actor, command, update)
+        return
+    timeline, queue_token, wanted = actor.tenure.timeline, actor.context.queue_token, id_of(command, update)
+    last = await timeline.last(queue_token, actor.id_token)
+    entries = await timeline.run(queue_token, actor.id_token, last) if last is not None else []
+    outcomes = [event for entry in entries for event in entry.commit.events if isinstance(event, Outcome) and event.id == wanted]
+    if not outcomes and actor.machine is None and not await is_taken(actor):
+        await _not_found(actor, command, update)  # its record has expired
+        return
+    send(actor.context.broker.wire, update.reply, answer_of(outcomes[0]) if outcomes else answer_of_ended(actor.workflow_id, closing))
+
+
+async def _not_found(actor: Actor, command: Command, update: UpdateCommand) -> None:
+    error = WorkflowNotFoundError(actor.workflow_id, actor.context.task_queue)
+    send(actor.context.broker.wire, update.reply, failed(error, NOT_FOUND))
+    if not update.reply:
+        await actor.tenure.dead_letter(command.delivery, str(error))

@@ -1,0 +1,119 @@
+"""What is left of a run is removed once its state record has expired.
+
+The run's timeline, signals and timers go first, the marker of its record last. Every removal says up to which position of its stream, so
+that it can never touch what a newer run of the same id has written, however late it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from jetflow.broker.fencing.fence import TenureOverError
+from jetflow.broker.stores.timeline import Entry, UnreadableTimelineError, to_entry
+from jetflow.broker.transport.lane import StoredMessage
+from jetflow.core import events as ev
+from jetflow.core.ids import partition_of
+from jetflow.engine import faults
+from jetflow.engine.ownership.tenure import Tenure
+from jetflow.errors import BrokerError, BrokerUnavailableError
+
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+
+async def revisit(tenure: Tenure, id_token: str, acked: int) -> None:
+    """For an owner who found that a run has ended before: if its record is gone, so that the janitor may have come too early.
+
+    Commands up to ``acked`` are done with, though the broker may not have taken their acks yet.
+    """
+    if await tenure.states.get(tenure.context.queue_token, id_token, fresh=True) is None:
+        await retire(tenure, [id_token], acked)
+
+
+async def retire(tenure: Tenure, ids: Sequence[str], acked: int = 0) -> dict[str, str]:
+    """Removes what is left of those ids whose last run has ended and whose record is gone; gives those that cannot be read, with the reason.
+
+    The order of the questions matters: a run whose commands are all acked had its record written, so that a record which is
+    not there has expired. While a command waits, its owner must still find the timeline, or it would take a repeated
+    start for a new one; the owner comes here again after it.
+    """
+    context = tenure.context
+    queue, names = context.queue_token, context.broker.names
+    timelines = await _newest(tenure, names.timeline_stream, [tenure.timeline.key(queue, id_token, "*") for id_token in ids])
+    partitions = context.broker.topology.partitions
+    inboxes = [f"{names.namespace}.{partition_of(queue, id_token, partitions)}.{queue}.{id_token}.>" for id_token in ids]
+    waiting = await _newest(tenure, names.inbox_stream, inboxes)
+    records = await _newest(tenure, names.state_stream, [tenure.states.subject(queue, id_token) for id_token in ids])
+    unreadable: dict[str, str] = {}
+    for id_token in ids:
+        record = next(iter(records.get(id_token, ())), None)
+        if any(message.seq > acked for message in waiting.get(id_token, ())) or (record is not None and record.data):
+            continue
+        keys = timelines.get(id_token, [])
+        try:
+            last = to_entry(max(keys, key=lambda message: message.seq)) if keys else None
+        except UnreadableTimelineError as error:
+            log.error("what is left of workflow %s cannot be read, and stays: %s", id_token, error)
+            unreadable[id_token] = str(error)
+            continue
+        if last is None or isinstance(last.commit.events[-1], ev.CLOSING):
+            await _remove(tenure, id_token, last, record)
+    return unreadable
+
+
+async def _newest(tenure: Tenure, stream: str, filters: list[str]) -> dict[str, list[StoredMessage]]:
+    """The last message of each key that a filter matches, by id token; with several servers that of each filter, since only the leader is sure."""
+    lane = tenure.lane
+    found: list[StoredMessage | None] = []
+    if not lane.replicated:
+        try:
+            found += await lane.read_many(stream, {"multi_last": filters}, may_lag="there is one server alone")
+        except BrokerUnavailableError:
+            raise
+        except TenureOverError:
+            raise
+        except BrokerError:  # too much for one answer
+            found += [message for one in filters if (message := await lane.last_message(stream, one)) is not None]
+    else:
+        found += await asyncio.gather(*(lane.last_message(stream, one) for one in filters))
+    by_id: dict[str, list[StoredMessage]] = {}
+    for message in found:
+        if message is not None:
+            by_id.setdefault(message.subject.split(".")[3], []).append(message)
+    return by_id
+
+
+async def _remove(tenure: Tenure, id_token: str, last: Entry | None, record: StoredMessage | None) -> None:
+    """The marker last, so that after a crash it still tells of what is left."""
+    queue = tenure.context.queue_token
+    tenure.compaction.disturb(id_token)
+    if last is not None:
+        if _has_timers(last):
+            await _remove_timers(tenure, id_token, last)
+        faults.reach("before_purge")
+        await tenure.timeline.remove(queue, id_token, last.position + 1)
+        if last.seq > 1 and not last.commit.compacted:
+            left = await tenure.timeline.last(queue, id_token)
+            if left is not None and left.commit.run == last.commit.run:  # compaction wrote it anew at this very moment
+                await tenure.timeline.remove(queue, id_token, left.position + 1)
+    if record is not None:
+        if id_token in tenure.early or not tenure.owns(_partition(tenure, id_token)):
+            await tenure.signals.remove_before(queue, id_token, record.time)
+        await tenure.states.remove_marker(queue, id_token, record.seq)
+
+
+def _partition(tenure: Tenure, id_token: str) -> int:
+    return partition_of(tenure.context.queue_token, id_token, tenure.context.broker.topology.partitions)
+
+
+async def _remove_timers(tenure: Tenure, id_token: str, last: Entry) -> None:
+    newest = await tenure.timers.newest(tenure.context.queue_token, id_token)
+    if newest and await tenure.timeline.last(tenure.context.queue_token, id_token) == last:  # so they are not those of a newer run
+        await tenure.timers.cancel_all(tenure.context.queue_token, id_token, newest + 1)
+
+
+def _has_timers(last: Entry) -> bool:
+    """Whether schedules of the run may be left."""
+    whole = last.commit.compacted or getattr(last.commit.events[0], "generation", 0) == 1
+    return not whole or any(getattr(event, "due", None) is not None for event in last.commit.events)
