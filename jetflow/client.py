@@ -11,23 +11,20 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, TypeVarTuple, overload
+from typing import Any, Literal, NamedTuple, TypeVar, TypeVarTuple, overload
 
 from msgspec import Raw
 
 from jetflow.broker.stores.lifecycle import LifecycleStream
 from jetflow.broker.stores.state import StateStore
-from jetflow.broker.stores.timers import ScheduledStarts
 from jetflow.broker.transport.connection import Broker, open_wire
-from jetflow.broker.transport.lane import PubAck
 from jetflow.broker.transport.server import LocalServer
 from jetflow.broker.transport.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
 from jetflow.core.durations import Duration, to_ms
-from jetflow.core.ids import partition_of, to_token
+from jetflow.core.ids import to_token
 from jetflow.core.values import body_of, encode, json_list
 from jetflow.errors import (
-    ConflictError,
     InvalidInputError,
     WorkflowAlreadyClosedError,
     WorkflowAlreadyStartedError,
@@ -35,14 +32,15 @@ from jetflow.errors import (
 )
 from jetflow.handle import WorkflowHandle
 from jetflow.protocol import clock
-from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import check_body, data_headers, expire_header
-from jetflow.protocol.headers import ARGS, EXPIRE, NEW_ID, REPLACE
+from jetflow.protocol.headers import ARGS, EXPIRE, REPLACE
 from jetflow.protocol.record import StateRecord
+from jetflow.protocol.reference import WorkflowRef
 from jetflow.protocol.subjects import DEFAULT_NAMESPACE
 from jetflow.reading.finding import Finding
-from jetflow.reading.following import SharedReads
-from jetflow.reading.notices import Watches
+from jetflow.reading.lookups import Lookups
+from jetflow.reading.results import outcome_of
+from jetflow.sending.commands import send_signal_by_id
 from jetflow.sending.starts import Starts
 
 DEFAULT_QUEUE = "default"
@@ -61,18 +59,18 @@ class Client(Finding):
 
     Attributes:
         broker: the connection, for workers.
+        lookups: what is read about single workflows, for handles.
+        states: the state records.
     """
 
     def __init__(self, broker: Broker, connect_again: Callable[[str], Coroutine[Any, Any, Wire]]) -> None:
         self.broker = broker
         self._connect_again = connect_again
         self._ids: list[str] = []
-        self.states: StateStore = StateStore(broker.lane, broker.names)
-        self._starts = Starts(broker, self.states)
-        self.timers: ScheduledStarts = ScheduledStarts(broker.lane, broker.names)
-        self.watches: Watches = Watches(broker)
+        self.lookups: Lookups = Lookups(broker)
+        self.states: StateStore = self.lookups.states
+        self._starts = Starts(broker, self.lookups.states, self.lookups.starts, self.lookups.timeline)
         self._events = LifecycleStream(broker.lane, broker.names)
-        self.shared_reads: SharedReads = SharedReads()
 
     @staticmethod
     def connect(
@@ -126,7 +124,7 @@ class Client(Finding):
 
     async def close(self) -> None:
         """Writes what is pending and closes the connection."""
-        self.watches.close()
+        self.lookups.watches.close()
         await self.broker.close()
 
     async def __aenter__(self) -> Client:
@@ -232,8 +230,10 @@ class Client(Finding):
         headers = {} if search is None and entity is None else data_headers(search, entity)
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         delay = None if start_delay is None else to_ms(start_delay, "start_delay")
-        handle, _ = await self._start(workflow, args, chosen, task_queue, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
-        return handle
+        started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
+        return WorkflowHandle(
+            self.lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here
+        )
 
     def _new_id(self) -> str:
         """96 bits of chance in hex, drawn from the system for many ids at once: each call of it is a twentieth of a start."""
@@ -254,8 +254,8 @@ class Client(Finding):
         *,
         id_is_new: bool,
         delay: int | None = None,
-    ) -> tuple[WorkflowHandle, StateRecord | None]:
-        """The handle, and the run's record if it was read and there already. ``id_is_new``: it was made here, so nobody can have it."""
+    ) -> _Started:
+        """``id_is_new``: the id was made here, so nobody can have it."""
         if if_exists not in ("fail", "attach", "replace"):
             raise InvalidInputError(f'if_exists must be "fail", "attach" or "replace", not {if_exists!r}')
         if if_exists == "replace":
@@ -267,58 +267,29 @@ class Client(Finding):
         if definition is not None and args:
             definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
-        queue_token, id_token = to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id")
+        ref, type_token = WorkflowRef.of(workflow_id, task_queue), to_token(name, "workflow type")
         headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
         if delay is not None:
-            handle = WorkflowHandle(self, workflow_id, task_queue, workflow_type=name, definition=definition)
-            if not await self._schedule_start(handle, to_token(name, "workflow type"), delay, body, headers) and if_exists == "fail":
+            if not await self._schedule_start(ref, type_token, delay, body, headers) and if_exists == "fail":
                 raise WorkflowAlreadyStartedError(workflow_id, task_queue)
-            return handle, None
-        ack = await self._publish_start(queue_token, id_token, name, body, headers, id_is_new=id_is_new)
+            return _Started(ref, name, definition)
+        ack = await self._starts.publish(ref, type_token, body, headers, id_is_new=id_is_new)
         run, record = None if ack is None else ack.seq, None
         if run is not None and not id_is_new and if_exists != "replace":
-            refused, record = await self._starts.is_refused(queue_token, id_token, run)
+            refused, record = await self._starts.is_refused(ref.queue_token, ref.id_token, run)
             run = None if refused else run
         if run is None and if_exists == "fail":
             raise WorkflowAlreadyStartedError(workflow_id, task_queue)
         sure = ack is not None and not (ack.repeated and id_is_new)  # an earlier copy may be what runs; the id is ours alone
-        run_id = str(run) if run is not None and sure else None
-        handle = WorkflowHandle(self, workflow_id, task_queue, run_id=run_id, workflow_type=name, definition=definition, started_here=run is not None)
-        return handle, record
+        if run is not None and sure:
+            ref = ref.pinned(str(run))
+        return _Started(ref, name, definition, run is not None, record)
 
-    async def _publish_start(
-        self, queue_token: str, id_token: str, name: str, body: bytes, headers: dict[str, str], *, id_is_new: bool
-    ) -> PubAck | None:
-        """Its ack, with the run id as the sequence; None when a start of this id is waiting already."""
-        broker, names = self.broker, self.broker.names
-        at_first = ""
-        if REPLACE in headers:
-            pass  # whoever has the id gives it up
-        elif id_is_new:
-            at_first = NEW_ID
-        else:
-            partition = partition_of(queue_token, id_token, broker.topology.partitions)
-            headers |= {
-                "Nats_Expected_Last_Subject_Sequence": "0",
-                "Nats_Expected_Last_Subject_Sequence_Subject": f"{names.namespace}.{partition}.{queue_token}.{id_token}.start.>",
-            }
-        subject = names.command(queue_token, id_token, f"start.{to_token(name, 'workflow type')}")
-        try:
-            return await broker.lane.publish_once(subject, body, broker.lane.message_id(), at_first=at_first, **headers)
-        except ConflictError:
-            return None
-
-    async def _schedule_start(self, handle: WorkflowHandle, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
+    async def _schedule_start(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
         """False, and nothing scheduled, if the id is taken."""
-        replace = REPLACE in headers
-        if not replace and await handle.exists():
+        if REPLACE not in headers and await self.lookups.exists(ref):
             return False
-        queue_token, id_token = to_token(handle.task_queue), to_token(handle.workflow_id)
-        try:
-            await self.timers.schedule_start(queue_token, id_token, type_token, now_ms() + delay, body, headers, instead=replace)
-        except ConflictError:
-            return False
-        return True
+        return await self._starts.schedule(ref, type_token, delay, body, headers)
 
     @overload
     async def execute(
@@ -367,9 +338,10 @@ class Client(Finding):
     ) -> Any:
         """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
-        async with self.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
-            handle, record = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
-            return await handle._result_of(until, record, timeout)
+        async with self.lookups.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
+            started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
+            record = await self.lookups.closed_record(started.ref, until, started.record, timeout)
+            return outcome_of(record, started.definition)
 
     async def signal(self, signal_id: str, data: Any = None, expire: Duration | None = "10m") -> None:
         """Delivers a signal by its id alone, to a workflow that waits for it with ``condition(signal_id)``; returns once it is stored.
@@ -386,10 +358,8 @@ class Client(Finding):
             InvalidInputError: the data cannot be JSON.
         """
         body = b"" if data is None else bytes(encode(data, "signal data"))
-        check_body("the signal's body", body, self.broker.max_payload)
         headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
-        subject = f"{self.broker.names.by_id_prefix}{to_token(signal_id, 'signal id')}"
-        await self.broker.lane.publish_once(subject, body, clock.token(8), **headers)
+        await send_signal_by_id(self.broker, to_token(signal_id, "signal id"), body, headers)
 
     @overload
     async def signal_with_start(
@@ -475,9 +445,7 @@ class Client(Finding):
 
     def get_handle(self, workflow_id: str, task_queue: str = DEFAULT_QUEUE, *, run_id: str | None = None) -> WorkflowHandle:
         """A handle of a workflow that may or may not exist; without a run id it follows the latest run."""
-        to_token(workflow_id, "workflow id")
-        to_token(task_queue, "task queue")
-        return WorkflowHandle(self, workflow_id, task_queue, run_id=run_id)
+        return WorkflowHandle(self.lookups, WorkflowRef.of(workflow_id, task_queue, run_id))
 
 
 def _start_headers(*, tell: bool, expire: Duration | Literal["default"] | None, more_headers: dict[str, str] | None) -> dict[str, str]:
@@ -498,6 +466,16 @@ def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | N
         definition = as_workflow(workflow)
         return definition.name, definition
     raise InvalidInputError(f"workflow must be a @workflow function or its name, not {type(workflow).__name__}")
+
+
+class _Started(NamedTuple):
+    """What is known of a workflow after a start: whether it was started ``here``, and its record if it was read and there already."""
+
+    ref: WorkflowRef
+    workflow_type: str
+    definition: WorkflowDefinition[..., Any] | None
+    here: bool = False
+    record: StateRecord | None = None
 
 
 class Connecting:

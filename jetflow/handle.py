@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 import msgspec
 
-from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.transport.connection import Broker
 from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, to_ms
-from jetflow.core.failures import to_error
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
-from jetflow.errors import (
-    BrokerUnavailableError,
-    FailureError,
-    InvalidInputError,
-    ResultTimeoutError,
-    WorkflowAlreadyClosedError,
-    WorkflowNotFoundError,
-)
+from jetflow.errors import FailureError, InvalidInputError, WorkflowAlreadyClosedError
 from jetflow.history.build import View
 from jetflow.history.execution import HistoryEvent, WorkflowExecution
 from jetflow.history.raw import Section, WorkflowExport
 from jetflow.protocol import clock
-from jetflow.protocol.commands import TerminateCommand, check_body, expire_header
+from jetflow.protocol.commands import TerminateCommand, expire_header
 from jetflow.protocol.headers import EXPIRE
-from jetflow.protocol.record import RUNNING, StateRecord, summary
+from jetflow.protocol.record import StateRecord
+from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.exporting import ExecutionOptions, Exporter
 from jetflow.reading.following import follow
+from jetflow.reading.lookups import Lookups
+from jetflow.reading.results import data_of, outcome_of, state_of
 from jetflow.reading.sections import export_sections
 from jetflow.sending import asking
+from jetflow.sending.commands import send_command
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
-
-    from jetflow.client import Client
-    from jetflow.reading.notices import Until
 
     R_co = TypeVar("R_co", covariant=True, default=Any)
     T = TypeVar("T")
@@ -62,24 +53,22 @@ class WorkflowHandle(Generic[R_co]):
 
     def __init__(
         self,
-        client: Client,
-        workflow_id: str,
-        task_queue: str,
+        lookups: Lookups,
+        ref: WorkflowRef,
         *,
-        run_id: str | None = None,
         workflow_type: str | None = None,
         definition: WorkflowDefinition[..., Any] | None = None,
         started_here: bool = False,
     ) -> None:
-        self.workflow_id = workflow_id
-        self.task_queue = task_queue
+        self.workflow_id: str = ref.workflow_id
+        self.task_queue: str = ref.task_queue
         self.workflow_type = workflow_type
-        self.run_id = run_id
-        self._client = client
+        self.run_id: str | None = ref.run_id
+        self._ref = ref
+        self._lookups = lookups
+        self._broker: Broker = lookups.broker
         self._definition = definition
         self._started_here = started_here
-        self._queue_token = to_token(task_queue, "task queue")
-        self._id_token = to_token(workflow_id, "workflow id")
 
     def __repr__(self) -> str:
         return f"<workflow {self.workflow_id!r} on {self.task_queue!r}, run {self.run_id or 'latest'}>"
@@ -105,50 +94,11 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
             ResultTimeoutError: the timeout came first.
         """
-        async with self._client.watches.until_closed(self._queue_token, self._id_token) as until:
-            return await self._result_of(until, await self._glance(), timeout, throw_on_error=throw_on_error)
-
-    async def _result_of(self, until: Until, record: StateRecord | None, timeout: Duration | None, *, throw_on_error: bool = True) -> Any:
-        """``result`` for a caller that listens already and has looked at the record since."""
-        if timeout is None:
-            record = await self._closed_record(until, record)
-        else:
-            try:
-                async with asyncio.timeout(to_ms(timeout, "timeout") / 1000):
-                    record = await self._closed_record(until, record)
-            except TimeoutError as error:
-                raise ResultTimeoutError(f"workflow {self.workflow_id!r} has not ended within {timeout}; it goes on") from error
-        if record.failure is None:
-            return self._value(record)
-        failure: FailureError = to_error(record.failure)
-        if throw_on_error:
-            raise failure
-        return failure
-
-    async def _closed_record(self, until: Until, record: StateRecord | None) -> StateRecord:
-        while record is None or not record.closed or not self._is_mine(record):
-            record = await until.next()
-            if record is None:
-                with contextlib.suppress(BrokerUnavailableError):  # it is asked again
-                    record = await self._record_or_none()
-        return record
-
-    async def _glance(self) -> StateRecord | None:
-        """The record if there is one; whether there is no such workflow at all need not be asked just after the start."""
-        if self._started_here:
-            self._started_here = False
-            record = await self._client.states.get(self._queue_token, self._id_token)
-            return record if record is not None and self._is_mine(record) else None
-        with contextlib.suppress(BrokerUnavailableError):
-            return await self._record_or_none()
-        return None
-
-    def _value(self, record: StateRecord) -> Any:
-        if record.result is msgspec.UNSET:
-            return None
-        if self._definition is not None and self._definition.name == record.workflow_type:
-            return self._definition.signature.result(record.result)
-        return decode(record.result)
+        started_here, self._started_here = self._started_here, False
+        async with self._lookups.watches.until_closed(self._ref.queue_token, self._ref.id_token) as until:
+            record = await self._lookups.first_look(self._ref, started_here=started_here)
+            record = await self._lookups.closed_record(self._ref, until, record, timeout)
+        return outcome_of(record, self._definition, throw_on_error=throw_on_error)
 
     # ---- reading
 
@@ -161,16 +111,8 @@ class WorkflowHandle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
         """
-        record = await self._record_or_none()
-        data = None if record is None else self._value(record)
-        if record is not None and record.result is msgspec.UNSET:
-            data = {name: decode(value) for name, value in record.data.items()} or record.entity
-        if not metadata:
-            return data
-        plain = _pending_summary(self) if record is None else summary(record)
-        for shown in ("result", "data"):
-            plain.pop(shown, None)
-        return {"data": data, "metadata": plain}
+        record = await self._lookups.record(self._ref)
+        return state_of(self._ref, record, self._definition) if metadata else data_of(record, self._definition)
 
     async def query_state(self, fields: Sequence[str]) -> dict[str, Any]:
         """User data by name, as the workflow's code set it with ``enrich``, ``search()`` or ``entity()``; about 0.1 s old at most.
@@ -183,7 +125,7 @@ class WorkflowHandle(Generic[R_co]):
         """
         if isinstance(fields, str):
             raise InvalidInputError(f'query_state takes a list of names: query_state(["{fields}"])')
-        record = await self._record_or_none()
+        record = await self._lookups.record(self._ref)
         if record is None:
             return dict.fromkeys(fields)
         return {name: decode(record.data[name]) if name in record.data else look_up(record.entity, name) for name in fields}
@@ -209,7 +151,7 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowAlreadyClosedError: it has ended, and its timeline is gone.
             ResultTimeoutError: no answer came in time.
         """
-        return await asking.query(self._client.broker, self, name, args, to_ms(timeout, "timeout") / 1000, result_type)
+        return await asking.query(self._broker, self._ref, self.describe, name, args, to_ms(timeout, "timeout") / 1000, result_type)
 
     async def status(self) -> int:
         """0 once completed, above 0 the number of pending operations, below 0 failed or terminated.
@@ -217,7 +159,7 @@ class WorkflowHandle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
         """
-        record = await self._record_or_none()
+        record = await self._lookups.record(self._ref)
         return 1 if record is None else record.code
 
     async def describe(self) -> StateRecord | None:
@@ -226,7 +168,7 @@ class WorkflowHandle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
         """
-        return await self._record_or_none()
+        return await self._lookups.record(self._ref)
 
     # ---- history
 
@@ -242,7 +184,7 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
             InvalidInputError: there is no such section.
         """
-        return await export_sections(self._client.broker, self, allow, block, values=values)
+        return await export_sections(self._lookups, self._ref, self._definition, allow, block, values=values)
 
     async def export_execution(
         self,
@@ -285,7 +227,7 @@ class WorkflowHandle(Generic[R_co]):
             mode=mode, max_depth=max_depth, view=view, allow_direct_query=allow_direct_query, include_lineage=include_lineage,
             include_stream_history=include_stream_history, first_event=first_event, limit=limit, progress=progress,
         )  # fmt: skip
-        return await Exporter(self._client.broker, options).export(self)
+        return await Exporter(self._lookups, options).export(self._ref, self.workflow_type)
 
     async def watch(
         self, after: int = 0, *, exclude_system: bool = False, omit_results: bool = False, enrich_inputs: bool = False, extended: bool = False
@@ -310,46 +252,13 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowNotFoundError: there is no such workflow, or its history went before it was read to the end.
         """
         view = View(exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs, extended=extended)
-        timeline = Timeline(self._client.broker.lane, self._client.broker.names)
-        async with self._client.watches.changes(self._queue_token, self._id_token) as changes:
-            async for event in follow(self, timeline, changes, self._client.shared_reads, after, view):
+        async with self._lookups.watches.changes(self._ref.queue_token, self._ref.id_token) as changes:
+            async for event in follow(self._lookups, self._ref, changes, after, view):
                 yield event
-
-    # ---- reading the record
-
-    async def _record_or_none(self) -> StateRecord | None:
-        """This run's record, or None while its start waits in the inbox.
-
-        A start is acked only after its record was written, so that one of the two is always there.
-        """
-        states, replicated = self._client.states, self._client.broker.topology.replicas > 1
-        for attempt in range(3):
-            record = await states.get(self._queue_token, self._id_token, fresh=replicated or attempt > 0)
-            if record is not None and self._is_mine(record):
-                return record
-            if record is not None and self.run_id is not None and int(record.run_id) > int(self.run_id):
-                break  # a later run has taken the id
-            if await self._start_waits():
-                return None
-        raise WorkflowNotFoundError(self.workflow_id, self.task_queue, self.run_id)
 
     async def exists(self) -> bool:
         """Whether there is such a workflow: one that runs, has its record kept, or is yet to start."""
-        try:
-            await self._record_or_none()
-        except WorkflowNotFoundError:
-            return False
-        return True
-
-    async def _start_waits(self) -> bool:
-        names = self._client.broker.names
-        message = await self._client.broker.lane.last_message(names.inbox_stream, names.pending_start(self._queue_token, self._id_token))
-        if message is not None:
-            return self.run_id is None or message.seq >= int(self.run_id)
-        return self.run_id is None and await self._client.timers.start_is_scheduled(self._queue_token, self._id_token)
-
-    def _is_mine(self, record: StateRecord) -> bool:
-        return self.run_id is None or record.run_id == self.run_id
+        return await self._lookups.exists(self._ref)
 
     # ---- commanding
 
@@ -365,7 +274,8 @@ class WorkflowHandle(Generic[R_co]):
             InvalidInputError: the data cannot be JSON.
         """
         headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
-        await self._command(f"signal.{to_token(name, 'signal name')}", b"" if data is None else bytes(encode(data, "signal data")), **headers)
+        body = b"" if data is None else bytes(encode(data, "signal data"))
+        await send_command(self._broker, self._ref, f"signal.{to_token(name, 'signal name')}", body, headers)
 
     @overload
     async def update(self, name: str, *args: Any, timeout: Duration | None = "1m", update_id: str | None = None, result_type: type[T]) -> T: ...
@@ -387,11 +297,11 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowAlreadyClosedError: it has ended, or ended before the update was done.
             ResultTimeoutError: no answer came in time; ask again with the same ``update_id``.
         """
-        record = await self._record_or_none()
+        record = await self._lookups.record(self._ref)
         if record is not None and record.closed and update_id is None:
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
         seconds = None if timeout is None else to_ms(timeout, "timeout") / 1000
-        return await asking.update(self._client.broker, self, name, args, seconds, update_id or clock.token(8), result_type)
+        return await asking.update(self._broker, self._ref, name, args, seconds, update_id or clock.token(8), result_type)
 
     async def cancel(self, reason: str | None = None) -> None:
         """Asks the workflow to stop: its pending or next durable operation raises ``CancelledFailure``, which it may catch.
@@ -399,7 +309,7 @@ class WorkflowHandle(Generic[R_co]):
         Args:
             reason: shown in the failure.
         """
-        await self._command("cancel", msgspec.json.encode({"reason": reason or "", "run": self.run_number()}))
+        await send_command(self._broker, self._ref, "cancel", msgspec.json.encode({"reason": reason or "", "run": self._ref.run_number()}))
 
     async def terminate(
         self,
@@ -427,36 +337,13 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowAlreadyClosedError: it has ended already, unless suppressed.
             WorkflowNotFoundError: there is no such workflow.
         """
-        record = await self._record_or_none()
+        record = await self._lookups.record(self._ref)
         if record is not None and record.closed:
             if suppress:
                 return
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
         command = TerminateCommand(
             reason=reason, code=code, throw=throw, descend=descend, suppress=suppress,
-            expire=f"{to_ms(expire, 'expire')}ms", stack=stack, run=self.run_number(),
+            expire=f"{to_ms(expire, 'expire')}ms", stack=stack, run=self._ref.run_number(),
         )  # fmt: skip
-        await self._command("terminate", msgspec.json.encode(command))
-
-    async def _command(self, command: str, body: bytes, **headers: str) -> None:
-        broker = self._client.broker
-        check_body(f"the body of {command}", body, broker.max_payload)
-        subject = broker.names.command(self._queue_token, self._id_token, command)
-        await broker.lane.publish_once(subject, body, broker.lane.message_id(), **headers)
-
-    def run_number(self) -> int | None:
-        """The run id as the number it is; None for the latest run.
-
-        Raises:
-            InvalidInputError: it is none.
-        """
-        if self.run_id is None:
-            return None
-        if not self.run_id.isdigit():
-            raise InvalidInputError(f"run id {self.run_id!r} is not one of jetflow's")
-        return int(self.run_id)
-
-
-def _pending_summary(handle: WorkflowHandle) -> dict[str, Any]:
-    """What is known of a workflow whose start no worker has taken up yet."""
-    return {"workflow_id": handle.workflow_id, "task_queue": handle.task_queue, "run_id": handle.run_id, "status": RUNNING, "code": 1}
+        await send_command(self._broker, self._ref, "terminate", msgspec.json.encode(command))

@@ -36,7 +36,7 @@ def show_stats(
     async def read() -> Stats:
         seconds = to_ms(interval, "--interval") / 1000
         async with connection.open("stats") as client:
-            return await stats(client, interval=seconds, counted=not quick)
+            return await stats(client.broker, interval=seconds, counted=not quick)
 
     with reporting(as_json):
         found = asyncio.run(read())

@@ -17,6 +17,7 @@ from jetflow.client import Client
 from jetflow.core.events import ChildStarted
 from jetflow.errors import WorkflowNotFoundError
 from jetflow.protocol.record import StateRecord, summary
+from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.why import children
 
 AT_ONCE = 32
@@ -68,7 +69,7 @@ async def _node(
     here = (task_queue, workflow_id)
     if here not in above:  # an id may be used again by one of its own descendants
         async with turn:
-            started = await children(client, workflow_id, task_queue)
+            started = await children(client.lookups.timeline, WorkflowRef.of(workflow_id, task_queue))
         node.children = list(await asyncio.gather(*(_child(client, turn, each, above | {here}) for each in started)))
     return node
 

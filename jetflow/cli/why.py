@@ -11,6 +11,7 @@ from jetflow.cli.output import ago, clean, local_time, say, tell, write_json
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE, Client
 from jetflow.errors import WorkflowNotFoundError
+from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.why import Wait, Why, kept_signals, why
 
 MOST = 3
@@ -33,10 +34,11 @@ def explain(
 
     async def look() -> Why:
         async with connection.open("why") as client:
+            ref = WorkflowRef.of(workflow_id, task_queue)
             try:
-                return await why(client, workflow_id, task_queue)
+                return await why(client.lookups, ref)
             except WorkflowNotFoundError:
-                await _tell_kept(client, workflow_id, task_queue, as_json=as_json)
+                await _tell_kept(client, ref, as_json=as_json)
                 raise
 
     with reporting(as_json):
@@ -47,8 +49,8 @@ def explain(
             say(Text.assemble((clean(found.workflow_id), "bold"), " ", clean(sentence(found), multiline=True)))
 
 
-async def _tell_kept(client: Client, workflow_id: str, task_queue: str, *, as_json: bool) -> None:
-    for kept in [] if as_json else await kept_signals(client, workflow_id, task_queue):
+async def _tell_kept(client: Client, ref: WorkflowRef, *, as_json: bool) -> None:
+    for kept in [] if as_json else await kept_signals(client.broker, ref):
         tell(f"a signal {clean(kept.name)!r} is kept for it until {local_time(kept.expires)}")
 
 

@@ -69,6 +69,14 @@ class Names:
         """Subject of a command; ``command`` is ``start.<type>``, ``signal.<name>``, ``cancel``, …"""
         return f"{self.namespace}.{queue_token}.{id_token}.{command}"
 
+    def query(self, queue_token: str, id_token: str, name_token: str) -> str:
+        """Subject on which the owner of a workflow answers a query."""
+        return f"{self.query_prefix}{queue_token}.{id_token}.{name_token}"
+
+    def signal_by_id(self, signal_token: str) -> str:
+        """Subject of a signal that is known by its id alone."""
+        return f"{self.by_id_prefix}{signal_token}"
+
     def partition_filter(self, partition: int, queue_token: str) -> str:
         """The stored commands of one partition of one task queue."""
         return f"{self.namespace}.{partition}.{queue_token}.>"
@@ -88,3 +96,7 @@ class Names:
     def pending_start(self, queue_token: str, id_token: str) -> str:
         """The stored, unconsumed start commands of one workflow, whatever its partition and type."""
         return f"{self.namespace}.*.{queue_token}.{id_token}.start.>"
+
+    def start_in_partition(self, partition: int, queue_token: str, id_token: str) -> str:
+        """As ``pending_start``, for a publish that expects none: the server compares what it has stored, so it wants the partition."""
+        return f"{self.namespace}.{partition}.{queue_token}.{id_token}.start.>"

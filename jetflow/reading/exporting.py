@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from jetflow.broker.stores.timeline import Timeline
-from jetflow.broker.transport.connection import Broker
 from jetflow.broker.transport.lane import StoredMessage
 from jetflow.core import events as ev
 from jetflow.core.ids import from_token, to_token
@@ -20,10 +18,9 @@ from jetflow.errors import InvalidInputError, WorkflowNotFoundError
 from jetflow.history.build import History, View
 from jetflow.history.execution import HistoryEvent, StreamMessage, WorkflowExecution, summarize
 from jetflow.protocol.record import StateRecord
+from jetflow.protocol.reference import WorkflowRef
+from jetflow.reading.lookups import Lookups
 from jetflow.reading.run_reader import RunReader
-
-if TYPE_CHECKING:
-    from jetflow.handle import WorkflowHandle
 
 AT_ONCE = 16
 """Timelines read side by side."""
@@ -72,44 +69,48 @@ class Run(Struct):
 class Exporter:
     """One export and all that it reads."""
 
-    def __init__(self, broker: Broker, options: ExecutionOptions) -> None:
-        self._broker = broker
-        self._timeline = Timeline(broker.lane, broker.names)
+    def __init__(self, lookups: Lookups, options: ExecutionOptions) -> None:
+        self._lookups = lookups
+        self._broker = lookups.broker
         self._options = options
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    async def export(self, handle: WorkflowHandle) -> WorkflowExecution:
-        """The execution of the handle's workflow.
+    async def export(self, ref: WorkflowRef, workflow_type: str | None) -> WorkflowExecution:
+        """Return the execution of a workflow.
+
+        Args:
+            ref: the workflow.
+            workflow_type: its type where known, for a workflow that nothing is recorded of.
 
         Raises:
             WorkflowNotFoundError: see ``WorkflowHandle.export_execution``.
         """
         options = self._options
-        record = None if options.allow_direct_query else await handle.describe()
-        run = handle.run_number()
-        found = await self._read(handle.workflow_id, handle.task_queue, run, options.first_event, options.limit, options.progress)
+        record = None if options.allow_direct_query else await self._lookups.record(ref)
+        run = ref.run_number()
+        found = await self._read(ref.workflow_id, ref.task_queue, run, options.first_event, options.limit, options.progress)
         if record is None and not (found.found and options.allow_direct_query):
-            execution = await self._unrecorded(handle, found)
+            execution = await self._unrecorded(ref, workflow_type, found)
         elif not found.found:
-            execution = _without_timeline(handle, record)
+            execution = _without_timeline(ref, workflow_type, record)
         else:
             execution = self._execution(found)
         if options.mode == "verbose":
             execution.children = await self._children(found, 1)
         if options.include_stream_history:
-            execution.stream_history = await self._stream_history(handle)
+            execution.stream_history = await self._stream_history(ref)
         return execution
 
-    async def _unrecorded(self, handle: WorkflowHandle, found: Run) -> WorkflowExecution:
+    async def _unrecorded(self, ref: WorkflowRef, workflow_type: str | None, found: Run) -> WorkflowExecution:
         """A workflow without a record: its start may still wait for a worker, or has just been taken up."""
         names = self._broker.names
-        subject = names.pending_start(to_token(handle.task_queue), to_token(handle.workflow_id))
+        subject = names.pending_start(ref.queue_token, ref.id_token)
         start = await self._broker.lane.last_message(names.inbox_stream, subject)
         if start is not None and (found.run is None or found.run < start.seq):
-            execution = _without_timeline(handle, None)
+            execution = _without_timeline(ref, workflow_type, None)
             execution.run_id, execution.workflow_type = str(start.seq), from_token(start.subject.rpartition(".")[2])
             return execution
-        return self._execution(found) if found.found else _without_timeline(handle, await handle.describe())
+        return self._execution(found) if found.found else _without_timeline(ref, workflow_type, await self._lookups.record(ref))
 
     async def _read(
         self, workflow_id: str, task_queue: str, run: int | None, first: int = 1, limit: int | None = None, progress: Progress | None = None
@@ -119,7 +120,7 @@ class Exporter:
         end = None if limit is None else first + limit
         more = False
         async with self._turns:
-            reader = RunReader(self._timeline, to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id"), run)
+            reader = RunReader(self._lookups.timeline, to_token(task_queue, "task queue"), to_token(workflow_id, "workflow id"), run)
             async for recorded in reader.unread():
                 page = history.add(recorded)
                 more = end is not None and history.count >= end
@@ -196,8 +197,8 @@ class Exporter:
 
     # ---- what is still in the inbox
 
-    async def _stream_history(self, handle: WorkflowHandle) -> list[StreamMessage]:
-        names, queue, workflow = self._broker.names, to_token(handle.task_queue), to_token(handle.workflow_id)
+    async def _stream_history(self, ref: WorkflowRef) -> list[StreamMessage]:
+        names, queue, workflow = self._broker.names, ref.queue_token, ref.id_token
         found: list[StoredMessage] = []
         for subject in (f"{names.namespace}.*.{queue}.{workflow}.>", f"{names.timer_prefix}{queue}.{workflow}.>"):
             seq = 1
@@ -221,13 +222,13 @@ _TELLING = ("Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Nats-TTL")
 """Headers of the broker's that a publisher gave; the others say where the message lies."""
 
 
-def _without_timeline(handle: WorkflowHandle, record: StateRecord | None) -> WorkflowExecution:
+def _without_timeline(ref: WorkflowRef, workflow_type: str | None, record: StateRecord | None) -> WorkflowExecution:
     """A workflow that has begun nothing yet: no worker has taken it up, or none that could."""
     return WorkflowExecution(
-        workflow_id=handle.workflow_id,
-        workflow_type=record.workflow_type if record is not None else handle.workflow_type or "",
-        task_queue=handle.task_queue,
-        run_id=record.run_id if record is not None else handle.run_id,
+        workflow_id=ref.workflow_id,
+        workflow_type=record.workflow_type if record is not None else workflow_type or "",
+        task_queue=ref.task_queue,
+        run_id=record.run_id if record is not None else ref.run_id,
         status="running",
         start_time=None,
         close_time=None,

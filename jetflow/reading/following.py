@@ -6,69 +6,23 @@ through one client shares its subscription, and a read that another one has begu
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
 
-from jetflow.broker.stores.timeline import Entry, Timeline
-from jetflow.core.ids import to_token
 from jetflow.errors import BrokerUnavailableError, WorkflowNotFoundError
 from jetflow.history.build import History, View
 from jetflow.history.execution import HistoryEvent
+from jetflow.protocol.reference import WorkflowRef
+from jetflow.reading.lookups import Lookups
+from jetflow.reading.notices import Changes
 from jetflow.reading.run_reader import RunReader
-
-if TYPE_CHECKING:
-    from jetflow.handle import WorkflowHandle
-    from jetflow.reading.notices import Changes
+from jetflow.reading.shared_reads import FollowedTimeline
 
 
-class SharedReads:
-    """Reads under way, by what is asked for: who asks for the same joins in. One for each client."""
-
-    def __init__(self) -> None:
-        self._under_way: dict[Any, asyncio.Task[Any]] = {}
-
-    async def read(self, key: Any, read: Callable[[], Awaitable[Any]]) -> Any:
-        """What the read gives; it goes on when somebody who waits for it is cancelled."""
-        task = self._under_way.get(key)
-        if task is None:
-            task = self._under_way[key] = asyncio.ensure_future(read())  # type: ignore[arg-type]
-            task.add_done_callback(lambda done: self._end(key, done))
-        return await asyncio.shield(task)
-
-    def _end(self, key: Any, done: asyncio.Task[Any]) -> None:
-        del self._under_way[key]
-        if not done.cancelled():
-            done.exception()  # all who waited for it may have left
-
-
-class FollowedTimeline:
-    """A timeline as a watcher reads it: shared with those who have been told the same."""
-
-    def __init__(self, timeline: Timeline, shared: SharedReads, changes: Changes) -> None:
-        self._timeline = timeline
-        self._shared = shared
-        self._changes = changes
-
-    async def last(self, queue_token: str, id_token: str) -> Entry | None:
-        key = queue_token, id_token, self._changes.notices
-        return await self._shared.read(key, lambda: self._timeline.last(queue_token, id_token))  # type: ignore[no-any-return]
-
-    async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
-        key = queue_token, id_token, self._changes.notices, low, high
-        return await self._shared.read(key, lambda: self._timeline.between(queue_token, id_token, low, high))  # type: ignore[no-any-return]
-
-    async def has(self, queue_token: str, id_token: str, seq: int) -> bool:
-        return await self._timeline.has(queue_token, id_token, seq)
-
-
-async def follow(
-    handle: WorkflowHandle, timeline: Timeline, changes: Changes, shared: SharedReads, after: int, view: View
-) -> AsyncIterator[HistoryEvent]:
+async def follow(lookups: Lookups, ref: WorkflowRef, changes: Changes, after: int, view: View) -> AsyncIterator[HistoryEvent]:
     """See ``WorkflowHandle.watch``."""
-    queue_token, id_token = to_token(handle.task_queue), to_token(handle.workflow_id)
-    reader = RunReader(FollowedTimeline(timeline, shared, changes), queue_token, id_token, handle.run_number())
-    history = History(handle.workflow_id, handle.task_queue, view)
+    timeline = FollowedTimeline(lookups.timeline, lookups.shared_reads, changes)
+    reader = RunReader(timeline, ref.queue_token, ref.id_token, ref.run_number())
+    history = History(ref.workflow_id, ref.task_queue, view)
     while True:
         try:
             async for recorded in reader.unread():
@@ -78,9 +32,9 @@ async def follow(
             if history.closing is not None:
                 return
             if history.first is None:
-                await handle.describe()  # raises if there is no such workflow, and none is about to begin
+                await lookups.record(ref)  # raises if there is no such workflow, and none is about to begin
             elif reader.gone:
-                raise WorkflowNotFoundError(handle.workflow_id, handle.task_queue, str(reader.run))
+                raise WorkflowNotFoundError(ref.workflow_id, ref.task_queue, str(reader.run))
         except BrokerUnavailableError:
             pass  # it is asked again, at the latest after the reconnect
         await changes.next()

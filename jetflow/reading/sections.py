@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jetflow.broker.stores.timeline import Timeline
-from jetflow.broker.transport.connection import Broker
-from jetflow.core.ids import to_token
+from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.values import shown
 from jetflow.errors import InvalidInputError
 from jetflow.history.raw import SECTIONS, RawTimeline, Section, WorkflowExport
+from jetflow.protocol.reference import WorkflowRef
+from jetflow.reading.lookups import Lookups
+from jetflow.reading.results import state_of
 from jetflow.reading.run_reader import RunReader
-
-if TYPE_CHECKING:
-    from jetflow.handle import WorkflowHandle
 
 
 async def export_sections(
-    broker: Broker, handle: WorkflowHandle, allow: Sequence[Section] | None, block: Sequence[Section], *, values: bool
+    lookups: Lookups,
+    ref: WorkflowRef,
+    definition: WorkflowDefinition[..., Any] | None,
+    allow: Sequence[Section] | None,
+    block: Sequence[Section],
+    *,
+    values: bool,
 ) -> WorkflowExport:
     """See ``WorkflowHandle.export``."""
     wanted = _sections("allow", SECTIONS if allow is None else allow) - _sections("block", block)
-    record = await handle.describe()
+    record = await lookups.record(ref)
     export = WorkflowExport()
     if "data" in wanted:
         fields = record.data if record is not None else {}
         export.data = {name: shown(value) if values else {} for name, value in fields.items()}
     if "state" in wanted:
-        state = await handle.state(metadata=True)
+        state = state_of(ref, record, definition)
         export.state = state if values else _stripped(state)
     if "status" in wanted:
         export.status = 1 if record is None else record.code
     if wanted & {"timeline", "transitions"}:
         gathered = RawTimeline(values=values)
-        reader = RunReader(
-            Timeline(broker.lane, broker.names),
-            to_token(handle.task_queue),
-            to_token(handle.workflow_id),
-            None if record is None else int(record.run_id),
-        )
+        reader = RunReader(lookups.timeline, ref.queue_token, ref.id_token, None if record is None else int(record.run_id))
         async for recorded in reader.unread():
             gathered.add(recorded)
         if "timeline" in wanted:

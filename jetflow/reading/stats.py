@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from jetflow.broker.transport.connection import Broker
 from jetflow.broker.transport.walk import Walk
+from jetflow.reading import listing
+from jetflow.reading.filters import filters_of
 from jetflow.reading.overview import Overview, overview
-
-if TYPE_CHECKING:
-    from jetflow.client import Client
 
 
 class Throughput(Struct):
@@ -60,43 +60,43 @@ class _Times(Struct):
 _decoder = msgspec.json.Decoder(_Times)
 
 
-async def stats(client: Client, *, interval: float = 0, counted: bool = True) -> Stats:
+async def stats(broker: Broker, *, interval: float = 0, counted: bool = True) -> Stats:
     """Reads it all.
 
     Args:
-        client: whose namespace.
+        broker: the connection to the namespace.
         interval: seconds in which throughput is measured; 0 for none.
         counted: whether workflows are counted by status, for which every record is read.
     """
-    broker, names = client.broker, client.broker.names
-    throughput = await _throughput(client, interval) if interval > 0 else None
-    workflows = await client.count_by("status") if counted else None
+    names = broker.names
+    throughput = await _throughput(broker, interval) if interval > 0 else None
+    workflows = await listing.count_by(broker, filters_of(), "status") if counted else None
     commands = await Walk(broker.lane, names.inbox_stream, f"{names.namespace}.*.*.>").taken()
     timers = await Walk(broker.lane, names.inbox_stream, f"{names.timer_prefix}>").taken()
     letters = await Walk(broker.lane, names.dead_stream, f"{names.dead_prefix}>").taken()
     return Stats(workflows, commands, timers, letters, await overview(broker), throughput)
 
 
-async def _state(client: Client, stream: str) -> dict[str, Any]:
-    answer = await client.broker.lane.api(f"STREAM.INFO.{stream}")
+async def _state(broker: Broker, stream: str) -> dict[str, Any]:
+    answer = await broker.lane.api(f"STREAM.INFO.{stream}")
     return answer["state"] | {"asked_at": answer["ts"]}
 
 
-async def _throughput(client: Client, interval: float) -> Throughput:
-    names = client.broker.names
+async def _throughput(broker: Broker, interval: float) -> Throughput:
+    names = broker.names
     streams = (names.state_stream, names.inbox_stream, names.timeline_stream)
-    before = [await _state(client, stream) for stream in streams]
+    before = [await _state(broker, stream) for stream in streams]
     await asyncio.sleep(interval)
-    after = [await _state(client, stream) for stream in streams]
+    after = [await _state(broker, stream) for stream in streams]
     began, ended = (datetime.fromisoformat(each[0]["asked_at"][:23]).replace(tzinfo=UTC).timestamp() for each in (before, after))
     commands, commits = (late["last_seq"] - early["last_seq"] for early, late in zip(before[1:], after[1:], strict=True))
-    starts, ends = await _starts_and_ends(client, before[0]["last_seq"] + 1, int(began * 1000))
+    starts, ends = await _starts_and_ends(broker, before[0]["last_seq"] + 1, int(began * 1000))
     return Throughput(ended - began, starts, ends, commands, commits)
 
 
-async def _starts_and_ends(client: Client, position: int, since: int) -> tuple[int, int]:
+async def _starts_and_ends(broker: Broker, position: int, since: int) -> tuple[int, int]:
     starts = ends = 0
-    async for rows in Walk(client.broker.lane, client.broker.names.state_stream).upwards(position):
+    async for rows in Walk(broker.lane, broker.names.state_stream).upwards(position):
         for row in rows:
             try:
                 times = _decoder.decode(row.data) if row.data else _Times()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -11,17 +10,17 @@ from jetflow.broker.stores.membership import Member
 from jetflow.broker.stores.signals import EarlySignals
 from jetflow.broker.stores.tasks import consumer_name
 from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.transport.connection import Broker
 from jetflow.core import events as ev
 from jetflow.core.failures import Failure
-from jetflow.core.ids import from_token, partition_of, to_token
+from jetflow.core.ids import from_token, partition_of
 from jetflow.core.times import from_iso
 from jetflow.errors import BrokerError, WorkflowNotFoundError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.record import StateRecord, Waiting
+from jetflow.protocol.reference import WorkflowRef
+from jetflow.reading.lookups import Lookups
 from jetflow.reading.overview import Consumer, overview
-
-if TYPE_CHECKING:
-    from jetflow.client import Client
 
 DEEPEST = 6
 """Children of children that are looked at."""
@@ -93,33 +92,34 @@ class Kept(Struct):
     expires: int
 
 
-async def kept_signals(client: Client, workflow_id: str, task_queue: str) -> list[Kept]:
-    """Signals that nobody waits for yet, also for a workflow that there is not."""
-    signals = EarlySignals(client.broker.lane, client.broker.names, replicated=client.broker.topology.replicas > 1)
-    found = await signals.load(to_token(task_queue), to_token(workflow_id))
+async def kept_signals(broker: Broker, ref: WorkflowRef) -> list[Kept]:
+    """Return the signals that a workflow does not wait for yet, whether or not the workflow exists."""
+    signals = EarlySignals(broker.lane, broker.names, replicated=broker.topology.replicas > 1)
+    found = await signals.load(ref.queue_token, ref.id_token)
     return [Kept(stored.signal.signal, stored.signal.expires) for stored in found]
 
 
-async def why(client: Client, workflow_id: str, task_queue: str, *, depth: int = DEEPEST) -> Why:
-    """Looks at a workflow's record, its commands, its partition's owner and, where it waits for one, its child.
+async def why(lookups: Lookups, ref: WorkflowRef, *, depth: int = DEEPEST) -> Why:
+    """Look at a workflow's record, its commands, its partition's owner and, where it waits for one, its child.
 
     Raises:
         WorkflowNotFoundError: there is no such workflow.
     """
-    return await _Look(client, workflow_id, task_queue).why(depth)
+    return await _Look(lookups, ref).why(depth)
 
 
 class _Look:
     """One look at one workflow."""
 
-    def __init__(self, client: Client, workflow_id: str, task_queue: str) -> None:
-        self.client = client
-        self.broker, self.names = client.broker, client.broker.names
-        self.workflow_id, self.task_queue = workflow_id, task_queue
-        self.queue_token, self.id_token = to_token(task_queue), to_token(workflow_id)
+    def __init__(self, lookups: Lookups, ref: WorkflowRef) -> None:
+        self.lookups = lookups
+        self.ref = ref
+        self.broker, self.names = lookups.broker, lookups.broker.names
+        self.workflow_id, self.task_queue = ref.workflow_id, ref.task_queue
+        self.queue_token, self.id_token = ref.queue_token, ref.id_token
 
     async def why(self, depth: int) -> Why:
-        record = await self.client.get_handle(self.workflow_id, self.task_queue).describe()
+        record = await self.lookups.record(self.ref)
         if record is not None and record.closed:
             return Why(
                 self.workflow_id, self.task_queue, record.workflow_type, record.status, closed_at=record.closed_at, expire=record.expire,
@@ -161,7 +161,7 @@ class _Look:
 
     async def _delayed(self, owner: Owner | None, depth: int) -> Why:
         """Its start is the broker's until it is due; or it has been taken up since."""
-        start = await self.client.timers.scheduled_start(self.queue_token, self.id_token)
+        start = await self.lookups.starts.scheduled_start(self.queue_token, self.id_token)
         if start is None:
             return await self.why(depth)
         kind = from_token(start.type_token)
@@ -214,23 +214,20 @@ class _Look:
     async def _child(self, waiting: Waiting, depth: int) -> Why | None:
         if depth <= 1:
             return None
-        queue = next(
-            (child.task_queue for child in await children(self.client, self.workflow_id, self.task_queue) if child.index == waiting.index), None
-        )
+        started = await children(self.lookups.timeline, self.ref)
+        queue = next((child.task_queue for child in started if child.index == waiting.index), None)
         try:
-            return await _Look(self.client, waiting.name, queue or self.task_queue).why(depth - 1)
+            return await _Look(self.lookups, WorkflowRef.of(waiting.name, queue or self.task_queue)).why(depth - 1)
         except WorkflowNotFoundError:
             return None
 
 
-async def children(client: Client, workflow_id: str, task_queue: str) -> list[ev.ChildStarted]:
-    """The children that a run has started, as its timeline has them; [] once it has none."""
-    timeline = Timeline(client.broker.lane, client.broker.names)
-    queue_token, id_token = to_token(task_queue), to_token(workflow_id)
-    last = await timeline.last(queue_token, id_token)
+async def children(timeline: Timeline, ref: WorkflowRef) -> list[ev.ChildStarted]:
+    """Return the children that the latest run has started, as its timeline has them; [] without a timeline."""
+    last = await timeline.last(ref.queue_token, ref.id_token)
     if last is None:
         return []
-    entries = await timeline.run(queue_token, id_token, last)
+    entries = await timeline.run(ref.queue_token, ref.id_token, last)
     return [event for entry in entries for event in entry.commit.events if isinstance(event, ev.ChildStarted)]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -18,15 +19,13 @@ from jetflow.errors import (
     ResultTimeoutError,
     UpdateError,
     WorkflowAlreadyClosedError,
-    WorkflowNotFoundError,
 )
 from jetflow.protocol import clock
 from jetflow.protocol.answers import CLOSED, NOT_FOUND, Answer
 from jetflow.protocol.commands import check_body
 from jetflow.protocol.headers import ARGS, REPLY, UPDATE, header_block, status_of
-
-if TYPE_CHECKING:
-    from jetflow.handle import WorkflowHandle
+from jetflow.protocol.record import StateRecord
+from jetflow.protocol.reference import WorkflowRef
 
 FIRST_WAIT = 0.5
 """Seconds until a query is asked again, since its owner may have changed; each time twice as long."""
@@ -38,13 +37,20 @@ NOBODY = 0.05
 _decode = msgspec.json.Decoder(Answer).decode
 
 
-async def query(broker: Broker, handle: WorkflowHandle, name: str, args: tuple[Any, ...], seconds: float, result_type: Any) -> Any:
-    """See ``WorkflowHandle.query``."""
+async def query(
+    broker: Broker,
+    ref: WorkflowRef,
+    describe: Callable[[], Awaitable[StateRecord | None]],
+    name: str,
+    args: tuple[Any, ...],
+    seconds: float,
+    result_type: Any,
+) -> Any:
+    """See ``WorkflowHandle.query``; ``describe`` reads the workflow's record, and raises if there is no such workflow."""
     decode = TypedDecoder(result_type, f"query {name!r}, result")
     body, tell = body_of(args, single=None)
     check_body(f"the arguments of query {name!r}", body, broker.max_payload)
-    queue_token, id_token = to_token(handle.task_queue), to_token(handle.workflow_id)
-    subject = f"{broker.names.query_prefix}{queue_token}.{id_token}.{to_token(name, 'query name')}"
+    subject = broker.names.query(ref.queue_token, ref.id_token, to_token(name, "query name"))
     headers = header_block(**{ARGS: "1"}) if tell else None
     deadline, wait, why = clock.monotonic() + seconds, FIRST_WAIT, "no worker of the task queue answered"
     while (left := deadline - clock.monotonic()) > 0:
@@ -64,28 +70,26 @@ async def query(broker: Broker, handle: WorkflowHandle, name: str, args: tuple[A
             continue
         answer = _decode(data)
         if answer.problem == NOT_FOUND:
-            record = await handle.describe()  # raises unless its start is stored
+            record = await describe()  # raises unless its start is stored
             if record is not None and record.closed:
-                raise WorkflowAlreadyClosedError(handle.workflow_id, f"{record.status}, and its timeline is gone")
+                raise WorkflowAlreadyClosedError(ref.workflow_id, f"{record.status}, and its timeline is gone")
             why = "the workflow has not begun"
             await asyncio.sleep(min(NOBODY, left))
             continue
-        if answer.run is not None and handle.run_id is not None and answer.run != handle.run_id:
-            raise WorkflowNotFoundError(handle.workflow_id, handle.task_queue, handle.run_id)
-        return decode(_result_of(answer, handle, QueryError, f"query {name!r}"))
-    raise ResultTimeoutError(f"query {name!r} of workflow {handle.workflow_id!r} was not answered within {seconds:g} s: {why}")
+        if answer.run is not None and ref.run_id is not None and answer.run != ref.run_id:
+            raise ref.not_found()
+        return decode(_result_of(answer, ref, QueryError, f"query {name!r}"))
+    raise ResultTimeoutError(f"query {name!r} of workflow {ref.workflow_id!r} was not answered within {seconds:g} s: {why}")
 
 
-async def update(
-    broker: Broker, handle: WorkflowHandle, name: str, args: tuple[Any, ...], seconds: float | None, update_id: str, result_type: Any
-) -> Any:
+async def update(broker: Broker, ref: WorkflowRef, name: str, args: tuple[Any, ...], seconds: float | None, update_id: str, result_type: Any) -> Any:
     """See ``WorkflowHandle.update``."""
     decode = TypedDecoder(result_type, f"update {name!r}, result")
     body, tell = body_of(args, single=None)
     check_body(f"the arguments of update {name!r}", body, broker.max_payload)
     inbox = f"_INBOX.jetflow.{clock.token(8)}"
     headers = {REPLY: inbox, UPDATE: update_id} | ({ARGS: "1"} if tell else {})
-    subject = broker.names.command(to_token(handle.task_queue), to_token(handle.workflow_id), f"update.{to_token(name, 'update name')}")
+    subject = broker.names.command(ref.queue_token, ref.id_token, f"update.{to_token(name, 'update name')}")
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def on_answer(_subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
@@ -102,21 +106,21 @@ async def update(
                 wait = min(2 * wait, LONGEST_WAIT)
     except TimeoutError as error:
         again = f"it may still be taken; ask again with update_id={update_id!r}"
-        raise ResultTimeoutError(f"update {name!r} of workflow {handle.workflow_id!r} was not answered within {seconds:g} s: {again}") from error
+        raise ResultTimeoutError(f"update {name!r} of workflow {ref.workflow_id!r} was not answered within {seconds:g} s: {again}") from error
     finally:
         with contextlib.suppress(BrokerUnavailableError):
             broker.wire.unlisten(sid)
-    return decode(_result_of(answered.result(), handle, UpdateError, f"update {name!r}"))
+    return decode(_result_of(answered.result(), ref, UpdateError, f"update {name!r}"))
 
 
-def _result_of(answer: Answer, handle: WorkflowHandle, kind: type[FailureError], what: str) -> msgspec.Raw:
+def _result_of(answer: Answer, ref: WorkflowRef, kind: type[FailureError], what: str) -> msgspec.Raw:
     if answer.failure is None:
         return msgspec.Raw(b"null") if isinstance(answer.result, msgspec.UnsetType) else answer.result
     failure = answer.failure
     if answer.problem == NOT_FOUND:
-        raise WorkflowNotFoundError(handle.workflow_id, handle.task_queue, handle.run_id)
+        raise ref.not_found()
     if answer.problem == CLOSED:
-        raise WorkflowAlreadyClosedError(handle.workflow_id, failure.message.rpartition("(")[2].rstrip(")"))
+        raise WorkflowAlreadyClosedError(ref.workflow_id, failure.message.rpartition("(")[2].rstrip(")"))
     if failure.type == kind.__name__:
         raise kind(failure.message, failure=failure)
     raise kind(f"{what} failed: {failure.type}: {failure.message}", failure=failure)

@@ -1,4 +1,4 @@
-"""What became of a start whose id an older run has, or had a moment ago: its owner decides, and the client learns what.
+"""Sending a start, and what became of one whose id an older run has, or had a moment ago: its owner decides, and the client learns what.
 
 Refused means not run, and run means not refused. A start that is refused has been acked and has no run. One that is accepted has a
 run in the timeline. Where the partition has no owner the older run's record decides: while it is there the client takes the start back,
@@ -11,13 +11,16 @@ import asyncio
 
 from jetflow.broker.stores.state import StateStore
 from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.stores.timers import ScheduledStarts
 from jetflow.broker.transport.connection import Broker
-from jetflow.broker.transport.lane import StoredMessage
+from jetflow.broker.transport.lane import PubAck, StoredMessage
 from jetflow.broker.transport.pull import claimed_partitions
 from jetflow.core.ids import partition_of
-from jetflow.errors import BrokerError
+from jetflow.errors import BrokerError, ConflictError
 from jetflow.protocol import clock
+from jetflow.protocol.headers import NEW_ID, REPLACE
 from jetflow.protocol.record import StateRecord, decode_state
+from jetflow.protocol.reference import WorkflowRef
 
 PATIENCE = 5.0
 """Seconds after which no owner is expected to decide any more: longer than a lease, after which what an owner has in hand counts for nothing."""
@@ -27,12 +30,47 @@ FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1
 
 
 class Starts:
-    """Looks at starts of one client."""
+    """Sends the starts of one client, and learns what became of them."""
 
-    def __init__(self, broker: Broker, states: StateStore) -> None:
+    def __init__(self, broker: Broker, states: StateStore, scheduled: ScheduledStarts, timeline: Timeline) -> None:
         self._broker = broker
         self._states = states
-        self._timeline = Timeline(broker.lane, broker.names)
+        self._scheduled = scheduled
+        self._timeline = timeline
+
+    async def publish(self, ref: WorkflowRef, type_token: str, body: bytes, headers: dict[str, str], *, id_is_new: bool) -> PubAck | None:
+        """Store a start and return its ack, whose sequence is the run id; None when a start of this id is waiting already.
+
+        Args:
+            ref: the workflow.
+            type_token: its type.
+            body: its arguments.
+            headers: jetflow's own.
+            id_is_new: the id was made up for this start, so that nobody else can have it.
+        """
+        names, lane = self._broker.names, self._broker.lane
+        at_first, expect_none_of = "", ""
+        if REPLACE in headers:
+            pass  # whoever has the id gives it up
+        elif id_is_new:
+            at_first = NEW_ID
+        else:
+            partition = partition_of(ref.queue_token, ref.id_token, self._broker.topology.partitions)
+            expect_none_of = names.start_in_partition(partition, ref.queue_token, ref.id_token)
+        subject = names.command(ref.queue_token, ref.id_token, f"start.{type_token}")
+        try:
+            return await lane.publish_once(subject, body, lane.message_id(), at_first=at_first, expect_none_of=expect_none_of, **headers)
+        except ConflictError:
+            return None
+
+    async def schedule(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
+        """Have the broker hold a start for ``delay`` ms; False, and nothing is scheduled, if it holds one of this id already."""
+        due, instead = clock.now_ms() + delay, REPLACE in headers
+        try:
+            await self._scheduled.schedule_start(ref.queue_token, ref.id_token, type_token, due, body, headers, instead=instead)
+        except ConflictError:
+            return False
+        return True
 
     async def is_refused(self, queue_token: str, id_token: str, run: int) -> tuple[bool, StateRecord | None]:
         """Whether a start, which is stored as ``run``, is refused; and the run's record, if there is one already."""

@@ -468,7 +468,7 @@ async def test_9_a_client_hears_only_what_it_waits_for_and_asks_again_when_a_not
             assert await waiting == name
         assert any(subject.endswith(name) for subject in heard)
         assert all(name in subject or "noise" not in subject for subject in heard)
-        assert not client.watches._watches, "a subscription was left behind"
+        assert not client.lookups.watches._watches, "a subscription was left behind"
 
     await holds(property_(), broken)
 

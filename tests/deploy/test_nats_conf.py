@@ -21,6 +21,7 @@ from jetflow.broker.transport.pull import PullConsumer
 from jetflow.broker.transport.server import LocalServer, free_port, server_binary
 from jetflow.broker.transport.topology import stream_configs
 from jetflow.errors import BrokerError
+from jetflow.protocol.reference import WorkflowRef
 from jetflow.protocol.subjects import Names
 from jetflow.reading.stats import stats
 from jetflow.reading.why import why
@@ -287,8 +288,8 @@ async def test_workflows_are_found_by_every_role(secured: Secured, worker: Worke
                     break
         assert [record.workflow_id async for record in client.list()] == ["newer-1", "hello-1"]
         assert await client.count() == await client.count(task_queue="q") == 2
-        assert (await why(client, "newer-1", "q")).owner is not None
-        assert (await stats(client)).workflows == {"completed": 1, "parked": 1}
+        assert (await why(client.lookups, WorkflowRef.of("newer-1", "q"))).owner is not None
+        assert (await stats(client.broker)).workflows == {"completed": 1, "parked": 1}
         await handle.terminate()
 
 

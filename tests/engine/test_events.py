@@ -125,7 +125,7 @@ async def test_each_way_to_end_has_its_event(apart: Client) -> None:
 
 
 async def gone_or_closed(handle: Any) -> bool:
-    record = await handle._client.states.get(handle.task_queue, handle.workflow_id)
+    record = await handle._lookups.states.get(handle.task_queue, handle.workflow_id)
     return record is None or record.closed
 
 

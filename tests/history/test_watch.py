@@ -133,7 +133,7 @@ async def test_it_waits_for_a_worker(client: Client, queue: str) -> None:
     handle = await client.start(turns, 1, workflow_id="w", task_queue=queue)
     watchers = [Watcher(handle), Watcher(client.get_handle("w", queue))]
     await handle.signal("go", 1)
-    await until(lambda: client.watches._watches)
+    await until(lambda: client.lookups.watches._watches)
     async with Worker(client, task_queue=queue, **SERVED):
         for watcher in watchers:
             assert [event.event_id for event in await watcher.ended()] == [1, 2, 3, 4, 5, 6]
@@ -142,7 +142,7 @@ async def test_it_waits_for_a_worker(client: Client, queue: str) -> None:
 async def test_unknown_workflows(client: Client, queue: str) -> None:
     with pytest.raises(WorkflowNotFoundError):
         await Watcher(client.get_handle("nobody", queue)).ended()
-    assert client.watches._watches == {}
+    assert client.lookups.watches._watches == {}
 
 
 async def test_a_history_that_goes_away(client: Client, queue: str, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ async def test_connections_that_break(server: LocalServer, queue: str) -> None:
 
 
 async def test_notices_that_are_lost(client: Client, queue: str, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client.watches, "_on_change", lambda subject, data: None)
+    monkeypatch.setattr(client.lookups.watches, "_on_change", lambda subject, data: None)
     handle = await client.start(turns, 1, task_queue=queue)
     watcher = Watcher(handle)
     await watcher.saw(2)
@@ -279,7 +279,7 @@ async def test_many_watchers_of_one_workflow_share_what_is_read(client: Client, 
     watchers = [Watcher(handle) for _ in range(500)]
     for watcher in watchers:
         await watcher.saw(2)
-    assert len(client.watches._watches) == 1
+    assert len(client.lookups.watches._watches) == 1
     assert await _consumers(client) < consumers + 5
     for n in range(3):
         await handle.signal("go", n)
@@ -288,8 +288,8 @@ async def test_many_watchers_of_one_workflow_share_what_is_read(client: Client, 
     assert reads["w"] < 250
     events = (await handle.export_execution()).events
     assert all(watcher.events == events for watcher in watchers)
-    await until(lambda: not client.watches._watches)
-    assert not client.shared_reads._under_way
+    await until(lambda: not client.lookups.watches._watches)
+    assert not client.lookups.shared_reads._under_way
 
 
 async def test_many_watchers_of_many_workflows_are_no_consumers(client: Client, queue: str, worker: Worker) -> None:
@@ -299,7 +299,7 @@ async def test_many_watchers_of_many_workflows_are_no_consumers(client: Client, 
     for watcher in watchers:
         await watcher.saw(2)
     assert await _consumers(client) < before + 5
-    assert len(client.watches._watches) == 100
+    assert len(client.lookups.watches._watches) == 100
     for handle in handles:
         await handle.signal("go", handle.workflow_id)
     for handle, watcher in zip(handles, watchers, strict=True):
@@ -315,6 +315,6 @@ async def test_nothing_is_left_of_those_who_leave(client: Client, queue: str, wo
         watcher.task.cancel()
     async for _ in handle.watch():
         break
-    await until(lambda: not client.watches._watches)
+    await until(lambda: not client.lookups.watches._watches)
     await handle.signal("go")
     assert await handle.result(timeout=WAIT) == [None]

@@ -57,7 +57,7 @@ async def test_it_is_no_change(shelf: Shelf) -> None:
 async def test_it_is_no_dead_letter_command_or_timer(shelf: Shelf) -> None:
     client, names = shelf.client, shelf.client.broker.names
     await _beside(client)
-    for counted in (await stats(client), await stats(client, interval=0.05)):
+    for counted in (await stats(client.broker), await stats(client.broker, interval=0.05)):
         assert (counted.workflows, counted.commands, counted.timers, counted.dead_letters) == ({}, 0, 0, 0)
     sizes = {size.name: size.messages for size in (await overview(client.broker)).streams}
     assert len(sizes) == 6
@@ -68,7 +68,7 @@ async def test_it_is_no_dead_letter_command_or_timer(shelf: Shelf) -> None:
     await _beside(client)
     (letter,) = [letter async for letter in letters.list()]
     assert letter.body == b"x"
-    assert (await stats(client)).dead_letters == 1
+    assert (await stats(client.broker)).dead_letters == 1
 
 
 @workflow
@@ -87,7 +87,7 @@ async def test_with_a_real_worker_that_was_revoked(shelf: Shelf) -> None:
             await until(lambda before=before: worker._engine.tenure not in (None, before) and worker.partitions)
         assert await client.count() == await client.count(task_queue=queue) == 3
         assert sorted(await ids(client.list())) == ["w0", "w1", "w2"]
-        assert (await stats(client)).dead_letters == 0
+        assert (await stats(client.broker)).dead_letters == 0
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

@@ -9,6 +9,7 @@ import pytest
 from jetflow import Client, RetryPolicy, Worker, WorkflowHandle, activity, condition, execute_child, sleep, workflow
 from jetflow.cli.why import sentence
 from jetflow.errors import WorkflowNotFoundError
+from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.why import Why, kept_signals, why
 from tests.engine.helpers import parked, until, waits_for
 from tests.records import put_record
@@ -93,7 +94,7 @@ async def _shown(client: Client, handle: WorkflowHandle, true: Callable[[Why], o
     """What is said of it once that is so."""
 
     async def look() -> Why | None:
-        found = await why(client, handle.workflow_id, handle.task_queue)
+        found = await why(client.lookups, WorkflowRef.of(handle.workflow_id, handle.task_queue))
         return found if true(found) else None
 
     return await until(look)
@@ -105,13 +106,13 @@ def _first(kind: str) -> Callable[[Why], object]:
 
 async def test_what_there_is_not(client: Client, queue: str) -> None:
     with pytest.raises(WorkflowNotFoundError):
-        await why(client, "nobody", queue)
-    assert await kept_signals(client, "nobody", queue) == []
+        await why(client.lookups, WorkflowRef.of("nobody", queue))
+    assert await kept_signals(client.broker, WorkflowRef.of("nobody", queue)) == []
 
 
 async def test_a_start_that_nobody_has_taken_up(client: Client, queue: str) -> None:
     handle = await client.start(on_timer, task_queue=queue, workflow_id="w 1")
-    found = await why(client, "w 1", queue)
+    found = await why(client.lookups, WorkflowRef.of("w 1", queue))
     assert (found.status, found.owner, found.stored, found.waits[0].kind) == ("early", None, 1, "start")
     text = sentence(found)
     assert "waits for a worker to take it up, since 20" in text
@@ -123,7 +124,7 @@ async def test_a_start_that_nobody_has_taken_up(client: Client, queue: str) -> N
 
 async def test_a_start_that_is_put_off(client: Client, queue: str) -> None:
     handle = await client.start(on_timer, task_queue=queue, start_delay="2h")
-    found = await why(client, handle.workflow_id, queue)
+    found = await why(client.lookups, WorkflowRef.of(handle.workflow_id, queue))
     assert (found.status, found.workflow_type, found.waits[0].kind) == ("early", "on_timer", "delay")
     text = sentence(found)
     assert "waits for the time of its start, 20" in text
@@ -190,7 +191,7 @@ async def test_children_of_children(client: Client, queue: str) -> None:
 
 
 async def _leaf(client: Client, handle: WorkflowHandle) -> str | None:
-    text = sentence(await why(client, handle.workflow_id, handle.task_queue))
+    text = sentence(await why(client.lookups, WorkflowRef.of(handle.workflow_id, handle.task_queue)))
     return text if "approval" in text else None
 
 
@@ -198,7 +199,7 @@ async def test_a_parked_one(client: Client, queue: str) -> None:
     async with Worker(client, task_queue=queue, workflows=[broken]):
         handle = await client.start("newer", task_queue=queue)
         await parked(handle)
-        found = await why(client, handle.workflow_id, queue)
+        found = await why(client.lookups, WorkflowRef.of(handle.workflow_id, queue))
         assert (found.status, found.waits[0].kind, found.waits[0].name) == ("parked", "worker", "UnknownWorkflowType")
         text = sentence(found)
         assert "waits for a worker that can go on with it, since 20" in text
@@ -214,7 +215,7 @@ async def test_one_that_was_asked_to_cancel(client: Client, queue: str) -> None:
         assert record is not None
         record.cancel_requested = True  # as in the moment between the request and its end
         await put_record(client, record)
-        assert ", though it was asked to cancel" in sentence(await why(client, handle.workflow_id, queue))
+        assert ", though it was asked to cancel" in sentence(await why(client.lookups, WorkflowRef.of(handle.workflow_id, queue)))
         go.set()
         await handle.result()
 
@@ -223,7 +224,7 @@ async def test_ended_ones(client: Client, queue: str) -> None:
     async with Worker(client, task_queue=queue, workflows=WORKFLOWS):
         failed = await client.start(broken, task_queue=queue, expire="1h")
         await failed.result(throw_on_error=False)
-        text = sentence(await why(client, failed.workflow_id, queue))
+        text = sentence(await why(client.lookups, WorkflowRef.of(failed.workflow_id, queue)))
         assert "has failed with ValueError: wrong, 20" in text
         assert "its record is kept until 20" in text
         assert text.endswith("nothing wakes it any more.")
@@ -231,17 +232,17 @@ async def test_ended_ones(client: Client, queue: str) -> None:
         await until(lambda: ended.status())
         await ended.terminate("enough", expire="1h")
         await ended.result(throw_on_error=False)
-        assert "has been terminated with WorkflowTerminatedError" in sentence(await why(client, ended.workflow_id, queue))
+        assert "has been terminated with WorkflowTerminatedError" in sentence(await why(client.lookups, WorkflowRef.of(ended.workflow_id, queue)))
         done = await client.start(on_signal, task_queue=queue)
         await done.signal("approval")
         await done.result()
-        assert "has completed, 20" in sentence(await why(client, done.workflow_id, queue))
+        assert "has completed, 20" in sentence(await why(client.lookups, WorkflowRef.of(done.workflow_id, queue)))
 
 
 async def test_signals_that_are_kept(client: Client, queue: str) -> None:
     async with Worker(client, task_queue=queue, workflows=WORKFLOWS):
         await client.get_handle("later", queue).signal("approval", expire="1h")
-        (kept,) = await until(lambda: kept_signals(client, "later", queue))
+        (kept,) = await until(lambda: kept_signals(client.broker, WorkflowRef.of("later", queue)))
         assert kept.name == "approval"
         with pytest.raises(WorkflowNotFoundError):
-            await why(client, "later", queue)
+            await why(client.lookups, WorkflowRef.of("later", queue))

@@ -162,15 +162,23 @@ class Lane:
         self._ids += 1
         return f"{self._nonce}-{self._ids}"
 
-    async def publish_once(self, subject: str, body: bytes, message_id: str, *, at_first: str = "", **headers: str) -> PubAck:
+    async def publish_once(
+        self, subject: str, body: bytes, message_id: str, *, at_first: str = "", expect_none_of: str = "", **headers: str
+    ) -> PubAck:
         """Stores a message once, trying again while the outcome is unknown; the broker drops repeats of a message id.
 
         Args:
+            subject, body: the message.
+            message_id: by which the broker knows it.
             at_first: name of a header, with the value 1, that the first attempt alone has.
+            expect_none_of: a subject filter; the message is refused while a message of that filter is stored.
+            headers: further ones; ``_`` in a name stands for ``-``.
 
         Raises:
             ConflictError, BrokerError: as ``publish``; BrokerUnavailableError once ``ONCE_WITHIN`` is over.
         """
+        if expect_none_of:
+            headers |= {"Nats_Expected_Last_Subject_Sequence": "0", "Nats_Expected_Last_Subject_Sequence_Subject": expect_none_of}
         block = header_block(Nats_Msg_Id=message_id, **headers, **({at_first: "1"} if at_first else {}))
         deadline, repeated = clock.monotonic() + ONCE_WITHIN, False
         while True:
@@ -179,7 +187,7 @@ class Lane:
                 ack.repeated = repeated and not ack.duplicate
                 return ack
             except ConflictError as conflict:
-                own = await self._own(conflict.stream, subject, message_id, headers) if repeated else None
+                own = await self._own(conflict.stream, expect_none_of or subject, message_id) if repeated else None
                 if own is None:
                     raise
                 return own
@@ -192,9 +200,9 @@ class Lane:
                 await asyncio.sleep(RETRY_DELAYS[0])
             repeated, block = True, header_block(Nats_Msg_Id=message_id, **headers)
 
-    async def _own(self, stream: str, subject: str, message_id: str, headers: dict[str, str]) -> PubAck | None:
+    async def _own(self, stream: str, subject: str, message_id: str) -> PubAck | None:
         """The first copy of a message whose second one lost its compare-and-set: one server looks at that before it looks at the id."""
-        found = await self.last_message(stream, headers.get("Nats_Expected_Last_Subject_Sequence_Subject", subject))
+        found = await self.last_message(stream, subject)
         if found is None or found.headers.get("Nats-Msg-Id") != message_id:
             return None
         return PubAck(stream=stream, seq=found.seq, duplicate=True)

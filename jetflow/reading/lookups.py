@@ -1,0 +1,121 @@
+"""What a client looks up about a single workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from jetflow.broker.stores.state import StateStore
+from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.stores.timers import ScheduledStarts
+from jetflow.broker.transport.connection import Broker
+from jetflow.core.durations import Duration, to_ms
+from jetflow.errors import BrokerUnavailableError, ResultTimeoutError, WorkflowNotFoundError
+from jetflow.protocol.record import StateRecord
+from jetflow.protocol.reference import WorkflowRef
+from jetflow.reading.notices import Until, Watches
+from jetflow.reading.shared_reads import SharedReads
+
+LOOKS = 3
+"""How often the record and the start are looked at in turn: a start leaves the inbox only after its record was written."""
+
+
+class Lookups:
+    """Reads one workflow at a time. A client has one, which its handles share.
+
+    Attributes:
+        broker: the connection.
+        states: state records.
+        starts: starts that the broker holds until they are due.
+        timeline: recorded events.
+        watches: what the client waits for.
+        shared_reads: reads under way for those who follow a workflow.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.states: StateStore = StateStore(broker.lane, broker.names)
+        self.starts: ScheduledStarts = ScheduledStarts(broker.lane, broker.names)
+        self.timeline: Timeline = Timeline(broker.lane, broker.names)
+        self.watches: Watches = Watches(broker)
+        self.shared_reads: SharedReads = SharedReads()
+
+    async def record(self, ref: WorkflowRef) -> StateRecord | None:
+        """Return the record of a run; None while its start is stored and no worker has taken it up.
+
+        A start is acked only after its record was written, so that one of the two is always there.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+        """
+        replicated = self.broker.topology.replicas > 1
+        for look in range(LOOKS):
+            record = await self.states.get(ref.queue_token, ref.id_token, fresh=replicated or look > 0)
+            if record is not None and ref.covers(record):
+                return record
+            if record is not None and ref.run_id is not None and int(record.run_id) > int(ref.run_id):
+                break  # a later run has taken the id
+            if await self._start_waits(ref):
+                return None
+        raise ref.not_found()
+
+    async def exists(self, ref: WorkflowRef) -> bool:
+        """Return whether there is such a workflow: one that runs, has its record kept, or is yet to start."""
+        try:
+            await self.record(ref)
+        except WorkflowNotFoundError:
+            return False
+        return True
+
+    async def first_look(self, ref: WorkflowRef, *, started_here: bool) -> StateRecord | None:
+        """Return the record for a caller that listens for changes already; None if there is none yet, or the broker does not answer.
+
+        Args:
+            ref: the workflow.
+            started_here: this client has just started it, so that nobody need ask whether it exists.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+        """
+        if started_here:
+            record = await self.states.get(ref.queue_token, ref.id_token)
+            return record if record is not None and ref.covers(record) else None
+        with contextlib.suppress(BrokerUnavailableError):
+            return await self.record(ref)
+        return None
+
+    async def closed_record(self, ref: WorkflowRef, until: Until, record: StateRecord | None, timeout: Duration | None) -> StateRecord:
+        """Wait for the end of a run and return its record.
+
+        Args:
+            ref: the run.
+            until: listens for its end since before ``record`` was read.
+            record: as it was last read.
+            timeout: how long to wait; None for as long as it takes.
+
+        Raises:
+            WorkflowNotFoundError: there is no such workflow, or its record has expired.
+            ResultTimeoutError: the timeout came first.
+        """
+        if timeout is None:
+            return await self._closed_record(ref, until, record)
+        try:
+            async with asyncio.timeout(to_ms(timeout, "timeout") / 1000):
+                return await self._closed_record(ref, until, record)
+        except TimeoutError as error:
+            raise ResultTimeoutError(f"workflow {ref.workflow_id!r} has not ended within {timeout}; it goes on") from error
+
+    async def _closed_record(self, ref: WorkflowRef, until: Until, record: StateRecord | None) -> StateRecord:
+        while record is None or not record.closed or not ref.covers(record):
+            record = await until.next()
+            if record is None:
+                with contextlib.suppress(BrokerUnavailableError):  # it is asked again
+                    record = await self.record(ref)
+        return record
+
+    async def _start_waits(self, ref: WorkflowRef) -> bool:
+        names = self.broker.names
+        message = await self.broker.lane.last_message(names.inbox_stream, names.pending_start(ref.queue_token, ref.id_token))
+        if message is not None:
+            return ref.run_id is None or message.seq >= int(ref.run_id)
+        return ref.run_id is None and await self.starts.start_is_scheduled(ref.queue_token, ref.id_token)
