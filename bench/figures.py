@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-MARKS_SOURCE = "docs/design.md, section 7: a prototype on 2 cores; client, worker and server on one machine; uvloop"
+MARKS_SOURCE = "docs/decisions/0002-performance-marks.md: a prototype on 2 cores; client, worker and server on one machine; uvloop"
 
 
 class Figure(Struct, frozen=True):
