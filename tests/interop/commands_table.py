@@ -128,8 +128,8 @@ def render() -> str:
         "",
         "A command is a message to `<namespace>.<task_queue>.<workflow_id>.<command>`. The broker's ack means",
         "that the command is stored. The handle sends the same messages, and reads the record first where an",
-        "error can say more. The engine's own replies (`timer`, `child`, `activity`, `routed`) count only where",
-        "they answer a pending operation. A forged one changes nothing.",
+        "error can say more. The engine's own replies (`timer`, `child`, `activity`, `routed`) count only",
+        "where they answer a pending operation. A forged one changes nothing.",
         "",
         "| state | meaning |",
         "|---|---|",
@@ -137,7 +137,7 @@ def render() -> str:
         "",
     ]
     for command, entry in TABLE.items():
-        lines += [f"## {command.capitalize()}", "", f"Subject: `{entry['subject']}`. Body: {entry['body']}.", ""]
+        lines += [f"## {command.capitalize()}", "", f"- Subject: `{entry['subject']}`", f"- Body: {entry['body']}", ""]
         if "note" in entry:
             lines += [str(entry["note"]), ""]
         raw, handle = entry["raw"], entry.get("handle")
