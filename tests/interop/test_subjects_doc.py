@@ -8,7 +8,7 @@ from typing import Any
 from jetflow import Client, Worker, condition, workflow
 from jetflow.broker.fencing.fence import revocation
 from jetflow.broker.transport.server import LocalServer
-from jetflow.engine import commands as headers
+from jetflow.protocol import headers
 from jetflow.protocol.subjects import Names
 from tests.conftest import ROOT
 from tests.engine.helpers import cli, until
