@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from jetflow.broker.transport.pull import Delivery
 from jetflow.core.ids import partition_of
@@ -82,9 +83,7 @@ class Actors:
         if partition in self._tenure.leaving and id_token not in self._services.inflight.to_adopt:
             return None
         self._tenure.compaction.disturb(id_token)
-        actor = self._all[id_token] = Actor(
-            self._services, self._tenure, self, drive, id_token=id_token, workflow_id=workflow_id, partition=partition
-        )
+        actor = self._all[id_token] = Actor(self._services, self._tenure, self, id_token=id_token, workflow_id=workflow_id, partition=partition)
         return actor
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
@@ -103,6 +102,10 @@ class Actors:
                 return
 
     # ---- in memory
+
+    def drive(self, actor: Actor) -> Coroutine[Any, Any, None]:
+        """Run a workflow's turns, until there is nothing to do."""
+        return drive(actor)
 
     def forget(self, actor: Actor) -> None:
         """A workflow is gone from memory."""

@@ -6,8 +6,7 @@ The steps of a turn (``turn.py``) read an actor's parts and ask it, or them, for
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from jetflow.core import events as ev
@@ -22,56 +21,49 @@ from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.services import Services
 from jetflow.engine.signals.buffer import SignalBuffer
 from jetflow.engine.signals.by_id import SignalsById
+from jetflow.engine.turn import code
 from jetflow.engine.turn.addressing import ending_command
 from jetflow.engine.turn.alarms import Alarms
 from jetflow.engine.turn.mailbox import Mailbox
-from jetflow.engine.turn.run import CannotGoOnError, Run, Standing
+from jetflow.engine.turn.run import Run
 from jetflow.protocol import clock
-
-log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 class Keeper(Protocol):
-    """What an actor tells those who keep it in memory."""
+    """What an actor asks of those who keep it in memory."""
+
+    def drive(self, actor: Actor) -> Coroutine[Any, Any, None]:
+        """Run its turns, until there is nothing to do."""
+        ...
 
     def forget(self, actor: Actor) -> None:
         """It is gone from memory."""
-        ...
 
     def note_idle(self, actor: Actor) -> None:
         """It rests, and may be forgotten when there are too many."""
-        ...
 
     def note_dirty(self, actor: Actor) -> None:
         """Its state record is behind its timeline."""
-        ...
-
-
-Drive = Callable[["Actor"], Coroutine[Any, Any, None]]
-"""Gives an actor one turn after the other, for as long as there is something to do."""
 
 
 class Actor:
     """One workflow id on one task queue, as one tenure has it. All of it runs on the worker's event loop, one step at a time.
 
     Args:
-        keeper: who keeps it in memory.
-        drive: runs its turns.
+        keeper: who keeps it in memory, and runs its turns.
 
     Attributes:
         machine: the workflow's code; None while there is no run, or its code is not in memory.
         run: what is known of the timeline.
-        mailbox: its commands.
-        steps: its local activities.
-        parked: whether its code cannot go on here.
+        mailbox, steps: its commands, and its local activities.
+        parked, gone: whether its code cannot go on here; whether it was taken away, or forgotten.
         running: whether its turns are being run.
-        gone: whether it was taken away, or forgotten.
         doubtful: whether a crash may have kept back effects of what the timeline says.
         dirty_since: since when its state record is behind (monotonic, s); None for not at all.
         state_wanted: whether the record is to be written though work goes on.
     """
 
-    def __init__(self, services: Services, tenure: Tenure, keeper: Keeper, drive: Drive, *, id_token: str, workflow_id: str, partition: int) -> None:
+    def __init__(self, services: Services, tenure: Tenure, keeper: Keeper, *, id_token: str, workflow_id: str, partition: int) -> None:
         self.services = services
         self.context: Context = services.context
         self.tenure = tenure
@@ -94,21 +86,9 @@ class Actor:
         self.dirty_since: float | None = None
         self.state_wanted: bool = False
         self._keeper = keeper
-        self._drive = drive
         self._waiting: asyncio.Future[None] | None = None
 
     # ---- what is known
-
-    @property
-    def standing(self) -> Standing:
-        """What is known of the workflow: "not looked at", "there is none" and "taken away" are never taken for each other."""
-        if self.gone:
-            return Standing.TAKEN_AWAY
-        if not self.run.loaded:
-            return Standing.NOT_LOADED
-        if self.run.closing is not None:
-            return Standing.ENDED
-        return Standing.RUNNING if self.machine is not None else Standing.NO_WORKFLOW
 
     @property
     def draining(self) -> bool:
@@ -127,9 +107,9 @@ class Actor:
 
     def _may_begin(self) -> bool:
         """Return whether attempts may begin: it is owned, and its code has not come to an end, be that committed or not."""
-        return not (self.machine is not None and self.machine.closing is not None) and self.tenure.lasts()
+        return (self.machine is None or self.machine.closing is None) and self.tenure.lasts()
 
-    # ---- what comes to it
+    # ---- what comes to it, and wakes it
 
     def receive(self, command: Command) -> None:
         """Take a command in, to be applied in the next turn."""
@@ -141,8 +121,7 @@ class Actor:
 
     def ask(self, question: Question) -> None:
         """Answer a query after the present turn, from what is committed by then."""
-        if self.questions is None:
-            self.questions = Questions(self.context.broker.wire, self.workflow_id, self.context.task_queue)
+        self.questions = self.questions or Questions(self.context.broker.wire, self.workflow_id, self.context.task_queue)
         self.questions.add(question)
         if self.parked:
             self.questions.refuse("the workflow is parked, its state says why")
@@ -154,8 +133,6 @@ class Actor:
         self.state_wanted = True
         self.wake()
 
-    # ---- its turns
-
     def wake(self) -> None:
         """See to it that its turns are run."""
         if self._waiting is not None:
@@ -165,7 +142,7 @@ class Actor:
                 waiting.set_result(None)
         elif not self.running and not self.gone and not self.parked:
             self.running = True
-            self.context.background.spawn(self._drive(self))
+            self.context.background.spawn(self._keeper.drive(self))
 
     def pause(self) -> asyncio.Future[None]:
         """Return what settles when there is something to do again."""
@@ -247,7 +224,7 @@ class Actor:
     def _load_code(self, started: ev.Started) -> Machine:
         info = self.info_of(started)
         self.run.begin_generation(info)
-        machine = self.machine = self.new_machine(info)
+        machine = self.machine = code.load(self.services, info)
         return machine
 
     def take_updates(self) -> Updates:
@@ -257,32 +234,8 @@ class Actor:
         return self.updates
 
     def info_of(self, started: ev.Started) -> RunInfo:
-        """Return what code is told of the run and generation that an event begins."""
-        return RunInfo(
-            workflow_id=self.workflow_id,
-            task_queue=self.context.task_queue,
-            workflow_type=started.workflow_type,
-            run=self.run.number,
-            namespace=self.context.namespace,
-            generation=started.generation,
-            parent=started.parent,
-            origin=started.origin,
-            started_at=started.at,
-            expire=started.expire,
-        )
-
-    def new_machine(self, info: RunInfo) -> Machine:
-        """Return the code of a run, which has not begun.
-
-        Raises:
-            CannotGoOnError: this worker does not have it.
-        """
-        definition = self.services.workflows.get(info.workflow_type)
-        if definition is None:
-            known = ", ".join(sorted(self.services.workflows)) or "none"
-            message = f"workflow type {info.workflow_type!r} waits for a worker of task queue {info.task_queue!r} that has it; this one has: {known}"
-            raise CannotGoOnError("UnknownWorkflowType", message, info)
-        return Machine(definition, info, self.context.max_payload, self.context.loop)
+        """Return what code is told of the run that is known, and of the generation that an event begins."""
+        return code.info_of(self.context, self.workflow_id, self.run.number, started)
 
     def feed(self, event: Any) -> None:
         """Give an event to the code, unless the code does not wait for it any more."""
@@ -324,7 +277,7 @@ class Actor:
         self.doubtful = doubtful
 
     def rested(self) -> None:
-        """Note that the broker alone has all of it."""
+        """Note that the broker has all of it, and alone will wake it."""
         self._keeper.note_idle(self)
 
     # ---- parking
@@ -334,7 +287,6 @@ class Actor:
         self.parked = True
         if self.questions is not None:
             self.questions.refuse(f"the workflow is parked: {why}")
-        log.error("workflow %s is parked: %s", self.workflow_id, why)
         self.steps.cancel_all()
         self.alarms.clear()
         self._dispose()

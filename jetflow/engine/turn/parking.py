@@ -38,6 +38,7 @@ async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None)
 
 async def _park(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
     """Leave its commands un-acked for a worker that can go on. The state says why."""
+    log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message)
     actor.park(f"{reason}: {message}")
     await _show(actor, info or _info_of_pending_start(actor), reason, message)
 

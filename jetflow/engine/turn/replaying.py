@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jetflow.core.machine import Machine, last_generation
 from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.code import load
 
 
 async def replay_end(actor: Actor) -> Machine | None:
@@ -17,6 +18,6 @@ async def replay_end(actor: Actor) -> Machine | None:
     if last is None:
         return None
     history = last_generation([entry.commit for entry in await timeline.run(queue_token, actor.id_token, last)])
-    machine = actor.new_machine(actor.info_of(history[0][0]))
+    machine = load(actor.services, actor.info_of(history[0][0]))
     machine.replay(history)
     return machine

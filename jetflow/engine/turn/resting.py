@@ -9,7 +9,6 @@ from jetflow.engine import faults
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.closing import rest_closed
 from jetflow.engine.turn.records import running_record
-from jetflow.engine.turn.run import Standing
 from jetflow.protocol.clock import now_ms
 
 LINGER_MS = 1000
@@ -44,7 +43,8 @@ def _lingers(actor: Actor) -> bool:
 
 def _rest_without_run(actor: Actor) -> None:
     """Be done with commands for a workflow that there is not."""
-    assert actor.standing is Standing.NO_WORKFLOW, actor.standing
+    assert actor.run.loaded, "a workflow that was not looked at is taken for none"
+    assert not actor.gone, "a workflow that was taken away is taken for none"
     actor.mailbox.release()
     if not actor.mailbox.waiting:
         actor.drop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 from jetflow.broker.stores.timeline import Entry
@@ -13,20 +12,8 @@ from jetflow.engine.upkeep.lifecycle import Told
 
 BROKER_TROUBLE = 1.0
 """Seconds before a workflow tries again after the broker refused something."""
-
-
 LOOK_AGAIN = 0.02
 """Seconds before a workflow is rebuilt whose timeline could not be read just now."""
-
-
-class Standing(Enum):
-    """What an owner knows of a workflow id at one moment."""
-
-    NOT_LOADED = "its timeline was not looked at"
-    NO_WORKFLOW = "there is no run, or none any more"
-    RUNNING = "a run goes on, and its code is in memory"
-    ENDED = "the run has ended"
-    TAKEN_AWAY = "it is not this tenure's any more: nothing that is known of it counts"
 
 
 class CannotGoOnError(Exception):
