@@ -27,7 +27,7 @@ NOT_THERE = {
     "before.json": "an output of the reader's own",
     "after.json": "an output of the reader's own",
     "order-456.json": "an output of the reader's own",
-    "index.html": "in the static folder that the page names",
+    "bench/results/": "made by a race",
 }
 """Names of files that are not in the project, with the reason."""
 
