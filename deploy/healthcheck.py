@@ -20,7 +20,7 @@ from jetflow.protocol.subjects import DEFAULT_NAMESPACE
 
 
 async def heartbeats() -> list[Member]:
-    """What the workers last told; the broker forgets those that have been silent for half a minute."""
+    """Return the last heartbeats of workers. The broker drops those that are older than half a minute."""
     broker = await Broker.connect(namespace=os.environ.get("JETFLOW_NAMESPACE", DEFAULT_NAMESPACE), name="healthcheck", timeout=4)
     try:
         names = broker.names

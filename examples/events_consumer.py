@@ -1,7 +1,7 @@
-"""A service that hears of every workflow's end, knowing only NATS: durable, and once for each however often it or a worker crashes.
+"""A service that handles every workflow's end once, however often it or a worker crashes. It knows only NATS.
 
     jetflow events on
-    python examples/events_consumer.py --queue orders          # Ctrl-C ends it; start it again and it goes on where it was
+    python examples/events_consumer.py --queue orders          # Ctrl-C ends it; after a restart it continues where it was
     python examples/events_consumer.py --queue orders --count 3
 
 It prints a line for each; put your own work into ``handle``.
@@ -28,7 +28,7 @@ REMEMBERED = timedelta(days=7)
 
 
 async def handle(event: dict) -> None:
-    """The service's own work. It is done before the event counts as seen, so make it repeatable, or do both in one transaction."""
+    """Do the service's own work. It comes before the event counts as seen, so make it repeatable, or do both in one transaction."""
     kind = event["type"].rpartition(".")[2]
     print(f"{event['time']}  {event['subject']}  {kind}  {json.dumps(event['data'].get('result'))}", flush=True)
 
@@ -52,13 +52,13 @@ async def main(queue: str, count: int | None) -> None:
 
 
 async def subscribe(jetstream: JetStreamContext, queue: str) -> JetStreamContext.PullSubscription:
-    """The durable consumer of this service; several processes share it, and each event goes to one of them."""
+    """Return the durable consumer of this service. Several processes share it, and each event goes to one of them."""
     config = ConsumerConfig(filter_subjects=[f"{PREFIX}.{queue}.*.{kind}" for kind in ENDS], ack_wait=30, max_deliver=-1)
     return await jetstream.pull_subscribe("", durable=f"ends-of-{queue}", stream=STREAM, config=config)
 
 
 async def once(message: Msg, seen: KeyValue) -> bool:
-    """Handles an event unless that was done before; acked only afterwards, so that a crash brings it again."""
+    """Handle an event unless that was done before. The ack comes last, so that a crash brings the event again."""
     event = json.loads(message.data)
     try:
         await seen.get(event["id"])

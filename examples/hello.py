@@ -27,7 +27,7 @@ async def greet(name: str) -> str:
 
 @workflow
 async def hello(name: str, wait: str = "1m") -> str:
-    """Greets, waits for the signal ``answer``, takes a breath, and says what it heard."""
+    """Greet, wait for the signal ``answer``, sleep for half a second, and return what came."""
     greeting = await greet(name)
     answer = await condition("answer", timeout=wait, model=str)
     await sleep("500ms")

@@ -1,4 +1,4 @@
-"""An order: charge, wait for somebody's approval, ship in a child workflow; give the money back if it does not come to that.
+"""An order: charge, wait for an approval, ship in a child workflow, and refund if the order does not get that far.
 
     jetflow dev examples/orders.py --task-queue orders                       # embedded nats-server and a worker
 
@@ -81,7 +81,7 @@ async def book_carrier(order: Order) -> str:
 
 @workflow
 async def order(o: Order) -> str:
-    """Ends with what became of the order; a cancelled one fails with ``CancelledFailure`` once it is refunded."""
+    """Return what became of the order. A cancelled order fails with ``CancelledFailure`` once it is refunded."""
     receipt = await charge(o)
     try:
         approval = await condition("approval", timeout=o.approve_within, model=Approval)

@@ -41,7 +41,7 @@ def sign(body: bytes) -> str:
 
 
 def make_deliveries(count: int) -> tuple[list[Delivery], str]:
-    """So many deliveries, the same in every run, one in fifty with a forged signature; and where the payloads come from."""
+    """Return that many deliveries, the same in every run, one in fifty with a forged signature; and where the payloads come from."""
     payloads, source = load_payloads()
     deliveries = []
     for number in range(count):
@@ -89,7 +89,7 @@ def _compact(body: bytes) -> bytes:
 
 
 def _fetch(index: Path) -> None:
-    """Downloads the package and keeps its index; safe to run twice at once.
+    """Download the package and store its index. Two calls at once do no harm.
 
     Raises:
         FetchError: npm is missing, or did not get it.

@@ -52,7 +52,7 @@ class Summary(Struct):
 
     @property
     def good(self) -> bool:
-        """True when nothing was lost, and nothing done twice."""
+        """Whether nothing was lost, and nothing done twice."""
         once = self.accepted + self.from_an_earlier_run == self.deliveries and self.outcomes_stored_again == 0
         return once and self.deliveries == self.completed == self.outcomes_stored
 
@@ -60,7 +60,7 @@ class Summary(Struct):
 async def send_all(
     client: Client, workflow: Any, task_queue: str, deliveries: Sequence[Delivery], concurrency: int, console: Console
 ) -> tuple[list[Sent], float]:
-    """Sends all, so many at a time, and waits for their results; the seconds it took come second."""
+    """Send all deliveries, that many at a time, and wait for their results. The second value is the seconds that it took."""
     places = asyncio.Semaphore(concurrency)
     began = time.perf_counter()
     with Progress(console=console) as progress:
@@ -77,7 +77,7 @@ async def send_all(
 
 
 async def deliver(client: Client, workflow: Any, task_queue: str, number: int, delivery: Delivery) -> Sent:
-    """Sends a delivery; one in ten twice at the same time, and another one in ten again when it has ended."""
+    """Send a delivery: one in ten twice at the same time, and another one in ten again after its end."""
 
     async def copy() -> bool:
         try:

@@ -1,7 +1,7 @@
 """GitHub webhooks as durable workflows: one for each delivery, whatever fails on the way.
 
     python examples/webhooks.py                                      # 500 deliveries, an embedded nats-server
-    python examples/webhooks.py --store-dir ./hooks --keep           # stays up, for looking around
+    python examples/webhooks.py --store-dir ./hooks --keep           # stays up, so that you can look around
     JETFLOW_URL=nats://127.0.0.1:4222 python examples/webhooks.py    # a server of your own
 
 Each delivery has its signature checked, is enriched by three services that fail now and then, waits for its burst to settle,
@@ -91,12 +91,12 @@ SERVICE = RetryPolicy(maximum_attempts=6, initial_interval="50ms", backoff_coeff
 
 
 class ServiceUnavailableError(Exception):
-    """A service did not answer this time."""
+    """Raised when a service did not answer this time."""
 
 
 @activity
 async def validate(delivery: Delivery) -> Event:
-    """The edge: only what GitHub signed comes in."""
+    """Accept only what GitHub signed."""
     if not hmac.compare_digest(delivery.signature, sign(bytes(delivery.body))):
         raise NonRetryableError("the signature does not fit the body")
     event = msgspec.json.decode(delivery.body, type=Event)
@@ -140,7 +140,7 @@ class Outcomes:
 
     @classmethod
     async def open(cls, connection: nats.NATS) -> Self:
-        """Makes the bucket, unless it is there."""
+        """Create the bucket, unless it exists."""
         jetstream = connection.jetstream()
         return cls(jetstream, await jetstream.create_key_value(bucket=BUCKET, history=5))
 
@@ -162,7 +162,7 @@ class Outcomes:
         return msgspec.convert(msgspec.json.decode(entry.value or b"")["outcome"], Outcome)
 
     async def stored_again(self) -> int:
-        """Values beyond the first of each key; the bucket keeps history, so they would be seen."""
+        """Count the values beyond the first of each key. The bucket stores history, so they would show."""
         values = (await self.jetstream.stream_info(f"KV_{BUCKET}", subjects_filter=">")).state.subjects or {}
         return sum(values.values()) - len(values)
 
@@ -197,7 +197,7 @@ def decide(event: Event, sender: str, urgency: str) -> Decision:
 
 
 async def run(options: argparse.Namespace, console: Console) -> Summary:
-    """Serves and sends until every delivery has its outcome."""
+    """Serve and send until every delivery has its outcome."""
     deliveries, source = make_deliveries(options.count)
     connecting = Client.connect() if os.environ.get("JETFLOW_URL") else local(options.store_dir)
     async with connecting as client, await nats.connect(client.url) as connection:

@@ -11,7 +11,7 @@ import { connect } from "@nats-io/transport-node";
 const queue = process.argv[2] ?? "node";
 const namespace = process.env.JETFLOW_NAMESPACE ?? "jetflow";
 const stream = `${namespace.toUpperCase()}_TASKS`;
-const LEASE = Number(process.env.LEASE_MS ?? 30_000); // ms after which a task goes to another worker if nothing is heard of it
+const LEASE = Number(process.env.LEASE_MS ?? 30_000); // ms after which a silent worker's task goes to another worker
 
 const activities = {
   fingerprint: (text) => ({ sha256: createHash("sha256").update(text).digest("hex"), by: `node ${process.versions.node}` }),
@@ -35,7 +35,7 @@ const manager = await jetstreamManager(nc);
 
 async function run(message) {
   const task = message.json();
-  const outcome = { run: task.run, attempt: task.attempt }; // says whose outcome it is
+  const outcome = { run: task.run, attempt: task.attempt }; // says which attempt it is the outcome of
   const lease = setInterval(() => message.working(), LEASE / 3);
   try {
     outcome.result = (await activities[task.activity](...task.args, task)) ?? null;
@@ -44,7 +44,7 @@ async function run(message) {
   } finally {
     clearInterval(lease);
   }
-  await js.publish(task.reply, JSON.stringify(outcome)); // stored before the task is acked: dying here means doing it again
+  await js.publish(task.reply, JSON.stringify(outcome)); // stored before the task is acked: a crash here repeats the attempt
   message.ack();
 }
 

@@ -21,7 +21,7 @@ class Fingerprint(Struct):
 
 @workflow
 async def fingerprints(texts: list[str]) -> dict[str, str]:
-    """The SHA-256 of each text, made by whoever serves the task queue ``node``; it may be slow, down, or deployed anew meanwhile."""
+    """Return the SHA-256 of each text, from the workers of the task queue ``node``. They may be slow, down, or deployed anew meanwhile."""
     retry = RetryPolicy(maximum_attempts=5, initial_interval="1s")
     found = await asyncio.gather(*(execute_activity("fingerprint", text, task_queue="node", retry=retry, result_type=Fingerprint) for text in texts))
     return {text: one.sha256 for text, one in zip(texts, found, strict=True)}

@@ -13,7 +13,7 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 WIDTH = 100
 
 EXCEPTIONS: dict[tuple[str, str], str] = {}
-"""Words to avoid that a page may use, by page and word, with the reason."""
+"""Words to avoid that a text may use, by path and word, with the reason."""
 
 
 def avoided() -> list[str]:
@@ -27,9 +27,17 @@ def test_the_glossary_lists_words_to_avoid() -> None:
     assert {"told", "lot", "glance", "stranger", "kept", "hasten", "take back", "untie", "beat"} <= set(avoided())
 
 
-@pytest.mark.parametrize("page", pages(), ids=name)
-def test_no_page_uses_a_word_to_avoid(page: Path) -> None:
-    text = prose(page.read_text())
+TEXTS = [
+    path
+    for path in [ROOT / "nats.conf", *sorted((ROOT / "deploy").rglob("*")), *sorted((ROOT / "examples").rglob("*"))]
+    if path.is_file() and path.suffix in (".conf", ".py", ".mjs", ".yaml", ".service", ".env", "") and "node_modules" not in path.parts
+]
+"""Files that people read and copy, besides the pages."""
+
+
+@pytest.mark.parametrize("page", [*pages(), *TEXTS], ids=name)
+def test_no_text_uses_a_word_to_avoid(page: Path) -> None:
+    text = prose(page.read_text()) if page.suffix == ".md" else page.read_text()
     if name(page) == "docs/glossary.md":
         text = text.partition("## Words to avoid")[0]
     found = []
