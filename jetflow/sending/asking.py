@@ -56,7 +56,7 @@ async def query(
     while (left := deadline - clock.monotonic()) > 0:
         try:
             async with asyncio.timeout(min(wait, left)):
-                data, status = await broker.lane.submit(subject, body, headers, retry=False)
+                data, status = await broker.lane.ask(subject, body, headers, retry=False)
         except TimeoutError:
             wait *= 2
             continue

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import ParseResult, urlparse
 
-from jetflow.broker.transport.wire import Handler
+from jetflow.broker.transport.wire import Handler, Wire
 from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
 
 if TYPE_CHECKING:
@@ -31,22 +30,19 @@ class Version(NamedTuple):
     patch: int = 1
 
 
-class MemoryWire:
+class MemoryWire(Wire):
     """What ``jetflow.broker.transport.wire.Wire`` is, to a server in memory. Made by ``MemoryServer.connect``."""
 
-    connected_server_version: Version = Version()
-    _server_info: dict[str, Any] = {"jetstream": True}  # noqa: RUF012
+    connected_server_version: Version = Version()  # type: ignore[assignment]
+    server_info: dict[str, Any] = {"jetstream": True}  # noqa: RUF012
     last_error: Exception | None = None
 
     def __init__(self, server: MemoryServer, process: Process, loop: Any) -> None:
+        super().__init__()
         self.server = server
         self.process = process
         self.loop = loop
         self.connection: Connection | None = None
-        self.last_violation: str | None = None
-        self.on_disconnect: list[Callable[[], None]] = []
-        self.on_reconnect: list[Callable[[], None]] = []
-        self.on_violation: list[Callable[[str], None]] = []
         self.max_payload: int = server.max_payload
         self.is_connected: bool = False
         self.is_closed: bool = False
@@ -85,6 +81,10 @@ class MemoryWire:
         if self.is_connected:
             self._write(("UNSUB", sid, ""))
 
+    def stop_listening(self, sid: int) -> None:
+        """See ``Wire.stop_listening``."""
+        self._write(("UNSUB", sid, ""))
+
     def feed(self, connection: Connection, arrivals: list[Arrival]) -> None:
         """Bytes have come: hands every message over in this call, as the real one does."""
         if connection is not self.connection:
@@ -103,19 +103,6 @@ class MemoryWire:
 
     # ---- out
 
-    async def connected(self, timeout: float) -> None:
-        """See ``Wire.connected``."""
-        back = asyncio.Event()
-        self.on_reconnect.append(back.set)
-        try:
-            async with asyncio.timeout(timeout):
-                if not self.is_connected:
-                    await back.wait()
-        except TimeoutError as error:
-            raise BrokerUnavailableError(f"no connection to nats-server for {timeout:g} s; nothing was sent") from error
-        finally:
-            self.on_reconnect.remove(back.set)
-
     def send(self, subject: str, body: bytes, reply: str = "", headers: bytes | None = None) -> None:
         """See ``Wire.send``."""
         size = len(body) + (0 if headers is None else len(headers))
@@ -126,16 +113,6 @@ class MemoryWire:
     def ack(self, reply: str) -> None:
         """See ``Wire.ack``."""
         self._write((reply, "", b"", None))
-
-    def write(self, command: bytes) -> None:
-        """See ``Wire.write``; knows ``UNSUB`` and ``SUB``."""
-        words = command.decode().split()
-        if words[0] == "UNSUB":
-            self._write(("UNSUB", int(words[1]), ""))
-        elif words[0] == "SUB":
-            self._write(("SUB", int(words[2]), words[1]))
-        else:
-            raise NotImplementedError(command)
 
     def _write(self, operation: tuple[Any, ...]) -> None:
         if not self.is_connected:
@@ -151,15 +128,20 @@ class MemoryWire:
             operations, self._pending = self._pending, []
             self.connection.send(operations)
 
-    # ---- staying alive
+    @property
+    def takes_writes(self) -> bool:
+        """See ``Wire.takes_writes``."""
+        return self.is_connected and len(self._pending) < self._allowed
 
-    def tell(self, callbacks: Iterable[Callable[..., None]], *facts: str) -> None:
-        """See ``Wire.tell``."""
-        for callback in tuple(callbacks):
-            try:
-                callback(*facts)
-            except Exception:
-                log.exception("%r failed", callback)
+    @property
+    def unwritten(self) -> int:
+        """See ``Wire.unwritten``; the double counts messages, not bytes."""
+        return len(self._pending)
+
+    def abort(self) -> None:
+        """See ``Wire.abort``."""
+
+    # ---- staying alive
 
     def attach(self, connection: Connection) -> None:
         """A connection stands: says what is listened to, then what was left unwritten."""

@@ -11,14 +11,16 @@ class Proxy:
 
     Args:
         port: the server's.
+        ahead: bytes of a client that are read before they can be passed on; all when not given. With a limit the client's socket fills up.
 
     Attributes:
         kept: what clients have sent and the server has not got.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, ahead: int | None = None) -> None:
         self.kept = bytearray()
         self._port = port
+        self._ahead = ahead
         self._up, self._down = asyncio.Event(), asyncio.Event()
         self._up.set()
         self._down.set()
@@ -41,6 +43,11 @@ class Proxy:
         self._up.set()
         self._down.set()
 
+    def cut(self) -> None:
+        """Every connection breaks."""
+        for link in self._links:
+            link.cancel()
+
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
 
@@ -59,8 +66,8 @@ class Proxy:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
             with contextlib.suppress(OSError):
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(_pump(reader, up_writer, self._up, self.kept))
-                    group.create_task(_pump(up_reader, writer, self._down, None))
+                    group.create_task(_pump(reader, up_writer, self._up, self.kept, self._ahead))
+                    group.create_task(_pump(up_reader, writer, self._down, None, None))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass
         finally:
@@ -68,15 +75,15 @@ class Proxy:
             self._links.discard(task)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, free: asyncio.Event, kept: bytearray | None) -> None:
-    waiting: asyncio.Queue[bytes] = asyncio.Queue()
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, free: asyncio.Event, kept: bytearray | None, ahead: int | None) -> None:
+    waiting: asyncio.Queue[bytes] = asyncio.Queue(0 if ahead is None else max(1, ahead // 65536))
 
     async def read() -> None:
         while data := await reader.read(65536):
-            if kept is not None and not free.is_set():
+            if kept is not None and ahead is None and not free.is_set():
                 kept.extend(data)
-            waiting.put_nowait(data)
-        waiting.put_nowait(b"")
+            await waiting.put(data)
+        await waiting.put(b"")
 
     async def write() -> None:
         try:
@@ -93,8 +100,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, free
 
 
 @asynccontextmanager
-async def proxy(port: int) -> AsyncIterator[Proxy]:
-    started = Proxy(port)
+async def proxy(port: int, ahead: int | None = None) -> AsyncIterator[Proxy]:
+    started = Proxy(port, ahead)
     await started.start()
     try:
         yield started

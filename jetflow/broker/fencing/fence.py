@@ -193,6 +193,8 @@ class FencedLane:
             return await self._store_replicated(kind, subject, body, fields)
         hold = self._hold
         hold.check()
+        if not self.wire.takes_writes:
+            await self.room(len(body))
         self.under_way += 1
         try:
             ack = await self._lane.publish(subject, body, self._blocks[kind] + fields + b"\r\n" if fields else self._bare[kind])
@@ -217,9 +219,23 @@ class FencedLane:
         self._hold.lose(f"the outcome of a write is unknown: {error}")
         raise error
 
+    async def room(self, size: int) -> None:
+        """Waits until a message of so many bytes may be written; see ``Lane.room``.
+
+        Raises:
+            TenureOverError: the tenure ended meanwhile, or there was no connection; nothing was sent.
+        """
+        try:
+            await self._lane.room(size)
+        except BrokerUnavailableError as error:
+            self._hold.lose(str(error))
+        self._hold.check()
+
     async def _publish(self, subject: str, body: bytes, headers: bytes | None) -> PubAck:
         """Stores a message, whose lost condition is for the caller; an unknown outcome ends the tenure."""
         self._hold.check()
+        if not self.wire.takes_writes:
+            await self.room(len(body))
         self.under_way += 1
         try:
             ack = await self._lane.publish(subject, body, headers)
@@ -250,8 +266,8 @@ class FencedLane:
             TenureOverError, BrokerUnavailableError: nothing was sent.
         """
         self._hold.check()
-        if self._spellings:  # one that is refused since another is under way must go again
-            asyncio.ensure_future(self._store_replicated(kind, subject, body, fields)).add_done_callback(_look_at)
+        if self._spellings or (self.wire.is_connected and not self.wire.takes_writes):  # one that is refused since another is under way must go again
+            asyncio.ensure_future(self.store(kind, subject, body, fields)).add_done_callback(_look_at)
         else:
             self.wire.send(subject, body, headers=self._blocks[kind] + fields + b"\r\n")
 
@@ -261,8 +277,8 @@ class FencedLane:
         Raises:
             TenureOverError, BrokerUnavailableError: nothing was sent.
         """
-        if self._spellings:
-            return asyncio.ensure_future(self._store_replicated(kind, subject, body, fields))
+        if self._spellings or (self.wire.is_connected and not self.wire.takes_writes):
+            return asyncio.ensure_future(self.store(kind, subject, body, fields))
         self._hold.check()
         answer = self._lane.submit(subject, body, self._blocks[kind] + fields + b"\r\n")
         self.under_way += 1

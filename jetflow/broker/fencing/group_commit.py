@@ -256,9 +256,12 @@ class GroupCommit:
 
     async def _send_batch(self, group: list[_Message], fence: bytes) -> None:
         self._lane.check()
+        wire = self._lane.wire
         batch, last, size = self._lane.message_id().encode(), group[-1], len(group)
         for number, message in enumerate(group[:-1], 1):
-            self._lane.wire.send(message.subject, message.body, "", _in_batch(message, fence, batch, number))
+            if not wire.takes_writes:
+                await self._lane.room(len(message.body))
+            wire.send(message.subject, message.body, "", _in_batch(message, fence, batch, number))
         ack = await self._lane.publish(last.subject, last.body, _in_batch(last, fence, batch, size, b"Nats-Batch-Commit:1\r\n"))
         for number, message in enumerate(group, 1):
             _settle(message, ack.seq - size + number)

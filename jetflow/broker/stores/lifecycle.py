@@ -63,4 +63,4 @@ class LifecycleStream:
             BrokerUnavailableError: not connected now; nothing was sent.
         """
         headers = header_block(Nats_Msg_Id=event_id, content_type=CONTENT_TYPE)
-        return self._lane.submit(f"{self._names.events_prefix}{queue_token}.{id_token}.{kind}", body, headers, retry=False)
+        return self._lane.begin(f"{self._names.events_prefix}{queue_token}.{id_token}.{kind}", body, headers, retry=False)

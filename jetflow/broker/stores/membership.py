@@ -289,7 +289,7 @@ class Members:
         self._asking.add(worker_id)
         try:
             async with asyncio.timeout(1):
-                _, headers = await self._lane.submit(presence_subject(self._names, worker_id), b"", retry=False)
+                _, headers = await self._lane.ask(presence_subject(self._names, worker_id), b"", retry=False)
             if status_of(headers) == 503:
                 self._drop(worker_id)
         except (BrokerError, TimeoutError):

@@ -233,7 +233,7 @@ class TaskConsumer:
         if self._sid is None:
             return
         try:
-            self._lane.wire.write(b"UNSUB %d\r\n" % self._sid)
+            self._lane.wire.stop_listening(self._sid)
             await self._info()  # once it is answered, all that was sent before the server knew has arrived
         except BrokerError as error:
             log.debug("tasks on their way to this worker come again when their lease ends: %s", error)

@@ -14,7 +14,9 @@ from typing import Any
 
 import nats.errors
 
+from jetflow.broker.transport.direct import DirectWire, usable
 from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.plain import PlainWire
 from jetflow.broker.transport.topology import Topology, ensure_topology
 from jetflow.broker.transport.wire import Wire
 from jetflow.errors import BrokerError, BrokerUnavailableError
@@ -130,7 +132,8 @@ async def open_wire(
         BrokerError: the server cannot be reached, or refuses the credentials.
     """
     addresses = _addresses(servers)
-    wire = Wire()
+    web_socket = any(address.startswith(("ws://", "wss://")) for address in addresses)
+    wire = PlainWire() if web_socket or not usable() else DirectWire()
 
     async def disconnected() -> None:
         wire.tell(wire.on_disconnect)
@@ -191,7 +194,7 @@ async def _check_jetstream(lane: Lane, addresses: list[str]) -> None:
     try:
         await lane.api("INFO")
     except BrokerUnavailableError as problem:
-        if lane.wire._server_info.get("jetstream"):
+        if lane.wire.server_info.get("jetstream"):
             reason = "a cluster that has just started, or has lost most of its servers, has no leader; try again"
             raise BrokerUnavailableError(f"JetStream does not answer at {where}: {reason}") from problem
         raise BrokerError(f"JetStream is off at {where}: start nats-server with --jetstream, or with jetflow's nats.conf") from problem
@@ -203,15 +206,16 @@ async def _check_jetstream(lane: Lane, addresses: list[str]) -> None:
 
 async def _shielded_close(wire: Wire) -> None:
     """Closes out of reach of the caller's cancellation: nats-py does not survive a cancelled flush."""
-
-    async def close() -> None:
-        if wire.is_connected:
-            wire._write_pending()
-        await wire.close()
-
-    task = asyncio.ensure_future(close())
+    task = asyncio.ensure_future(wire.close())
     try:
-        await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+        await _closed(task, wire)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+        await _closed(task, wire)
         raise
+
+
+async def _closed(task: asyncio.Future[None], wire: Wire) -> None:
+    await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+    if not task.done():
+        wire.abort()
+        await asyncio.wait([task], timeout=1)

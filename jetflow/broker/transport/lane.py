@@ -24,6 +24,9 @@ from jetflow.protocol.headers import header_block, parse_headers, status_of
 TIMEOUT = 10.0
 """Seconds until a request without an answer counts as unknown."""
 MAX_UNDER_WAY = 8192
+"""Requests under way from which on writers wait."""
+MAX_AT_ALL = 2 * MAX_UNDER_WAY
+"""Requests under way from which on those that cannot wait are refused."""
 ONCE_WITHIN = 30.0
 """Seconds in which a message id is tried again; well within the inbox's dedupe window."""
 RETRY_DELAYS = (0.05, 0.1, 0.25)
@@ -101,13 +104,22 @@ class Lane:
         """Requests that wait for their answer."""
         return len(self._slots)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a request may be sent now; otherwise ``room`` waits until one may."""
+        return self.wire.takes_writes and len(self._slots) < MAX_UNDER_WAY
+
     def submit(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> asyncio.Future[Any]:
         """Sends a request; the future gives ``(payload, headers)``, or with ``many`` the list of them up to the end marker.
         Without ``retry`` the server's word that nobody listens (status 503) is an answer like any other.
 
+        It does not wait for room: see ``ask``, and ``begin``.
+
         Raises:
-            BrokerUnavailableError: at once when not connected; from the future when the outcome is unknown.
+            BrokerUnavailableError: at once when not connected, or with ``MAX_AT_ALL`` under way; from the future when the outcome is unknown.
         """
+        if len(self._slots) >= MAX_AT_ALL:
+            raise BrokerUnavailableError(f"{len(self._slots):,} requests wait for an answer; nothing was sent")
         self._count += 1
         token = str(self._count)
         try:
@@ -122,18 +134,50 @@ class Lane:
         return future
 
     async def request(self, subject: str, body: bytes = b"", headers: bytes | None = None) -> tuple[bytes, bytes | None]:
-        """One request and its answer, waiting first for a connection, and for a place when very many are under way.
+        """One request and its answer, waiting first for a connection, and for room.
 
         Raises:
             BrokerUnavailableError: no connection within the timeout, so nothing was sent; or the outcome is unknown.
         """
-        if not self.wire.is_connected or len(self._slots) >= MAX_UNDER_WAY:
-            await self._place()
+        if not self.wire.takes_writes or len(self._slots) >= MAX_UNDER_WAY:
+            await self.room(len(body))
         return await self.submit(subject, body, headers)  # type: ignore[no-any-return]
 
-    async def _place(self) -> None:
-        if not self.wire.is_connected:
-            await self.wire.connected(self.timeout)
+    async def ask(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> Any:
+        """As ``submit``, waiting first for room; errors as of ``submit``, at once when not connected."""
+        if not self.has_room and self.wire.is_connected:
+            await self.room(len(body))
+        return await self.submit(subject, body, headers, many=many, retry=retry)
+
+    def begin(self, subject: str, body: bytes, headers: bytes | None = None, *, retry: bool = True) -> asyncio.Future[Any]:
+        """As ``submit``, for several that go out at once: what there is no room for waits in a task of its own.
+
+        Raises:
+            BrokerUnavailableError: at once when not connected; from the future when the outcome is unknown.
+        """
+        if self.has_room or not self.wire.is_connected:
+            return self.submit(subject, body, headers, retry=retry)
+        return asyncio.ensure_future(self.ask(subject, body, headers, retry=retry))
+
+    async def room(self, size: int) -> None:
+        """Waits until a request with so many bytes may be sent. Whoever waits must send it before waiting for anything else.
+
+        Raises:
+            BrokerUnavailableError: no connection within the timeout, so nothing was sent.
+        """
+        if not self.wire.takes_writes:
+            await self.wire.room(size, self.timeout)
+        while len(self._slots) >= MAX_UNDER_WAY:
+            await self._slot()
+            if self.wire.is_connected and not self.wire.takes_writes:
+                try:
+                    await self.wire.room(size, self.timeout)
+                except BaseException:  # this place is for whoever waits next
+                    self._next_turn()
+                    raise
+
+    async def _slot(self) -> None:
+        """Waits for a place in the table."""
         while len(self._slots) >= MAX_UNDER_WAY:
             turn: asyncio.Future[None] = self._loop.create_future()
             self._waiting.append(turn)
@@ -145,15 +189,15 @@ class Lane:
                 raise
 
     async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
-        """Stores a message.
+        """Stores a message, waiting first for a connection, and for room.
 
         Raises:
             ConflictError: its compare-and-set lost.
             BrokerUnavailableError: whether it was stored is unknown.
             BrokerError: the server refused it.
         """
-        if not self.wire.is_connected or len(self._slots) >= MAX_UNDER_WAY:
-            await self._place()
+        if not self.wire.takes_writes or len(self._slots) >= MAX_UNDER_WAY:
+            await self.room(len(body))
         data, _ = await self.submit(subject, body, headers)
         return check_ack(data, subject)
 
@@ -273,7 +317,7 @@ class Lane:
         """
         found: list[StoredMessage] = []
         while True:
-            parts = await self.submit(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), many=True)
+            parts = await self.ask(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), many=True)
             fields: dict[str, str] = {}
             for data, headers in parts:
                 fields = parse_headers(headers)

@@ -163,7 +163,7 @@ class Walk:
     async def _ask(self, request: dict[str, object]) -> tuple[list[Row], int]:
         """Rows, and how many more there are behind them."""
         body = msgspec.json.encode(request | {"max_bytes": MOST_BYTES})
-        parts = await self._lane.submit(f"$JS.API.DIRECT.GET.{self._stream}", body, many=True)
+        parts = await self._lane.ask(f"$JS.API.DIRECT.GET.{self._stream}", body, many=True)
         end = parts[-1][1]
         if status_of(end) not in (204, 404):
             raise BrokerUnavailableError(f"reading {self._stream}: {parse_headers(end)['']}")

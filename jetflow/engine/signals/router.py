@@ -143,7 +143,7 @@ class Router:
         """Whether nobody answers for a worker; one that does is not silent."""
         try:
             async with asyncio.timeout(1):
-                _, headers = await self._broker.lane.submit(presence_subject(self._broker.names, worker_id), b"", retry=False)
+                _, headers = await self._broker.lane.ask(presence_subject(self._broker.names, worker_id), b"", retry=False)
         except TimeoutError:
             return False
         if status_of(headers) == 503:

@@ -1,0 +1,286 @@
+"""The connection that reaches into nats-py: everything in jetflow that rests on that library's internals is in this module.
+
+nats-py keeps what it is good at: connecting, TLS, authentication, reconnecting. Messages for our own subscriptions are handed
+over as bytes in the call that brings them, without a queue and a task each; our own publishes are joined and written once
+per turn of the event loop.
+
+``usable`` says whether the installed nats-py is one that this was checked with. Otherwise, and with ``nats`` in the environment
+variable ``JETFLOW_PLAIN``, connections are made by ``jetflow.broker.transport.plain``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import nats.aio.transport
+from nats.aio.client import Client as NatsClient
+from nats.errors import Error as NatsError
+
+from jetflow.broker.transport.parser import Parser
+from jetflow.broker.transport.wire import TURN, Handler, Wire
+from jetflow.core.plain import asked_for
+from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
+
+log: logging.Logger = logging.getLogger("jetflow.broker")
+
+CHECKED_WITH = ("2.16.0",)
+"""Versions of nats-py that this module was checked with; ``tests/broker/test_pins.py`` says what to do about another one."""
+
+_ATTRIBUTES = (
+    "_max_payload",
+    "_pending",
+    "_pending_data_size",
+    "_pongs",
+    "_ps",
+    "_server_info",
+    "_sid",
+    "_status",
+    "_subs",
+    "_transport",
+)
+_METHODS = (
+    "_attempt_reconnect",
+    "_process_err",
+    "_process_info",
+    "_process_msg",
+    "_process_op_err",
+    "_process_ping",
+    "_process_pong",
+    "_read_loop",
+)
+
+
+def missing() -> list[str]:
+    """What this module uses and the installed nats-py or asyncio does not have."""
+    client = NatsClient()
+    gone = [f"nats.aio.client.Client.{name}" for name in _ATTRIBUTES if not hasattr(client, name)]
+    gone += [f"nats.aio.client.Client.{name}()" for name in _METHODS if not inspect.iscoroutinefunction(getattr(NatsClient, name, None))]
+    transport = nats.aio.transport.TcpTransport()
+    gone += [f"nats.aio.transport.TcpTransport.{name}" for name in ("_io_reader", "_io_writer") if not hasattr(transport, name)]
+    if "_buffer" not in asyncio.StreamReader.__init__.__code__.co_names:
+        gone.append("asyncio.StreamReader._buffer")
+    return gone
+
+
+def usable() -> bool:
+    """Whether connections may be made this way here."""
+    if asked_for("nats"):
+        return False
+    installed = version("nats-py")
+    if installed in CHECKED_WITH:
+        return True
+    if installed.split(".")[:2] not in [checked.split(".")[:2] for checked in CHECKED_WITH] or missing():
+        log.warning("nats-py %s is not one of %s: jetflow uses its public calls alone, which is slower", installed, ", ".join(CHECKED_WITH))
+        return False
+    return True
+
+
+class DirectWire(Wire, NatsClient):  # type: ignore[misc]
+    """A nats-py client with direct handlers and joined writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handlers: dict[int, Handler] = {}
+        self._ps = Parser(self, self._on_message)  # type: ignore[assignment]
+        self._write_scheduled = False
+        self._flowing: asyncio.Task[None] | None = None
+
+    @property
+    def server_info(self) -> dict[str, Any]:  # type: ignore[override]
+        """What the server says of itself."""
+        return self._server_info
+
+    async def close(self) -> None:
+        """See ``Wire.close``."""
+        if self.is_connected:
+            self._write_pending()
+        await NatsClient.close(self)
+
+    # ---- in
+
+    def listen(self, subject: str, handler: Handler) -> int:
+        """See ``Wire.listen``."""
+        self._sid += 1
+        sid = self._sid
+        self._subs[sid] = _Listening(subject)  # type: ignore[assignment]
+        self._handlers[sid] = handler
+        if self.is_connected:
+            self.write(f"SUB {subject} {sid}\r\n".encode())
+        return sid
+
+    def unlisten(self, sid: int) -> None:
+        """See ``Wire.unlisten``."""
+        self._handlers.pop(sid, None)
+        self._subs.pop(sid, None)
+        if self.is_connected:
+            self.write(b"UNSUB %d\r\n" % sid)
+
+    def stop_listening(self, sid: int) -> None:
+        """See ``Wire.stop_listening``."""
+        self.write(b"UNSUB %d\r\n" % sid)
+
+    def _on_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> bool:
+        handler = self._handlers.get(sid)
+        if handler is None:
+            return sid not in self._subs
+        try:
+            handler(subject, reply, data, headers)
+        except Exception:  # raised into the reading it would end it
+            log.exception("handler of %r failed", subject)
+        return True
+
+    def _read_at_once(self) -> None:
+        """Has messages for our handlers handed over when their bytes come, not a task switch later. The rest goes on to nats-py's reading,
+        and everything after it until that has been seen to, so that the order stays.
+        """
+        parser: Parser = self._ps  # type: ignore[assignment]
+        reader = getattr(self._transport, "_io_reader", None)
+        if type(reader) is not asyncio.StreamReader:  # a web socket
+            return
+        later: Callable[[bytes], None] = reader.feed_data
+
+        def feed(data: bytes) -> None:
+            if self.is_connected and not parser.busy and not reader._buffer:  # type: ignore[attr-defined]
+                data = parser.take(data)
+            if data:
+                later(data)
+
+        reader.feed_data = feed  # type: ignore[method-assign]
+
+    # ---- out
+
+    def send(self, subject: str, body: bytes, reply: str = "", headers: bytes | None = None) -> None:
+        """See ``Wire.send``."""
+        size = len(body)
+        if headers is None:
+            command = b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), body)
+        else:
+            size += len(headers)
+            command = b"%b%b%b\r\n" % (f"HPUB {subject} {reply} {len(headers)} {size}\r\n".encode(), headers, body)
+        if size > self._max_payload:
+            raise PayloadTooLargeError(f"the message to {subject}", size, self._max_payload)
+        self.write(command)
+
+    def ack(self, reply: str) -> None:
+        """See ``Wire.ack``."""
+        self.write(f"PUB {reply} 0\r\n\r\n".encode())
+
+    def write(self, command: bytes) -> None:
+        """Adds protocol bytes to this turn's write."""
+        if self._status != NatsClient.CONNECTED:
+            raise BrokerUnavailableError("not connected to nats-server; nothing was sent")
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            asyncio.get_running_loop().call_soon(self._write_pending)
+
+    def _write_pending(self) -> None:
+        self._write_scheduled = False
+        if self._pending and self.is_connected and self._transport is not None:
+            commands, self._pending, self._pending_data_size = self._pending, [], 0
+            io: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+            if io is None:
+                self._transport.write(b"".join(commands))
+            elif not io.is_closing():  # otherwise it has just broken, which is noticed next
+                io.write(b"".join(commands))
+                if io.transport.get_write_buffer_size() > TURN and self._flowing is None:
+                    self._allowed = 0
+                    self._flowing = asyncio.get_running_loop().create_task(self._until_it_flows(io))
+
+    # ---- waiting for room
+
+    @property
+    def takes_writes(self) -> bool:
+        """See ``Wire.takes_writes``."""
+        return self._pending_data_size < self._allowed and self._status == NatsClient.CONNECTED
+
+    @property
+    def unwritten(self) -> int:
+        """See ``Wire.unwritten``."""
+        io: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        return self._pending_data_size + (0 if io is None else io.transport.get_write_buffer_size())
+
+    def _flows(self) -> bool:
+        return self._flowing is None
+
+    def _space(self) -> int:
+        return TURN - self._pending_data_size
+
+    async def _until_it_flows(self, io: asyncio.StreamWriter) -> None:
+        try:
+            await io.drain()
+        except Exception as error:  # it broke, which the reading notices
+            log.debug("the connection does not flow: %s", error)
+        finally:
+            if self._flowing is asyncio.current_task():
+                self._flowing = None
+                self._let_in_next_turn()
+
+    def _let_all_in(self) -> None:
+        self._flowing = None  # of the connection that was
+        super()._let_all_in()
+
+    def abort(self) -> None:
+        """See ``Wire.abort``. nats-py waits for the socket to take what is left, which a server that stands still never does."""
+        io: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        if io is not None and io.transport.get_write_buffer_size():
+            io.transport.abort()
+
+    # ---- staying alive
+
+    async def _read_loop(self) -> None:
+        """nats-py ends reading after an exception it does not know, and goes on looking connected: reconnect instead."""
+        self._read_at_once()
+        io: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        if io is not None:
+            io.transport.set_write_buffer_limits(high=TURN)
+        await super()._read_loop()
+        task = asyncio.current_task()
+        if self.is_connected and task is not None and not task.cancelling():
+            await self._process_op_err(NatsError("nats: reading ended"))
+
+    async def _attempt_reconnect(self) -> None:
+        self.abort()
+        await super()._attempt_reconnect()
+
+    async def _process_pong(self) -> None:
+        """Lets a cancelled flush have its PONG, which in nats-py would end all reading."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Keeps the connection where nats-py would close it for good: every error but a permission one means reconnecting."""
+        if "permissions violation" in err_msg:
+            self.last_violation = err_msg
+            log.warning("nats-server says: %s", err_msg)
+            self.tell(self.on_violation, err_msg)
+            await super()._process_err(err_msg)
+        else:
+            log.warning("nats-server says: %s; reconnecting", err_msg)
+            await self._process_op_err(NatsError(f"nats: {err_msg}"))
+
+
+class _Listening:
+    """What nats-py's own book-keeping wants to know of a subscription: enough to subscribe again, and nothing to close."""
+
+    __slots__ = ("_subject",)
+    _queue = ""
+    _max_msgs = 0
+    _received = 0
+    _pending_next_msgs_calls = None
+    _wait_for_msgs_task = None
+    _message_iterator = None
+    _closed = False
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+
+    def _stop_processing(self) -> None:
+        """Nothing is processed elsewhere."""
