@@ -273,10 +273,11 @@ class Client(Finding):
             if not await self._schedule_start(ref, type_token, delay, body, headers) and if_exists == "fail":
                 raise WorkflowAlreadyStartedError(workflow_id, task_queue)
             return _Started(ref, name, definition)
+        since = clock.monotonic()
         ack = await self._starts.publish(ref, type_token, body, headers, id_is_new=id_is_new)
         run, record = None if ack is None else ack.seq, None
         if run is not None and not id_is_new and if_exists != "replace":
-            refused, record = await self._starts.is_refused(ref.queue_token, ref.id_token, run)
+            refused, record = await self._starts.is_refused(ref.queue_token, ref.id_token, run, since)
             run = None if refused else run
         if run is None and if_exists == "fail":
             raise WorkflowAlreadyStartedError(workflow_id, task_queue)

@@ -13,6 +13,8 @@ RUNNING = "running"
 COMPLETED = "completed"
 FAILED = "failed"
 TERMINATED = "terminated"
+MARKER_STAYS = 1.0
+"""Seconds for which the broker's marker of an expired record stays at least, so that a client sees that a run had the id a moment ago."""
 
 
 class Waiting(Struct, omit_defaults=True):

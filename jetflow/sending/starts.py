@@ -16,16 +16,18 @@ from jetflow.broker.transport.connection import Broker
 from jetflow.broker.transport.lane import PubAck, StoredMessage
 from jetflow.broker.transport.pull import claimed_partitions
 from jetflow.core.ids import partition_of
-from jetflow.errors import BrokerError, ConflictError
+from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 from jetflow.protocol import clock
 from jetflow.protocol.headers import NEW_ID, REPLACE
-from jetflow.protocol.record import StateRecord, decode_state
+from jetflow.protocol.record import MARKER_STAYS, StateRecord, decode_state
 from jetflow.protocol.reference import WorkflowRef
 
 PATIENCE = 5.0
 """Seconds after which no owner is expected to decide any more: longer than a lease, after which what an owner has in hand counts for nothing."""
 SOON = 60_000
 """A record that expires within so many ms may be gone when an owner looks."""
+MARGIN = 0.25
+"""Seconds of ``MARKER_STAYS`` that are not relied on: clocks of a cluster's servers differ."""
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1
 
 
@@ -72,12 +74,22 @@ class Starts:
             return False
         return True
 
-    async def is_refused(self, queue_token: str, id_token: str, run: int) -> tuple[bool, StateRecord | None]:
-        """Whether a start, which is stored as ``run``, is refused; and the run's record, if there is one already."""
+    async def is_refused(self, queue_token: str, id_token: str, run: int, since: float) -> tuple[bool, StateRecord | None]:
+        """Return whether a start, which is stored as ``run``, is refused; and the run's record, if there is one already.
+
+        Args:
+            queue_token, id_token: the workflow.
+            run: the start's sequence in the inbox.
+            since: when its publishing began, by the monotonic clock. A record that its owner has seen since then, and that has expired
+                meanwhile, still shows by its marker for a moment; a client that looks later asks its owner's decision.
+
+        Raises:
+            BrokerUnavailableError: nothing is left that tells. The process stood still for longer than records and markers stay.
+        """
         newest = await self._newest(queue_token, id_token)
-        if newest is None:
+        if newest is None and clock.monotonic() - since < MARKER_STAYS - MARGIN:
             return False, None  # no run had the id lately
-        record = decode_state(newest.data)
+        record = decode_state(newest.data) if newest is not None else None
         if record is not None and record.run_id == str(run):
             return False, record
         return await self._decided(queue_token, id_token, run)
@@ -96,11 +108,16 @@ class Starts:
             if record is not None and record.run_id == str(run):
                 return False, record
             if await self._broker.lane.message(self._broker.names.inbox_stream, run) is None:
-                return not await self._has_run(queue_token, id_token, run), None
+                if await self._has_run(queue_token, id_token, run):
+                    return False, None
+                if newest is None:
+                    raise BrokerUnavailableError("it cannot be told any more whether this start was refused, or its run has ended and expired")
+                return True, None
             late = clock.monotonic() > deadline
-            if record is None and late:
+            has_owner = not late and await self._has_owner(queue_token, id_token)
+            if record is None and not has_owner:
                 return False, None  # whoever gets the start begins it
-            stays = record is not None and ((late and not _expires_soon(record)) or not await self._has_owner(queue_token, id_token))
+            stays = record is not None and not has_owner and not (late and _expires_soon(record))
             if stays and await self._take_back(run):
                 return True, None
             await asyncio.sleep(pause)

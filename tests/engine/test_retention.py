@@ -401,7 +401,7 @@ async def test_an_id_started_between_expiry_and_removal_goes_on_with_its_numbers
     let_in = asyncio.Event()
     retire = janitor.retire
 
-    async def late(tenure: Any, ids: Any) -> dict[str, str]:
+    async def late(tenure: Any, ids: Any) -> removal.Left:
         await let_in.wait()
         return await retire(tenure, ids)
 
@@ -496,7 +496,7 @@ async def test_a_sleeping_workflow_is_never_removed(own: Client, queue: str) -> 
         await gone(own, queue, "ended")
         await own.execute(one_step, 1, workflow_id="later", task_queue=queue)
         await gone(own, queue, "later")
-        assert not await janitor.retire(tenure_of(worker), ["asleep"])
+        assert await janitor.retire(tenure_of(worker), ["asleep"]) == removal.Left({}, [])
         assert len(await entries(own, queue, "asleep")) == 1
         await handle.cancel()
         await handle.result(throw_on_error=False, timeout=WAIT)
@@ -516,7 +516,7 @@ async def test_a_run_whose_command_waits_is_left_to_its_owner(client: Client, qu
 
         await until(lambda: _expired(client, queue))
         assert acks
-        assert not await janitor.retire(tenure_of(worker), ["id"])
+        assert await janitor.retire(tenure_of(worker), ["id"]) == removal.Left({}, ["id"])
         assert len(await entries(client, queue, "id")) == 1
         assert len(await commands(client, queue)) == 1
     async with Worker(client, task_queue=queue, **SERVED):
@@ -576,7 +576,7 @@ async def test_a_janitor_goes_on_where_the_one_before_it_was(own: Client, queue:
     monkeypatch.setattr(janitor, "REMEMBER_EVERY", 0)
     retire, looked_at = janitor.retire, list[str]()
 
-    async def noted(tenure: Any, ids: Any) -> dict[str, str]:
+    async def noted(tenure: Any, ids: Any) -> removal.Left:
         looked_at.extend(ids)
         return await retire(tenure, ids)
 

@@ -29,6 +29,7 @@ from jetflow.engine.upkeep import compaction, janitor, removal, supervision
 from jetflow.errors import BrokerError
 from jetflow.protocol.commands import StartCommand
 from jetflow.protocol.headers import header_block, ttl_of
+from jetflow.sending import starts
 from tests.simulation.running import try_seed
 
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {}
@@ -447,14 +448,20 @@ def janitor_does_not_ask_the_inbox() -> AbstractContextManager[None]:
 
 
 @bug
-def janitor_takes_unacked_for_waiting() -> AbstractContextManager[None]:
-    """An owner that looks again for what an expired run has left takes a command that it has just acked for one that waits."""
-    original = closing.revisit
+def janitor_never_comes_back() -> AbstractContextManager[None]:
+    """An expired run that is passed over, since a command of its id waits, is forgotten."""
+    original = janitor.retire
 
-    async def revisit(own: Any, id_token: str, _: int) -> None:
-        await original(own, id_token, 0)
+    async def retire(own: Any, ids: Any) -> Any:
+        return (await original(own, ids))._replace(later=[])
 
-    return replaced((closing, "revisit", revisit))
+    return replaced((janitor, "retire", retire))
+
+
+@bug
+def markers_go_at_once() -> AbstractContextManager[None]:
+    """The marker of an expired record goes before a client whose start was refused has seen it."""
+    return replaced((removal, "MARKER_STAYS", -10.0), (starts, "MARKER_STAYS", 1000.0))
 
 
 @bug

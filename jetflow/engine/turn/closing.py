@@ -14,14 +14,11 @@ from jetflow.engine.turn.records import closed_record
 from jetflow.engine.turn.replaying import replay_end
 from jetflow.engine.turn.run import CannotGoOnError, Run
 from jetflow.engine.upkeep.compaction import Closed
-from jetflow.engine.upkeep.removal import revisit
 from jetflow.errors import NondeterminismError
-from jetflow.protocol.clock import now_ms
 from jetflow.protocol.record import decode_state
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
-EXPIRY_MARGIN_MS = 500
 CLOCKS_APART = 100
 """Milliseconds by which the clocks of a cluster's servers may differ."""
 
@@ -29,7 +26,7 @@ CLOCKS_APART = 100
 async def rest_closed(actor: Actor) -> None:
     """See the module. What is left of the run is compacted, and the workflow forgotten unless more commands wait."""
     run, tenure = actor.run, actor.tenure
-    newly, rebuilt = not run.told_closing, actor.machine is None
+    newly = not run.told_closing
     if newly and run.info is not None:
         await _tell(actor, run.info)
     actor.mailbox.hold_all(actor.signals.discard())
@@ -41,8 +38,6 @@ async def rest_closed(actor: Actor) -> None:
     if newly and run.seq > 1 and run.history.fits:
         tenure.compaction.add(Closed(actor.id_token, run.seq, run.position if run.is_whole else 0))
     if not actor.mailbox.waiting:
-        if rebuilt or _may_have_expired(run):
-            actor.context.background.tidy(revisit(tenure, actor.id_token, actor.mailbox.newest))
         actor.drop()
 
 
@@ -61,12 +56,6 @@ async def _tell(actor: Actor, info: RunInfo) -> None:
             await timers
         else:
             context.background.tidy(timers)
-
-
-def _may_have_expired(run: Run) -> bool:
-    """Return whether so much time has gone since the end that the janitor may have come while a command was un-acked, and passed it over."""
-    expire = _kept(run)
-    return expire is not None and now_ms() - run.closing.at > expire - EXPIRY_MARGIN_MS
 
 
 def _kept(run: Run) -> int | None:

@@ -21,16 +21,14 @@ class Mailbox:
         held: applied, and acked once all that they led to is durable.
         unacked: all that the broker gives again to the next owner, by inbox sequence: those waiting, those held, and those whose signals
             are kept in memory.
-        newest: the highest inbox sequence that was ever received.
     """
 
-    __slots__ = ("_ack", "held", "newest", "unacked", "waiting")
+    __slots__ = ("_ack", "held", "unacked", "waiting")
 
     def __init__(self, ack: Callable[[Delivery], None]) -> None:
         self.waiting: deque[Command] = deque()
         self.held: list[Command] = []
         self.unacked: dict[int, Command] = {}
-        self.newest: int = 0
         self._ack = ack
 
     def receive(self, command: Command) -> bool:
@@ -39,7 +37,6 @@ class Mailbox:
         if known is not None:
             known.came_again(command.delivery)
             return False
-        self.newest = max(self.newest, command.seq)
         self.unacked[command.seq] = command
         self.waiting.append(command)
         return True

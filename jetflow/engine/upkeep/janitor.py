@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 from jetflow.broker.fencing.fence import TenureOverError
 from jetflow.broker.transport.scan import Scan
@@ -64,9 +63,10 @@ class Janitor:
     async def _work(self, tenure: Tenure) -> None:
         context, names = self._context, self._context.broker.names
         place = await self._place(tenure)
+        later: dict[str, int] = {}
         if place is None:
             if await self._may_have_missed(tenure):
-                await self._sweep(tenure)
+                later = await self._sweep(tenure)
             place = 0
         lane = context.broker.lane  # it must be able to remove its consumer when the tenure is over
         markers = Scan(lane, names.state_stream, f"{names.state_prefix}{context.queue_token}.*", start=place + 1, wanted=_is_marker)
@@ -74,10 +74,11 @@ class Janitor:
         try:
             await markers.open()
             while tenure.owns(0):
-                expired = [seen.subject.rpartition(".")[2] for seen in await markers.batch(BATCH)]
-                await self._retire(tenure, list(dict.fromkeys(expired)))
-                if markers.place != remembered and clock.monotonic() - since > REMEMBER_EVERY:
-                    remembered, since = markers.place, clock.monotonic()
+                later |= {seen.subject.rpartition(".")[2]: seen.position for seen in await markers.batch(BATCH)}
+                later = await self._retire(tenure, later)
+                done = min(later.values(), default=markers.place + 1) - 1
+                if done != remembered and clock.monotonic() - since > REMEMBER_EVERY:
+                    remembered, since = done, clock.monotonic()
                     await self._remember(tenure, remembered)
                 if markers.read < BATCH:
                     await asyncio.sleep(EVERY)
@@ -102,25 +103,32 @@ class Janitor:
         info = await tenure.lane.api(f"STREAM.INFO.{self._context.broker.names.state_stream}")
         return from_iso(info["ts"]) - from_iso(info["created"]) > MARKER_TTL * 1000
 
-    async def _sweep(self, tenure: Tenure) -> None:
-        """Looks for timelines without a record, among those that there are now."""
+    async def _sweep(self, tenure: Tenure) -> dict[str, int]:
+        """Look for timelines without a record, among those that there are now. Return those to come back to."""
         context, names = self._context, self._context.broker.names
         keys = Scan(context.broker.lane, names.timeline_stream, f"{names.timeline_prefix}{context.queue_token}.*.*")
         try:
             end = (await tenure.lane.api(f"STREAM.INFO.{names.timeline_stream}"))["state"]["last_seq"]
             await keys.open()
             position, before = 0, ""
+            later: dict[str, int] = {}
             while position < end and (found := await keys.batch(BATCH)):
                 position = found[-1].position
                 ids = dict.fromkeys(seen.subject.split(".")[-2] for seen in found)
-                await self._retire(tenure, [id_token for id_token in ids if id_token != before])
+                later |= await self._retire(tenure, {id_token: 0 for id_token in ids if id_token != before})
                 before = next(reversed(ids))
+            return later
         finally:
             await keys.close()
 
-    async def _retire(self, tenure: Tenure, ids: Sequence[str]) -> None:
+    async def _retire(self, tenure: Tenure, expired: dict[str, int]) -> dict[str, int]:
+        """Remove what can go of workflows, given with the position of their marker. Return those to come back to."""
+        ids, later = list(expired), dict[str, int]()
         for start in range(0, len(ids), TOGETHER):
-            self.set_aside |= await retire(tenure, ids[start : start + TOGETHER])
+            left = await retire(tenure, ids[start : start + TOGETHER])
+            self.set_aside |= left.unreadable
+            later |= {id_token: expired[id_token] for id_token in left.later}
+        return later
 
 
 def _is_marker(headers: bytes) -> bool:

@@ -1,6 +1,7 @@
 """What is left of a run is removed once its state record has expired.
 
-The run's timeline, signals and timers go first, the marker of its record last. Every removal says up to which position of its stream, so
+The run's timeline, signals and timers go first, the marker of its record last, ``MARKER_STAYS`` after it came at the earliest: until then it
+tells a client that an owner may have refused its start. Every removal says up to which position of its stream, so
 that it can never touch what a newer run of the same id has written, however late it comes.
 """
 
@@ -9,34 +10,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jetflow.broker.fencing.fence import TenureOverError
 from jetflow.broker.stores.timeline import Entry, UnreadableTimelineError, to_entry
 from jetflow.broker.transport.lane import StoredMessage
 from jetflow.core import events as ev
 from jetflow.core.ids import partition_of
+from jetflow.core.times import from_iso
 from jetflow.engine import faults
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol.record import MARKER_STAYS
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
-async def revisit(tenure: Tenure, id_token: str, acked: int) -> None:
-    """For an owner who found that a run has ended before: if its record is gone, so that the janitor may have come too early.
+class Left(NamedTuple):
+    """What stays: ids whose timeline cannot be read, with the reason; and ids to come back to."""
 
-    Commands up to ``acked`` are done with, though the broker may not have taken their acks yet.
-    """
-    if await tenure.states.get(tenure.context.queue_token, id_token, fresh=True) is None:
-        await retire(tenure, [id_token], acked)
+    unreadable: dict[str, str]
+    later: list[str]
 
 
-async def retire(tenure: Tenure, ids: Sequence[str], acked: int = 0) -> dict[str, str]:
-    """Removes what is left of those ids whose last run has ended and whose record is gone; gives those that cannot be read, with the reason.
+async def retire(tenure: Tenure, ids: Sequence[str]) -> Left:
+    """Remove what is left of those ids whose last run has ended and whose record is gone.
 
     The order of the questions matters: a run whose commands are all acked had its record written, so that a record which is
     not there has expired. While a command waits, its owner must still find the timeline, or it would take a repeated
-    start for a new one; the owner comes here again after it.
+    start for a new one.
     """
     context = tenure.context
     queue, names = context.queue_token, context.broker.names
@@ -46,9 +48,14 @@ async def retire(tenure: Tenure, ids: Sequence[str], acked: int = 0) -> dict[str
     waiting = await _newest(tenure, names.inbox_stream, inboxes)
     records = await _newest(tenure, names.state_stream, [tenure.states.subject(queue, id_token) for id_token in ids])
     unreadable: dict[str, str] = {}
+    later: list[str] = []
+    young = await _now(tenure) - int(MARKER_STAYS * 1000) if records else 0
     for id_token in ids:
         record = next(iter(records.get(id_token, ())), None)
-        if any(message.seq > acked for message in waiting.get(id_token, ())) or (record is not None and record.data):
+        if record is not None and record.data:
+            continue
+        if id_token in waiting or (record is not None and from_iso(record.time) > young):
+            later.append(id_token)
             continue
         keys = timelines.get(id_token, [])
         try:
@@ -59,7 +66,13 @@ async def retire(tenure: Tenure, ids: Sequence[str], acked: int = 0) -> dict[str
             continue
         if last is None or isinstance(last.commit.events[-1], ev.CLOSING):
             await _remove(tenure, id_token, last, record)
-    return unreadable
+    return Left(unreadable, later)
+
+
+async def _now(tenure: Tenure) -> int:
+    """The broker's clock, ms since the epoch."""
+    info = await tenure.lane.api(f"STREAM.INFO.{tenure.context.broker.names.state_stream}")
+    return from_iso(info["ts"])
 
 
 async def _newest(tenure: Tenure, stream: str, filters: list[str]) -> dict[str, list[StoredMessage]]:
