@@ -22,14 +22,13 @@ from jetflow.core import events as ev
 from jetflow.core import handlers, machine
 from jetflow.core.ids import to_token
 from jetflow.engine.activities import inflight
-from jetflow.engine.ownership.ownership import actors, outbox, tenure
+from jetflow.engine.ownership import actors, outbox, tenure
 from jetflow.engine.signals import buffer as signal_buffer
 from jetflow.engine.turn import actor, alarms, applying, closing, committing, effects, head_start, opening, publishing, resting, starting, turn
 from jetflow.engine.upkeep import compaction, janitor, removal, supervision
 from jetflow.errors import BrokerError
 from jetflow.protocol.commands import StartCommand
 from jetflow.protocol.headers import header_block, ttl_of
-from jetflow.sending import starts
 from tests.simulation.running import try_seed
 
 PLANTED: dict[str, Callable[[], AbstractContextManager[None]]] = {}
@@ -456,12 +455,6 @@ def janitor_never_comes_back() -> AbstractContextManager[None]:
         return (await original(own, ids))._replace(later=[])
 
     return replaced((janitor, "retire", retire))
-
-
-@bug
-def markers_go_at_once() -> AbstractContextManager[None]:
-    """The marker of an expired record goes before a client whose start was refused has seen it."""
-    return replaced((removal, "MARKER_STAYS", -10.0), (starts, "MARKER_STAYS", 1000.0))
 
 
 @bug
