@@ -20,7 +20,8 @@ def pages() -> list[Path]:
             str(path.relative_to(ROOT))
             for path in (*ROOT.glob("*.md"), *(p for d in ("docs", "deploy", "examples") for p in (ROOT / d).rglob("*.md")))
         ]
-    return [ROOT / name for name in sorted(names) if not name.startswith(SAMPLES) and (ROOT / name).exists()]
+    mine = [name for name in sorted(names) if not name.startswith(SAMPLES) and "node_modules" not in name]
+    return [ROOT / name for name in mine if (ROOT / name).exists()]
 
 
 def name(page: Path) -> str:
