@@ -34,6 +34,8 @@ CONSTANTS: list[tuple[str, str, str, Any]] = [
     ("design", "an inactivity threshold of a minute", "broker.transport.pull:INACTIVE_THRESHOLD", 60 * 1_000_000_000),
     ("design", "ends in ten tokens", "broker.fencing.fence:SPELLINGS", 10),
     ("design", "(error 10100)", "broker.transport.codes:FILTERS_OVERLAP", 10100),
+    ("design", "4 MiB of unwritten bytes", "broker.transport.wire:MAX_UNWRITTEN", 4 * 1024 * 1024),
+    ("design", "8,192 requests under way", "broker.transport.lane:MAX_UNDER_WAY", 8192),
     ("design", "After eight within a minute", "engine.upkeep.supervision:MOST", 8),
     ("events", "Workers notice within 5 seconds", "engine.upkeep.lifecycle:LOOK_EVERY", 5),
     ("events", "a repeat within two minutes", "broker.stores.lifecycle:DUPLICATE_WINDOW", 120),
