@@ -58,10 +58,10 @@ JETFLOW = (
     Figure("step_cpu", "CPU a step, 20 chains of 100", "ms", raw="raw_put_cpu"),
     Figure("fanout_100", "fan-out of 100", "ms", raw="raw_put_p50", mark=3, mark_always=6, mark_r3=5),
     Figure("signal_p50", "signal to result p50", "ms", raw="raw_put_p50"),
-    Figure("parked_start", "sleepers started and parked", "s"),
+    Figure("parked_start", "sleepers started and at rest", "s"),
     Figure("parked_live", "worker memory, a live sleeper", "KB"),
     Figure("parked_evicted", "worker memory, an evicted sleeper", "KB"),
-    Figure("parked_count", "sleepers still parked", "", "same"),
+    Figure("parked_count", "sleepers still at rest", "", "same"),
 )
 
 FIGURES = {figure.name: figure for figure in RAW + JETFLOW}
@@ -83,7 +83,7 @@ class Counts(Struct, frozen=True):
     signals: int
     sleepers: int
     stay: float
-    """Seconds that the sleepers are watched for staying parked."""
+    """Seconds that the sleepers are watched for staying at rest."""
 
 
 FULL = Counts(

@@ -222,8 +222,8 @@ GROWING = {
     "timers": Growing(timers_at_once, 5, "timer pending in one workflow, given up"),
     "naps": Growing(timers_in_turn, 2, "timer of one workflow, one after the other"),
     "workflows": Growing(short_workflows, 20, "workflow of one step"),
-    "parked": Growing(parked_workflows, 20, "workflow started and parked"),
-    "one-of": Growing(signal_among_parked, 10, "signal round trip among so many parked", lambda size: min(ROUND_TRIPS, size)),
+    "parked": Growing(parked_workflows, 20, "workflow started and at rest"),
+    "one-of": Growing(signal_among_parked, 10, "signal round trip among so many at rest", lambda size: min(ROUND_TRIPS, size)),
 }
 
 

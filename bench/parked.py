@@ -76,7 +76,7 @@ async def measure(url: str, queue: str, sleepers: int, cached: int, stay: float)
         await until_quiet(client, queue)
         asleep = min(await timers(client, queue), await _running(client, queue)) - WARM_UP - sleepers
         if asleep != sleepers:
-            raise RuntimeError(f"of {sleepers} sleepers {asleep} are still parked")
+            raise RuntimeError(f"of {sleepers} sleepers {asleep} are still at rest")
         return Parked(seconds, kilobytes, asleep)
 
 

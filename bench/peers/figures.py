@@ -14,7 +14,7 @@ RACE = (
     Figure("chain_steps_20", "steps, 20 chains of 100", "/s", "high", raw="raw_puts_20"),
     Figure("fanout_100", "fan-out of 100", "ms", raw="raw_put_p50"),
     Figure("signal_p50", "signal to result p50", "ms", raw="raw_put_p50"),
-    Figure("parked_start", "sleepers started and parked", "s"),
+    Figure("parked_start", "sleepers started and at rest", "s"),
     Figure("parked_worker", "memory of client and worker, a sleeper", "KB"),
     Figure("parked_server", "memory of the servers, a sleeper", "KB"),
     Figure("cold_all", "cold start of servers and worker to the first result", "s"),

@@ -15,7 +15,7 @@ REQUIREMENTS = ("restate-sdk[serde]==1.3.0", "hypercorn==0.18.0", "aiohttp>=3.12
 SERVER = "@restatedev/restate-server@1.7.12"
 NPM = CACHE / "restate-server"
 INACTIVE_AFTER = "1s"
-"""A waiting invocation is suspended after so long; a minute if not told. Only suspended ones count as parked, and can change workers at once."""
+"""A waiting invocation is suspended after so long; a minute if not told. Only suspended ones count as at rest, and can change workers at once."""
 CONCURRENCY = 100_000
 """Invocations at once, which are a thousand if not told: too few to park more."""
 
