@@ -17,7 +17,7 @@ from jetflow.core.failures import ACTIVITY_TIMEOUT, Failure
 from jetflow.core.ids import to_token
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.retries import after_failure
-from jetflow.engine.activities.remote import is_outcome_of
+from jetflow.engine.activities.outcomes import is_outcome_of
 from jetflow.engine.context import Context
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.errors import BrokerError

@@ -29,6 +29,15 @@ DURABLE_BACKOFF_MS = 1000
 Outcome = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
 
 
+class Slots(asyncio.Semaphore):
+    """A semaphore that says how many may still have it."""
+
+    @property
+    def free(self) -> int:
+        """Those that nobody has."""
+        return self._value
+
+
 class StepRunner:
     """Runs activities with a limit on how many at once.
 
@@ -45,7 +54,7 @@ class StepRunner:
     def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Executor, limit: int, max_bytes: int) -> None:
         self._activities = activities
         self._threads = threads
-        self.slots: asyncio.Semaphore = asyncio.Semaphore(limit)
+        self.slots: Slots = Slots(limit)
         self._max_bytes = max_bytes
 
     def knows(self, name: str) -> bool:
@@ -55,7 +64,7 @@ class StepRunner:
     @property
     def free(self) -> int:
         """Slots that nobody has."""
-        return self.slots._value
+        return self.slots.free
 
     async def run(
         self,

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from jetflow.broker.fencing.fence import TenureOverError
-from jetflow.broker.fencing.registry import Registry
 from jetflow.broker.stores.membership import Heart, Member, Members
-from jetflow.broker.transport.pull import PullConsumer, claimed_partitions, delete_consumer
 from jetflow.engine.engine import Engine
-from jetflow.engine.ownership.actors import Actors
+from jetflow.engine.ownership.claiming import Claiming
+from jetflow.engine.ownership.sharing import assign, eligible
 from jetflow.engine.ownership.tenure import Tenure
-from jetflow.engine.ports import Inbox, Ledger
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 
@@ -41,22 +38,6 @@ LAST_WRITES = 1.0
 """Seconds in which what a tenure has sent is answered, for it to need no revocation."""
 
 
-def assign(partitions: int, members: Iterable[str]) -> dict[str, set[int]]:
-    """Rendezvous hashing: each partition goes to the member with the highest hash of both."""
-    ids = sorted(members)
-    shares: dict[str, set[int]] = {member: set() for member in ids}
-    for partition in range(partitions):
-        winner = max(ids, key=lambda member: hashlib.blake2b(f"{member}/{partition}".encode(), digest_size=8).digest())
-        shares[winner].add(partition)
-    return shares
-
-
-def eligible(members: Iterable[Member]) -> list[Member]:
-    """Members that may own partitions: those whose workflow types are not a mere part of another's, as in a rolling upgrade."""
-    everyone = list(members)
-    return [member for member in everyone if not any(set(member.workflows) < set(other.workflows) for other in everyone)]
-
-
 class Ownership:
     """The partitions of one worker.
 
@@ -71,14 +52,12 @@ class Ownership:
     def __init__(self, engine: Engine, heart: Heart, member: Member, *, room: Callable[[], int], grace: float) -> None:
         broker = engine.context.broker
         self._engine = engine
-        self._queue_token = engine.context.queue_token
         self._broker = broker
         self._heart = heart
         self._member = member
-        self._room = room
         self._grace = grace
         self._members = Members(broker.lane, broker.names, member.task_queue, member.worker_id, self._changed)
-        self._registry: Ledger = Registry(broker.lane, broker.names, self._queue_token, replicated=broker.topology.replicas > 1)
+        self._claiming = Claiming(engine, heart.lease, room=room, on_over=self._on_over)
         self._wake = asyncio.Event()
         self._grace_until = 0.0
         self._leaving_until: float | None = None
@@ -172,12 +151,11 @@ class Ownership:
             await asyncio.sleep(LOOK_AT_LEAVING)
         if not tenure.over:
             await tenure.compaction.emptied(COMPACTION_GRACE)
-        await self._end(tenure)
+        await self._claiming.end(tenure)
         deadline = clock.monotonic() + LAST_WRITES
         while tenure.lane.under_way and clock.monotonic() < deadline:
             await asyncio.sleep(LOOK_AT_LEAVING)
-        if not tenure.lane.under_way and not tenure.lane.is_in_doubt and self._broker.wire.is_connected:
-            await self._registry.leave(tenure.name)
+        await self._claiming.sign_off(tenure)
 
     # ---- one step towards what should be
 
@@ -193,7 +171,7 @@ class Ownership:
             return
         target = keep | wanted
         if target - owned or (tenure is None and target):
-            target -= await self._taken_by_others()
+            target -= await self._claiming.claimed_by_others(set(self._members.alive()))
         if tenure is None or tenure.over or target != owned or returning:
             await self._claim(target)
         if wanted - self.partitions:
@@ -225,79 +203,21 @@ class Ownership:
             self._assigned = (able, frozenset(share))
         return self._assigned[1]
 
-    async def _taken_by_others(self) -> frozenset[int]:
-        """Partitions with another's consumer. Consumers of workers that are gone are deleted, and those that this one has left behind."""
-        tenure = self._tenure
-        mine = tenure.consumer_name if tenure is not None else None
-        alive = set(self._members.alive())
-        taken: set[int] = set()
-        for name, partitions in (await claimed_partitions(self._broker.lane, self._broker.names, self._queue_token)).items():
-            if name == mine:
-                continue
-            owner = name.split("-")[1] if name.count("-") >= 2 else ""
-            if owner in alive:
-                taken |= partitions
-            else:
-                log.info("taking over %d partitions of worker %s, which is gone", len(partitions), owner)
-                await delete_consumer(self._broker.lane, self._broker.names.inbox_stream, name)
-        return frozenset(taken)
-
     async def _claim(self, target: frozenset[int]) -> None:
-        """Ends the tenure that there is, and begins another over what is to be owned."""
-        engine, term = self._engine, self._heart.lease.term
-        if engine.tenure is not None:
-            await self._end(engine.tenure)
-        if target:
-            consumer = self._new_consumer()
-            if not await consumer.create(target, self._queue_token):
-                log.info("somebody else was faster to claim a partition of %s; looking again", self._member.task_queue)
-                asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
-                return
-            await self._begin(consumer, target, term)
+        """Own some partitions, and no others, under a tenure that begins now."""
+        if not await self._claiming.claim(target, lambda: target - self._wanted()):
+            log.info("somebody else was faster to claim a partition of %s; looking again", self._member.task_queue)
+            asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
+            return
+        tenure = self._engine.tenure
+        if tenure is not None and not tenure.leaving:
+            self._leaving_until = None  # else the grace goes on
         if not target and not self._member.partitions:
             return  # as the others know: each change that is told has all of them look again
         self._tell()
         log.info(
             "worker %s owns %d of %d partitions of %s", self._member.worker_id, len(target), self._broker.topology.partitions, self._member.task_queue
         )
-
-    async def _begin(self, consumer: Inbox, target: frozenset[int], term: int) -> None:
-        """The consumer keeps others from claiming; once earlier tenures are revoked, what is read stays as it is."""
-        engine, lease = self._engine, self._heart.lease
-        tenure = Tenure(engine.context, consumer, target, lambda: lease.lasts(term))
-        actors = Actors(engine.services, tenure)
-        tenure.on_over.append(self._on_over)
-        consumer.give_to(actors.deliver, tenure.lose)
-        try:
-            taken = await self._registry.take(tenure.name, target, consumer.born_at)
-            await tenure.prepare(max(taken.position, consumer.born_at), taken.doubt)
-        except BaseException:
-            tenure.lose("it could not be entered in the registry")
-            if self._broker.wire.is_connected:
-                with contextlib.suppress(BrokerError):
-                    await consumer.delete()
-                    await self._registry.leave(tenure.name)  # nothing was written under it
-            raise
-        engine.own(tenure, actors)
-        tenure.leave(target - self._wanted())
-        if not tenure.leaving:
-            self._leaving_until = None  # else the grace goes on
-        engine.services.inflight.claimed(target)
-        consumer.begin()
-
-    def _new_consumer(self) -> Inbox:
-        owner = f"{self._queue_token.replace('-', '=2D')}-{self._member.worker_id}"
-        return PullConsumer(self._broker.lane, self._broker.names, owner, room=self._room)
-
-    async def _end(self, tenure: Tenure) -> None:
-        """Frees its partitions for others."""
-        tenure.lose("its partitions change")
-        self._engine.disown()
-        if self._broker.wire.is_connected:
-            try:
-                await tenure.delete_consumer()
-            except BrokerError as error:
-                log.debug("consumer left behind: %s", error)
 
     def _tell(self) -> None:
         self._member.version += 1

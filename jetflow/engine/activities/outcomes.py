@@ -1,0 +1,60 @@
+"""What came of one attempt of a remote activity: the body that its worker publishes, and what others read in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from jetflow.activity import Attempt
+from jetflow.broker.stores.tasks import Task
+from jetflow.core import events as ev
+from jetflow.core.failures import to_failure
+from jetflow.engine.activities.steps import is_final
+
+
+class _Seen(msgspec.Struct):
+    run: int
+    attempt: int
+
+
+def success(task: Task, result: msgspec.Raw) -> bytes:
+    """Return the body for an attempt that has a result."""
+    return msgspec.json.encode(_head(task) | {"result": result})
+
+
+def failure(task: Task, error: BaseException, attempt: Attempt, limit: int) -> bytes:
+    """Return the body for an attempt that has failed, within ``limit`` bytes if that can be."""
+    told = msgspec.to_builtins(to_failure(error))
+    told["bases"] = [cls.__name__ for cls in type(error).__mro__[1:-2]]
+    if is_final(error):
+        told["non_retryable"] = True
+    body = msgspec.json.encode(_head(task) | {"failure": told, "details": attempt.details})
+    if len(body) > limit:
+        told |= {"message": told["message"][:1000], "stack": "", "cause": None}
+        body = msgspec.json.encode(_head(task) | {"failure": told, "details": attempt.details})
+    return body
+
+
+def _head(task: Task) -> dict[str, Any]:
+    return {"run": task.run, "attempt": task.attempt}
+
+
+def is_outcome_of(body: bytes, run: int, attempt: int) -> bool:
+    """Return whether an outcome's body is of this attempt, or a later one, of the run."""
+    try:
+        seen = msgspec.json.decode(body, type=_Seen)
+    except msgspec.DecodeError:
+        return False
+    return seen.run == run and seen.attempt >= attempt
+
+
+def settles(event: Any, task: Task) -> bool:
+    """Return whether an event of the timeline means that an attempt need not be made."""
+    if isinstance(event, ev.Started):
+        return event.first_index > task.index
+    if getattr(event, "index", None) != task.index:
+        return False
+    if isinstance(event, ev.ActivityRetrying):
+        return event.attempt >= task.attempt
+    return isinstance(event, (ev.ActivityCompleted, ev.ActivityFailed, ev.OperationCancelled))
