@@ -30,10 +30,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from msgspec import Struct
 
-if TYPE_CHECKING:
-    from jetflow.core.failures import Failure
+UNKNOWN = 500
+"""Code of a failure that nothing more is known of."""
+
+
+class Failure(Struct, omit_defaults=True, frozen=True):
+    """An error on the wire: its type's name, message, stable code, traceback and cause."""
+
+    type: str
+    message: str = ""
+    code: int = UNKNOWN
+    stack: str = ""
+    cause: Failure | None = None
 
 
 class JetflowError(Exception):
@@ -56,7 +66,7 @@ class FailureError(JetflowError):
         self.failure = failure
         self.type: str = failure.type if failure else type(self).__name__
         self.message: str = failure.message if failure else message
-        self.code: int = failure.code if failure else 500
+        self.code: int = failure.code if failure else UNKNOWN
         self.stack: str = failure.stack if failure else ""
 
     @property

@@ -14,7 +14,7 @@ from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
 from jetflow.errors import FailureError, InvalidInputError, WorkflowAlreadyClosedError
-from jetflow.history.build import View
+from jetflow.history.event_maker import View
 from jetflow.history.execution import HistoryEvent, WorkflowExecution
 from jetflow.history.raw import Section, WorkflowExport
 from jetflow.protocol import clock

@@ -34,8 +34,9 @@ from jetflow.core.durations import Duration, to_ms
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
 from jetflow.core.loop import current_machine
-from jetflow.core.machine import Machine, shielded
+from jetflow.core.machine import Machine
 from jetflow.core.operation import RunInfo
+from jetflow.core.recorder import shielded
 from jetflow.core.values import TypedDecoder, encode, encode_args
 from jetflow.errors import InvalidInputError, JetflowError
 

@@ -13,8 +13,7 @@ import typer
 
 from jetflow.cli.exits import ExitCode, exit_code_of
 from jetflow.cli.output import clean, tell, write_json
-from jetflow.core.failures import Failure
-from jetflow.errors import FailureError, JetflowError
+from jetflow.errors import Failure, FailureError, JetflowError
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 
 VERSION = 1
 NULL = Raw(b"null")

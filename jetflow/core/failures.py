@@ -6,19 +6,18 @@ import asyncio
 import traceback
 from collections.abc import Iterable
 
-from msgspec import Struct
-
 from jetflow.errors import (
+    UNKNOWN,
     ActivityError,
     CancelledFailure,
     ChildWorkflowError,
+    Failure,
     FailureError,
     NonRetryableError,
     WorkflowFailedError,
     WorkflowTerminatedError,
 )
 
-UNKNOWN = 500
 INTERRUPTED = 410
 ACTIVITY_TIMEOUT = 596
 RETRIES_EXHAUSTED = 597
@@ -28,16 +27,6 @@ RETRYABLE = 599
 MAX_STACK = 8_000
 MAX_MESSAGE = 16_000
 MAX_CAUSES = 10
-
-
-class Failure(Struct, omit_defaults=True, frozen=True):
-    """An error on the wire: its type's name, message, stable code, traceback and cause."""
-
-    type: str
-    message: str = ""
-    code: int = UNKNOWN
-    stack: str = ""
-    cause: Failure | None = None
 
 
 def termination(workflow_id: str, reason: str, code: int, stack: str | None) -> Failure:

@@ -19,13 +19,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jetflow.core.location import user_location
 from jetflow.errors import NotAllowedInWorkflowError
-
-if TYPE_CHECKING:
-    from jetflow.core.machine import Machine
 
 log: logging.Logger = logging.getLogger("jetflow.workflow")
 
@@ -47,8 +44,35 @@ class Stop(BaseException):
     """Unwinds workflow code that must not go on. Never catch it: ``except Exception`` lets it pass."""
 
 
-def current_machine() -> Machine | None:
-    """The machine of the workflow whose code runs now, if any."""
+class Driver(Protocol):
+    """What a loop asks of the machine that drives it."""
+
+    halted: bool
+    next_index: int
+
+    def tell_time(self) -> int:
+        """Return the workflow's time, ms since the epoch."""
+        ...
+
+    def standing_at(self) -> str:
+        """Return where in its code the workflow waits."""
+        ...
+
+    def start_timer(self, handle: DurableTimerHandle) -> None:
+        """Make a timer durable."""
+        ...
+
+    def cancel_operation(self, index: int) -> None:
+        """End an operation that the code waits for no more."""
+        ...
+
+    def give_up_spinning(self, steps: int) -> None:
+        """Fail the run, whose code never comes to wait."""
+        ...
+
+
+def current_machine() -> Any:
+    """Return the machine of the workflow whose code runs now, which ``jetflow.core.machine`` defines; None outside of workflow code."""
     loop = running.get(threading.get_ident())
     return None if loop is None else loop.machine
 
@@ -84,6 +108,10 @@ class DurableTimerHandle(asyncio.TimerHandle):
 
     index = 0
 
+    def sleeper(self) -> WorkflowFuture | None:
+        """Return the future that ``asyncio.sleep`` waits for, if this timer is one of its own."""
+        return self._args[0] if self._callback is _WAKE_SLEEPER else None  # type: ignore[attr-defined]
+
 
 class WorkflowLoop(asyncio.AbstractEventLoop):
     """One run's loop. ``machine`` makes it known to workflow code that asks for the running loop.
@@ -93,13 +121,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     host: asyncio.AbstractEventLoop | None = None
 
-    def __init__(self, machine: Machine, host: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, machine: Driver, workflow_id: str, run: int, host: asyncio.AbstractEventLoop | None = None) -> None:
         self.machine = machine
+        self.workflow_id = workflow_id
         self.host = host
         self.tasks: list[WorkflowTask] = []
         self._ready: deque[asyncio.Handle] = deque()
         self._running = False
-        self.first_order: int = zlib.crc32(f"{machine.info.workflow_id}/{machine.info.run}".encode())
+        self.first_order: int = zlib.crc32(f"{workflow_id}/{run}".encode())
         self._order = self.first_order
         self._set_aside: list[asyncio.Handle] = []
         self._time_floor = 0.0
@@ -107,6 +136,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._started_early: dict[int, WorkflowTask] = {}
         if _anyio is None:
             _prepare_anyio()
+
+    @property
+    def ready(self) -> int:
+        """Callbacks that are ready to run."""
+        return len(self._ready)
 
     def next_order(self) -> int:
         self._order += 1
@@ -211,7 +245,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         try:
             for _ in range(MAX_STOPS):
                 task.context.run(coro.throw, Stop())
-            log.warning("%s: code that catches BaseException does not let go, and stays in memory: %r", self.machine.info.workflow_id, coro)
+            log.warning("%s: code that catches BaseException does not let go, and stays in memory: %r", self.workflow_id, coro)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))  # or it would run on, anywhere, when Python closes it
         except (Stop, StopIteration):
             pass
@@ -311,7 +345,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if not self.machine.halted:
-            log.warning("%s: %s", self.machine.info.workflow_id, context.get("message"), exc_info=context.get("exception"))
+            log.warning("%s: %s", self.workflow_id, context.get("message"), exc_info=context.get("exception"))
 
 
 def _close_unstarted(coro: Any) -> None:
@@ -325,6 +359,7 @@ def _close_unstarted(coro: Any) -> None:
         coro = getattr(coro, "cr_await", None)
 
 
+_WAKE_SLEEPER: Any = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
 _ENSURE_FUTURE = getattr(asyncio.tasks, "_ensure_future", asyncio.ensure_future).__code__
 _WITHIN_AS_COMPLETED = {asyncio.ensure_future.__code__}
 _AS_COMPLETED = {asyncio.as_completed.__code__}

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
 from jetflow.core.loop import DurableTimerHandle, WorkflowFuture
 from jetflow.core.values import TypedDecoder
+from jetflow.errors import Failure
 
 
 class RunInfo(Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
 
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 from jetflow.history.attributes import Attributes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import UNSET, UnsetType
 
@@ -14,15 +14,13 @@ from jetflow.core.values import shown
 from jetflow.history import attributes_of_operations as op
 from jetflow.history import attributes_of_workflow as wf
 from jetflow.history.attributes import Attributes, OfOperation
+from jetflow.history.event_maker import EventMaker
 from jetflow.history.execution import HistoryEvent
-
-if TYPE_CHECKING:
-    from jetflow.history.build import History
 
 # ---- the workflow
 
 
-def _started(history: History, event: ev.Started) -> HistoryEvent | None:
+def _started(history: EventMaker, event: ev.Started) -> HistoryEvent | None:
     history.workflow_type, history.generation = event.workflow_type, event.generation
     if history.first is not None:
         return None  # a later generation: told by the event that ended the one before
@@ -31,17 +29,17 @@ def _started(history: History, event: ev.Started) -> HistoryEvent | None:
     return history.make(wf.WorkflowExecutionStarted(workflow_type=event.workflow_type, task_queue=history.task_queue, input=given))
 
 
-def _completed(history: History, event: ev.Completed) -> HistoryEvent:
+def _completed(history: EventMaker, event: ev.Completed) -> HistoryEvent:
     history.closing = event
     return history.make(wf.WorkflowExecutionCompleted(result=history.payload(event.result)), history.started_at)
 
 
-def _failed(history: History, event: ev.Failed) -> HistoryEvent:
+def _failed(history: EventMaker, event: ev.Failed) -> HistoryEvent:
     history.closing = event
     return history.make(wf.WorkflowExecutionFailed(failure=event.failure), history.started_at)
 
 
-def _terminated(history: History, event: ev.Terminated) -> HistoryEvent:
+def _terminated(history: EventMaker, event: ev.Terminated) -> HistoryEvent:
     history.closing = event
     failure = termination(history.workflow_id, event.reason, event.code, event.stack)
     if history.view.extended:
@@ -51,7 +49,7 @@ def _terminated(history: History, event: ev.Terminated) -> HistoryEvent:
     return history.make(attributes, history.started_at)
 
 
-def _continued(history: History, event: ev.ContinuedAsNew) -> HistoryEvent | None:
+def _continued(history: EventMaker, event: ev.ContinuedAsNew) -> HistoryEvent | None:
     return history.more(
         wf.WorkflowExecutionContinuedAsNew,
         workflow_type=event.workflow_type,
@@ -60,15 +58,15 @@ def _continued(history: History, event: ev.ContinuedAsNew) -> HistoryEvent | Non
     )
 
 
-def _cancel(history: History, event: ev.CancelRequested) -> HistoryEvent | None:
+def _cancel(history: EventMaker, event: ev.CancelRequested) -> HistoryEvent | None:
     return history.more(wf.WorkflowExecutionCancelRequested, reason=event.reason)
 
 
-def _patched(history: History, event: ev.Patched) -> HistoryEvent | None:
+def _patched(history: EventMaker, event: ev.Patched) -> HistoryEvent | None:
     return history.more(wf.WorkflowExecutionPatched, patch_id=event.id)
 
 
-def _updated(history: History, event: ev.Updated) -> HistoryEvent | None:
+def _updated(history: EventMaker, event: ev.Updated) -> HistoryEvent | None:
     if not history.view.extended:
         return None
     made = history.make(wf.WorkflowExecutionUpdateAccepted(update_id=event.id, update_name=event.name, input=history.payload(event.input)))
@@ -76,7 +74,7 @@ def _updated(history: History, event: ev.Updated) -> HistoryEvent | None:
     return made
 
 
-def _update_done(history: History, event: ev.UpdateCompleted | ev.UpdateFailed) -> HistoryEvent | None:
+def _update_done(history: EventMaker, event: ev.UpdateCompleted | ev.UpdateFailed) -> HistoryEvent | None:
     if not history.view.extended:
         return None
     accepted, began = history.updates.pop(event.id, (None, None))
@@ -86,7 +84,7 @@ def _update_done(history: History, event: ev.UpdateCompleted | ev.UpdateFailed) 
     return history.more(wf.WorkflowExecutionUpdateCompleted, began, result=history.payload(event.result), **same)
 
 
-def _side_effect(history: History, event: ev.SideEffect) -> HistoryEvent | None:
+def _side_effect(history: EventMaker, event: ev.SideEffect) -> HistoryEvent | None:
     value: Any = UNSET if event.failure is not None else history.payload(event.value, wanted=history.view.extended)
     return history.more(
         op.SideEffectRecorded,
@@ -100,32 +98,32 @@ def _side_effect(history: History, event: ev.SideEffect) -> HistoryEvent | None:
 # ---- operations
 
 
-def _scheduled(history: History, event: ev.ActivityScheduled) -> HistoryEvent | None:
+def _scheduled(history: EventMaker, event: ev.ActivityScheduled) -> HistoryEvent | None:
     same = {"activity_type": event.name, "input": history.enriched(event.input)}
     queue: str | UnsetType = UNSET if event.task_queue is None else event.task_queue
     return history.begin(event, "activity", op.ActivityTaskScheduled, same, task_queue=queue)
 
 
-def _activity_completed(history: History, event: ev.ActivityCompleted) -> HistoryEvent | None:
+def _activity_completed(history: EventMaker, event: ev.ActivityCompleted) -> HistoryEvent | None:
     result = history.payload(event.result)
     return history.follow(event.index, op.ActivityTaskCompleted, "scheduled_event_id", attempt=event.attempt, result=result)
 
 
-def _activity_failed(history: History, event: ev.ActivityFailed) -> HistoryEvent | None:
+def _activity_failed(history: EventMaker, event: ev.ActivityFailed) -> HistoryEvent | None:
     return history.follow(event.index, op.ActivityTaskFailed, "scheduled_event_id", attempt=event.attempt, failure=event.failure)
 
 
-def _queued(history: History, event: ev.ActivityQueued) -> HistoryEvent | None:
+def _queued(history: EventMaker, event: ev.ActivityQueued) -> HistoryEvent | None:
     return history.follow(event.index, op.ActivityTaskQueued, "scheduled_event_id", ends=False)
 
 
-def _retrying(history: History, event: ev.ActivityRetrying) -> HistoryEvent | None:
+def _retrying(history: EventMaker, event: ev.ActivityRetrying) -> HistoryEvent | None:
     due = to_iso(event.due)
     more = {"attempt": event.attempt, "failure": event.failure, "next_attempt_time": due}
     return history.follow(event.index, op.ActivityTaskRetrying, "scheduled_event_id", ends=False, **more)
 
 
-def _child_started(history: History, event: ev.ChildStarted) -> HistoryEvent | None:
+def _child_started(history: EventMaker, event: ev.ChildStarted) -> HistoryEvent | None:
     history.children.append(event)
     same = {"child_workflow_id": event.workflow_id, "awaited": event.awaited}
     return history.begin(
@@ -135,42 +133,42 @@ def _child_started(history: History, event: ev.ChildStarted) -> HistoryEvent | N
     )  # fmt: skip
 
 
-def _child_accepted(history: History, event: ev.ChildAccepted) -> HistoryEvent | None:
+def _child_accepted(history: EventMaker, event: ev.ChildAccepted) -> HistoryEvent | None:
     begun = history.begun.get(event.index)
     ends = begun is not None and not begun.recorded.awaited
     return history.follow(event.index, op.ChildWorkflowExecutionAccepted, "initiated_event_id", ends=ends, run_id=str(event.run))
 
 
-def _child_completed(history: History, event: ev.ChildCompleted) -> HistoryEvent | None:
+def _child_completed(history: EventMaker, event: ev.ChildCompleted) -> HistoryEvent | None:
     return history.follow(event.index, op.ChildWorkflowExecutionCompleted, "initiated_event_id", result=history.payload(event.result))
 
 
-def _child_failed(history: History, event: ev.ChildFailed) -> HistoryEvent | None:
+def _child_failed(history: EventMaker, event: ev.ChildFailed) -> HistoryEvent | None:
     return history.follow(event.index, op.ChildWorkflowExecutionFailed, "initiated_event_id", failure=event.failure)
 
 
-def _timer_started(history: History, event: ev.TimerStarted) -> HistoryEvent | None:
+def _timer_started(history: EventMaker, event: ev.TimerStarted) -> HistoryEvent | None:
     return history.begin(event, "timer", op.TimerStarted, {}, duration_ms=event.due - event.at)
 
 
-def _timer_fired(history: History, event: ev.TimerFired) -> HistoryEvent | None:
+def _timer_fired(history: EventMaker, event: ev.TimerFired) -> HistoryEvent | None:
     return history.follow(event.index, op.TimerFired, "started_event_id")
 
 
-def _wait_started(history: History, event: ev.WaitStarted) -> HistoryEvent | None:
+def _wait_started(history: EventMaker, event: ev.WaitStarted) -> HistoryEvent | None:
     timeout: int | UnsetType = UNSET if event.due is None else event.due - event.at
     return history.begin(event, "wait", op.SignalWaitStarted, {"signal_name": event.signal}, timeout_ms=timeout)
 
 
-def _signaled(history: History, event: ev.Signaled) -> HistoryEvent | None:
+def _signaled(history: EventMaker, event: ev.Signaled) -> HistoryEvent | None:
     return history.follow(event.index, op.WorkflowExecutionSignaled, "started_event_id", input=history.payload(event.data))
 
 
-def _wait_timed_out(history: History, event: ev.WaitTimedOut) -> HistoryEvent | None:
+def _wait_timed_out(history: EventMaker, event: ev.WaitTimedOut) -> HistoryEvent | None:
     return history.follow(event.index, op.SignalWaitTimedOut, "started_event_id")
 
 
-def _signal_sent(history: History, event: ev.SignalSent) -> HistoryEvent | None:
+def _signal_sent(history: EventMaker, event: ev.SignalSent) -> HistoryEvent | None:
     return history.more(
         op.SignalSent,
         timeline_key=f"signal-{event.index}",
@@ -182,7 +180,7 @@ def _signal_sent(history: History, event: ev.SignalSent) -> HistoryEvent | None:
     )
 
 
-def _given_up(history: History, event: ev.OperationCancelled) -> HistoryEvent | None:
+def _given_up(history: EventMaker, event: ev.OperationCancelled) -> HistoryEvent | None:
     begun = history.begun.get(event.index)
     if begun is None:
         return None
@@ -197,7 +195,7 @@ _GIVEN_UP: dict[type, tuple[type[OfOperation], str]] = {
     ev.WaitStarted: (op.SignalWaitCancelled, "started_event_id"),
 }
 
-STEPS: dict[type, Callable[[History, Any], HistoryEvent | None]] = {
+STEPS: dict[type, Callable[[EventMaker, Any], HistoryEvent | None]] = {
     ev.Started: _started,
     ev.Completed: _completed,
     ev.Failed: _failed,

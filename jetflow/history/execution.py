@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 from jetflow.history.attributes import Category
 from jetflow.history.attributes_of_operations import (
     ActivityTaskCancelled,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 from jetflow.history.attributes import Attributes, Category
 from jetflow.history.attributes_of_operations import (
     ActivityTaskCancelled,

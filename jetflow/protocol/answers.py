@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.core.failures import Failure, to_failure
+from jetflow.core.failures import to_failure
+from jetflow.errors import Failure
 
 NOT_FOUND = "not_found"
 CLOSED = "closed"

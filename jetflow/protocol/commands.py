@@ -11,10 +11,9 @@ from msgspec import Raw, Struct
 
 from jetflow.core.durations import to_ms
 from jetflow.core.events import NULL, Parent
-from jetflow.core.failures import UNKNOWN, Failure
 from jetflow.core.ids import from_token, to_token
 from jetflow.core.values import as_json, decode, encode
-from jetflow.errors import InvalidInputError, PayloadTooLargeError
+from jetflow.errors import UNKNOWN, Failure, InvalidInputError, PayloadTooLargeError
 from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
 
 FOREVER = "forever"

@@ -7,10 +7,10 @@ from typing import Any
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
 from jetflow.core.ids import to_token
 from jetflow.core.operation import RunInfo
 from jetflow.core.times import to_iso
+from jetflow.errors import Failure
 
 TYPE_PREFIX = "jetflow.workflow."
 CONTENT_TYPE = "application/cloudevents+json"

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 
 RUNNING = "running"
 COMPLETED = "completed"

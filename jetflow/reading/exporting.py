@@ -15,7 +15,8 @@ from jetflow.core.ids import from_token, to_token
 from jetflow.core.times import to_iso
 from jetflow.core.values import shown
 from jetflow.errors import InvalidInputError, WorkflowNotFoundError
-from jetflow.history.build import History, View
+from jetflow.history.build import History
+from jetflow.history.event_maker import View
 from jetflow.history.execution import HistoryEvent, StreamMessage, WorkflowExecution, summarize
 from jetflow.protocol.record import StateRecord
 from jetflow.protocol.reference import WorkflowRef

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from jetflow.errors import BrokerUnavailableError, WorkflowNotFoundError
-from jetflow.history.build import History, View
+from jetflow.history.build import History
+from jetflow.history.event_maker import View
 from jetflow.history.execution import HistoryEvent
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.lookups import Lookups

@@ -12,10 +12,9 @@ from jetflow.broker.stores.tasks import consumer_name
 from jetflow.broker.stores.timeline import Timeline
 from jetflow.broker.transport.connection import Broker
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
 from jetflow.core.ids import from_token, partition_of
 from jetflow.core.times import from_iso
-from jetflow.errors import BrokerError, WorkflowNotFoundError
+from jetflow.errors import BrokerError, Failure, WorkflowNotFoundError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.record import StateRecord, Waiting
 from jetflow.protocol.reference import WorkflowRef

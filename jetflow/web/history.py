@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from jetflow.core.failures import Failure
-from jetflow.errors import InvalidInputError
+from jetflow.errors import Failure, InvalidInputError
 from jetflow.handle import WorkflowHandle
 from jetflow.history.execution import HistoryEvent
 from jetflow.web.rows import failure, payload

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 from jetflow.protocol.record import StateRecord, Waiting
 
 SHOWN_WAITS = 3

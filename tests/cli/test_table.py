@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from jetflow.cli import listing, output
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 from jetflow.protocol.record import StateRecord
 
 LONG = "order-with-a-rather-long-id-456"

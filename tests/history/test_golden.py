@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from jetflow.history.build import History, View
+from jetflow.history.build import History
+from jetflow.history.event_maker import View
 from jetflow.history.execution import summarize
 from tests.history.checks import check_events, check_summary
 from tests.history.timelines import TIMELINES

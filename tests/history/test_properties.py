@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
-from jetflow.history.build import History, View
+from jetflow.errors import Failure
+from jetflow.history.build import History
+from jetflow.history.event_maker import View
 from jetflow.history.execution import HistoryEvent, summarize
 from tests.history.checks import check_events, check_summary
 from tests.history.timelines import START

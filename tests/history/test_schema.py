@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from jetflow.history.build import History, View
+from jetflow.history.build import History
+from jetflow.history.event_maker import View
 from jetflow.history.exports import Attributes, json_schema
 from tests.history.timelines import TIMELINES
 

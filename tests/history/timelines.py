@@ -5,7 +5,7 @@ from typing import Any
 from msgspec import Raw
 
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 
 START = 1_772_366_400_000
 """2026-03-01T12:00:00Z."""

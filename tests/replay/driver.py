@@ -15,10 +15,11 @@ import msgspec
 from jetflow.core import events as ev
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.describing import describe
-from jetflow.core.failures import Failure, to_failure
+from jetflow.core.failures import to_failure
 from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.values import encode
+from jetflow.errors import Failure
 
 START = 1_700_000_000_000
 Commit = list[Any]

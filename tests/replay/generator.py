@@ -23,9 +23,9 @@ from typing import Any
 import msgspec
 
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
 from jetflow.core.machine import Machine
 from jetflow.core.operation import RunInfo
+from jetflow.errors import Failure
 from tests.replay import shapes
 from tests.replay.driver import Run, check_prefix, check_unfinished, comparable, recorded, state
 

@@ -9,7 +9,7 @@ import pytest
 
 from jetflow import activity, condition, continue_as_new, execute_child, now, random, side_effect, sleep, uuid4, workflow, workflow_info
 from jetflow.core import loop
-from jetflow.core.machine import MAX_AT_ONCE
+from jetflow.core.recorder import MAX_AT_ONCE
 from jetflow.errors import PayloadTooLargeError
 from tests.replay.driver import START, Run, check_replay, rebuild
 

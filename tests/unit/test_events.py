@@ -7,7 +7,7 @@ import pytest
 
 from jetflow.core import events as ev
 from jetflow.core.events import Commit, decode_commit, encode_commit
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 
 GOLDEN = Path(__file__).parent.parent / "replay" / "golden"
 FAILURE = Failure("ValueError", "no", 598, "stack", Failure("KeyError", "'k'"))

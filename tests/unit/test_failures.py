@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetflow import ActivityError, CancelledFailure, ChildWorkflowError, NonRetryableError, WorkflowFailedError, is_cancellation
-from jetflow.core.failures import FATAL, MAX_CAUSES, MAX_MESSAGE, MAX_STACK, Failure, to_error, to_failure
+from jetflow.core.failures import FATAL, MAX_CAUSES, MAX_MESSAGE, MAX_STACK, to_error, to_failure
+from jetflow.errors import Failure
 
 
 def caught(function: object) -> BaseException:

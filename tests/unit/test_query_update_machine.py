@@ -24,7 +24,7 @@ from jetflow import (
 )
 from jetflow.core import events as ev
 from jetflow.core import handlers
-from jetflow.core.handlers import DisturbedError
+from jetflow.core.queries import DisturbedError, prepare_update, query
 from jetflow.core.values import body_of, encode
 from tests.replay.driver import Run, check_replay, rebuild
 
@@ -90,7 +90,7 @@ def update(run: Run, update_id: str, name: str, *args: Any) -> bool:
 
 
 def ask(run: Run, name: str, *args: Any) -> Any:
-    return msgspec.json.decode(handlers.query(run.machine, name, body_of(args, single=None)[0]))
+    return msgspec.json.decode(query(run.machine, name, body_of(args, single=None)[0]))
 
 
 def outcome(run: Run, update_id: str) -> Any:
@@ -143,21 +143,21 @@ def test_a_query_that_wakes_a_task_is_found_out() -> None:
         ask(run, "wake")
     again = rebuild(run)
     assert not again.loop._ready
-    assert msgspec.json.decode(handlers.query(again, "balance", b"")) == 10
+    assert msgspec.json.decode(query(again, "balance", b"")) == 10
 
 
 def test_a_query_of_a_run_that_has_ended() -> None:
     run = Run(account, 10)
     run.signal("close")
     assert ask(run, "balance") == 10
-    assert msgspec.json.decode(handlers.query(rebuild(run), "balance", b"")) == 10
+    assert msgspec.json.decode(query(rebuild(run), "balance", b"")) == 10
 
 
 def test_a_validator_may_only_read() -> None:
     run = Run(account, 10)
     assert run.machine.handlers is not None
     with pytest.raises(QueryError, match="validator of update 'checked' may only read: random"):
-        run.machine.handlers.prepare(run.machine, "checked", b"3", None)
+        prepare_update(run.machine, "checked", b"3", None)
     assert not run.machine.decided
 
 

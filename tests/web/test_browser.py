@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from jetflow.core.failures import Failure
+from jetflow.errors import Failure
 from jetflow.protocol.record import StateRecord
 from jetflow.web.security import Access
 from tests.records import put_record

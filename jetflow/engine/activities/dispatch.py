@@ -13,14 +13,14 @@ from jetflow.activity import MAX_DETAILS
 from jetflow.broker.stores.tasks import Task, operation_tokens
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
-from jetflow.core.failures import ACTIVITY_TIMEOUT, Failure
+from jetflow.core.failures import ACTIVITY_TIMEOUT
 from jetflow.core.ids import to_token
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.retries import after_failure
 from jetflow.engine.activities.outcomes import is_outcome_of
 from jetflow.engine.context import Context
 from jetflow.engine.ownership.tenure import Tenure
-from jetflow.errors import BrokerError
+from jetflow.errors import BrokerError, Failure
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import TaskOutcome

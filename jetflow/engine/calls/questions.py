@@ -6,8 +6,8 @@ from collections import deque
 from typing import NamedTuple
 
 from jetflow.broker.transport.wire import Wire
-from jetflow.core.handlers import DisturbedError, query
 from jetflow.core.machine import Machine
+from jetflow.core.queries import DisturbedError, query
 from jetflow.engine.calls.answering import send
 from jetflow.errors import BrokerUnavailableError, QueryError, WorkflowNotFoundError
 from jetflow.protocol.answers import NOT_FOUND, REFUSED, Answer, failed

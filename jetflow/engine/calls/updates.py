@@ -7,8 +7,9 @@ from typing import Any
 
 from jetflow.broker.transport.wire import Wire
 from jetflow.core import events as ev
-from jetflow.core.handlers import DisturbedError, Handlers, Outcome
+from jetflow.core.handlers import Handlers, Outcome
 from jetflow.core.machine import Machine
+from jetflow.core.queries import DisturbedError, prepare_update
 from jetflow.engine.calls.answering import send
 from jetflow.engine.commands import Command
 from jetflow.errors import BrokerUnavailableError, UpdateError, WorkflowAlreadyClosedError
@@ -78,7 +79,7 @@ class Updates:
     def _take(self, command: Command, update: UpdateCommand, machine: Machine) -> None:
         assert machine.handlers is not None
         try:
-            args = machine.handlers.prepare(machine, update.name, update.body, update.told)
+            args = prepare_update(machine, update.name, update.body, update.told)
         except DisturbedError as error:
             self._send(update.reply, failed(error, REFUSED))
             self._ack(command)

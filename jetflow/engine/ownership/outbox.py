@@ -10,10 +10,11 @@ import msgspec
 
 from jetflow.broker.fencing.fence import FencedLane
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure, termination
+from jetflow.core.failures import termination
 from jetflow.core.ids import to_token
 from jetflow.core.operation import RunInfo
 from jetflow.engine.context import Context
+from jetflow.errors import Failure
 from jetflow.protocol.commands import ChildNotice, StartCommand
 from jetflow.protocol.headers import ARGS, EXPIRE, ORIGIN, PARENT, SENDER
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from jetflow.core import events as ev
-from jetflow.core.failures import Failure
 from jetflow.engine.activities.dispatch import event_of
 from jetflow.engine.commands import Command
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.following import forget_alarm
+from jetflow.errors import Failure
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import ChildNotice, TaskOutcome, TimerCommand
 

@@ -1,0 +1,164 @@
+"""What workflow code calls, through ``jetflow.workflow``: each call decides something, or waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from typing import Any, NoReturn
+
+from msgspec import Raw
+
+from jetflow.core import events as ev
+from jetflow.core.data import UserData
+from jetflow.core.definitions import ActivityDefinition, ActivityOptions, WorkflowDefinition
+from jetflow.core.failures import to_error, to_failure
+from jetflow.core.handlers import Handlers
+from jetflow.core.ids import child_id
+from jetflow.core.loop import Stop, WorkflowFuture
+from jetflow.core.operation import RunInfo, plain
+from jetflow.core.recorder import Recorder, shielded
+from jetflow.core.values import TypedDecoder, encode, encode_args
+
+
+class Calls(Recorder):
+    """The side of a run that its code sees."""
+
+    def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo, max_payload: int, host: asyncio.AbstractEventLoop | None) -> None:
+        super().__init__(definition, info, max_payload, host)
+        self._random: random.Random | None = None
+        self._patches: set[str] = set()
+        self._patch_answers: dict[str, bool] = {}
+
+    # ---- operations that the code waits for
+
+    async def run_activity(self, activity: ActivityDefinition[Any, Any], args: Sequence[Any], options: ActivityOptions | None = None) -> Any:
+        """One durable activity: scheduled, and its typed result."""
+        options = options or activity.options
+        body = encode_args(args, activity.name)
+        operation = self._begin(
+            lambda index: ev.ActivityScheduled(index=index, at=self.now, name=activity.name, input=body, task_queue=options.task_queue)
+        )
+        operation.decode, operation.options = activity.signature.result, options
+        return await operation.future  # type: ignore[misc]
+
+    async def run_named_activity(self, name: str, args: Sequence[Any], options: ActivityOptions, result_type: Any = Any) -> Any:
+        """An activity known by name only."""
+        body = encode_args(args, name)
+        operation = self._begin(lambda index: ev.ActivityScheduled(index=index, at=self.now, name=name, input=body, task_queue=options.task_queue))
+        operation.decode, operation.options = TypedDecoder(result_type, f"activity {name!r}, result"), options
+        return await self._outcome(operation)
+
+    async def wait_signal(self, signal: str, timeout_ms: int | None, model: Any) -> Any:
+        """The payload of the next signal of a name, or False when the timeout came first."""
+        due = None if timeout_ms is None else self.now + timeout_ms
+        operation = self._begin(lambda index: ev.WaitStarted(index=index, at=self.now, signal=signal, due=due))
+        if model is not Any:
+            operation.decode = TypedDecoder(model, f"signal {signal!r}")
+        if not self.halted:
+            self.waits.setdefault(signal, deque()).append(operation)
+        return await self._outcome(operation)
+
+    async def wait_until(self, predicate: Callable[[], Any]) -> None:
+        """Returns when the predicate is true; it is looked at after every input."""
+        future = WorkflowFuture(self.loop)
+        if not self.halted:
+            self._raise_if_cancelled()
+            if predicate():
+                self._count_at_once()
+                return
+            self.predicates.append((predicate, future, not shielded.get(), copy_context()))
+        await future
+
+    async def start_child(self, child: ev.ChildStarted, decode: Callable[[Raw], Any]) -> Any:
+        """A child workflow: its result when awaited, otherwise its run id once its owner has accepted it.
+
+        ``child.index`` and an empty ``workflow_id`` are filled in here.
+        """
+
+        def event(index: int) -> ev.ChildStarted:
+            child.index = index
+            child.workflow_id = child.workflow_id or child_id(self.info.workflow_id, self.info.run, index)
+            return child
+
+        operation = self._begin(event)
+        if not self.halted:
+            self.children.append(operation.event)
+        if child.awaited:
+            operation.decode = decode
+        return await self._outcome(operation)
+
+    # ---- what is answered at once
+
+    def send_signal(self, workflow_id: str, task_queue: str, signal: str, data: Raw, expire: int | None) -> None:
+        """A signal to another workflow, sent once after the commit."""
+        self.decide(
+            ev.SignalSent(
+                index=self._take_index(), at=self.now, workflow_id=workflow_id, task_queue=task_queue, signal=signal, data=data, expire=expire
+            )
+        )
+
+    def side_effect(self, function: Callable[[], Any]) -> Any:
+        """The function's value, taken once and recorded."""
+        index = self._take_index()
+        if not self._live:
+            event = ev.SideEffect(index=index, at=self.now)
+        else:
+            try:
+                event = ev.SideEffect(index=index, at=self.now, value=encode(self.loop.outside(function), "side_effect value"))
+                self.check_size(event)
+            except Exception as error:
+                event = ev.SideEffect(index=index, at=self.now, failure=to_failure(error))
+        event = self.decide(event)
+        if event.failure is not None:
+            raise to_error(event.failure)
+        return plain(event.value)
+
+    @property
+    def random(self) -> random.Random:
+        """The run's own chance, the same in every replay."""
+        if self._random is None:
+            self._random = random.Random(f"{self.info.workflow_id}/{self.info.run}/{self.info.generation}")
+        return self._random
+
+    def patched(self, patch_id: str) -> bool:
+        """Whether this run takes the code behind a patch; the first answer for an id stays."""
+        answer = self._patch_answers.get(patch_id)
+        if answer is None:
+            if self.halted:
+                raise Stop
+            answer = self._live or patch_id in self._patches
+            self._patch_answers[patch_id] = answer
+            if answer and not (self._live and patch_id in self._patches):
+                self.decide(ev.Patched(id=patch_id, at=self.now))
+        return answer
+
+    def deprecate_patch(self, patch_id: str) -> None:
+        """Accepts a recorded patch whose old branch is gone from the code."""
+        if self._expected and isinstance(self._expected[0], ev.Patched) and self._expected[0].id == patch_id:
+            self._expected.popleft()
+            self._patch_answers[patch_id] = True
+
+    def user_data(self, change: bool) -> UserData:
+        """The run's data. ``change`` says that it is about to be changed, which code that is being put away may not."""
+        if change and self.halted:
+            raise Stop
+        if self.data is None:
+            self.data = UserData(self.max_payload // 2)
+        return self.data
+
+    def given_out(self) -> Handlers:
+        """Where the code gives out queries and updates."""
+        if self.halted:
+            raise Stop
+        if self.handlers is None:
+            self.handlers = Handlers()
+        return self.handlers
+
+    def continue_as_new(self, workflow_type: str, args: Raw) -> NoReturn:
+        """Ends this generation; the next begins in the same commit."""
+        self._raise_if_cancelled()
+        self.end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
+        raise Stop

@@ -1,0 +1,286 @@
+"""What the code of one run decides, and what it waits for.
+
+A decision that is new is collected for the next commit. One that was recorded before is compared with the record: the code must
+decide the same again, in the same order, or the run stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context, ContextVar, copy_context
+from typing import Any
+
+from jetflow.core import events as ev
+from jetflow.core.data import UserData
+from jetflow.core.definitions import WorkflowDefinition
+from jetflow.core.describing import describe
+from jetflow.core.failures import FATAL, to_failure
+from jetflow.core.handlers import Handlers
+from jetflow.core.location import await_location, end_of, raised_at, user_location
+from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, WorkflowLoop, WorkflowTask
+from jetflow.core.operation import NOWHERE, Operation, OperationFuture, RunInfo
+from jetflow.errors import CancelledFailure, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
+
+FOREVER_MS = 100 * 365 * 86_400_000
+"""A timer further away than this never fires."""
+
+MAX_AT_ONCE = 100_000
+"""Operations answered at once (refused, or true already) between two inputs before the code counts as spinning."""
+
+shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
+"""True inside ``CancellationScope.non_cancellable()``."""
+
+
+class Recorder:
+    """The decisions of one generation of one run, and the operations that they began.
+
+    Args:
+        definition, info: the workflow, and which run of it.
+        max_payload: bytes that one event may carry.
+        host: the event loop inside which the code is always run, if there is one.
+
+    Attributes:
+        now: the workflow's time, ms since the epoch.
+        pending: operations not yet resolved, by index, in order.
+        waits: those of them that wait for a signal, by its name, the first to come first.
+        decided: events to commit.
+        begun: operations issued since the last commit was taken, whose effects follow it.
+        ended: operations that the code waits for no more, since the last commit was taken.
+        children: every child started, for what becomes of them when this run ends.
+        consumed: inbox sequence of the last signal taken, by name; one at or below it is a repeat.
+        consumed_from: number of the last signal taken, by name and sender; one at or below it is a repeat.
+        data: what the code tells about itself; None while it tells nothing.
+        handlers: the queries and updates that the code has given out; None without any.
+        next_index: index of the next operation; a following generation goes on from here.
+        predicates: what ``condition`` waits for, with the future of each, whether cancellation reaches it, and its context.
+        closing: the event that ended the run, once there is one.
+        told_time: whether the code has asked for its time, on which what it decides may depend.
+        halted: True when no more code may run.
+    """
+
+    def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo, max_payload: int, host: asyncio.AbstractEventLoop | None) -> None:
+        self.definition = definition
+        self.max_payload = max_payload
+        self.info = info
+        self.now: int = info.started_at
+        self.pending: dict[int, Operation] = {}
+        self.waits: dict[str, deque[Operation]] = {}
+        self.decided: list[Any] = []
+        self.begun: list[Operation] = []
+        self.ended: list[Operation] = []
+        self.children: list[ev.ChildStarted] = []
+        self.consumed: dict[str, int] = {}
+        self.consumed_from: dict[str, dict[str, int]] = {}
+        self.data: UserData | None = None
+        self.handlers: Handlers | None = None
+        self.closing: ev.Completed | ev.Failed | ev.Terminated | ev.ContinuedAsNew | None = None
+        self.cancel_requested: ev.CancelRequested | None = None
+        self.next_index: int = 1
+        self.predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool, Context]] = []
+        self.told_time = False
+        self.halted = False
+        self._at_once = 0
+        self._expected: deque[Any] | None = None
+        self._open_end = False
+        self._broken: NondeterminismError | None = None
+        self._main: WorkflowTask | None = None
+        self.loop: WorkflowLoop = WorkflowLoop(self, info.workflow_id, info.run, host)
+
+    # ---- deciding
+
+    @property
+    def _live(self) -> bool:
+        """True when the code decides something new, False while it repeats what was recorded."""
+        return self._expected is None or (self._open_end and not self._expected)
+
+    def decide(self, event: Any, where: Any = None) -> Any:
+        """Records an output, or checks it against the recorded one and gives that back."""
+        if self.halted or self._broken is not None:
+            raise Stop
+        if self._live:
+            self.check_size(event)
+            self.decided.append(event)
+            return event
+        expected = self._expected
+        recorded = expected[0] if expected else None
+        if recorded is not None and isinstance(recorded, ev.Output) and (recorded == event or describe(recorded) == describe(event)):
+            return expected.popleft()  # type: ignore[union-attr]
+        self.check_size(event)  # refused at the time, so it is not in the record
+        there = "nothing more at this point" if recorded is None or isinstance(recorded, ev.Input) else describe(recorded)
+        why = f" ({event.failure.type}: {event.failure.message})" if isinstance(event, ev.Failed) else ""
+        location = user_location() or self.standing_at() if where is None else raised_at(where) if isinstance(where, BaseException) else end_of(where)
+        self.mismatch(there, describe(event) + why, location)
+        raise Stop
+
+    def check_size(self, event: Any) -> None:
+        field = _PAYLOADS.get(type(event))
+        payload = None if field is None else getattr(event, field)
+        if payload is None:
+            return
+        limit = self.max_payload
+        if self.data is not None and isinstance(event, (ev.Completed, ev.ContinuedAsNew)):
+            limit -= self.data.size  # one message has both
+        if len(payload) > limit:
+            raise PayloadTooLargeError(f"the payload of {describe(event)}", len(payload), limit)
+
+    def mismatch(self, recorded: str, attempted: str, location: str) -> None:
+        """Stop the run: the code attempts something else than what was recorded."""
+        if self._broken is None:
+            self._broken = NondeterminismError(recorded, attempted, location)
+        self.halted: bool = True
+
+    def standing_at(self) -> str:
+        """Where in its code the main function waits."""
+        return await_location(self._main.get_coro()) if self._main is not None and not self._main.done() else "the end of the workflow"
+
+    # ---- operations
+
+    def _take_index(self) -> int:
+        if self.halted:
+            raise Stop
+        index = self.next_index
+        self.next_index += 1
+        return index
+
+    def _begin(
+        self, make: Callable[[int], Any], *, future: WorkflowFuture | None = None, cancellable: bool | None = None, check: bool = True
+    ) -> Operation:
+        if check:
+            future = OperationFuture(self.loop)
+            if self.halted:  # nothing resolves it: the code stays here until it is closed
+                return Operation(NOWHERE, future, False)
+            if self.cancel_requested is not None:
+                self._raise_if_cancelled()
+        index = self._take_index()
+        operation = Operation(self.decide(make(index)), future, not shielded.get() if cancellable is None else cancellable)
+        if check:
+            future.index = index  # type: ignore[union-attr]
+        self.pending[index] = operation
+        self.begun.append(operation)
+        return operation
+
+    async def _outcome(self, operation: Operation) -> Any:
+        assert operation.future is not None
+        return await operation.future
+
+    def start_timer(self, handle: DurableTimerHandle) -> None:
+        """A timer of asyncio's, made durable. ``asyncio.sleep``'s own callback also takes the workflow's cancellation."""
+        sleeper = handle.sleeper()
+        if self.halted:
+            return
+        if sleeper is not None:
+            self._raise_if_cancelled()
+        if handle.when() - self.now / 1000 > FOREVER_MS / 1000:
+            if sleeper is not None:  # only the workflow's cancellation ends it
+                self.predicates.append((bool, sleeper, not shielded.get(), copy_context()))
+            return
+        due = math.ceil(handle.when() * 1000 - 0.001)  # never early, but for what floats make of whole milliseconds
+        operation = self._begin(
+            lambda index: ev.TimerStarted(index=index, at=self.now, due=due),
+            future=sleeper,
+            cancellable=sleeper is not None and not shielded.get(),
+            check=False,
+        )
+        operation.handle = handle
+        handle.index = operation.index
+
+    def cancel_operation(self, index: int) -> None:
+        """The code no longer waits for one of its operations."""
+        if self.halted or index not in self.pending:
+            return
+        operation = self.resolve(index)
+        self.decide(ev.OperationCancelled(index=index, at=self.now))
+        self.ended.append(operation)
+
+    def awaited(self, index: int) -> Operation:
+        """Return a pending operation; the run stops if it is not pending."""
+        operation = self.pending.get(index)
+        if operation is None:
+            self.mismatch(f"a result for operation {index}", "no such operation is pending", self.standing_at())
+            raise Stop
+        return operation
+
+    def resolve(self, index: int) -> Operation:
+        """Return an operation that is over, and wait for it no more."""
+        operation = self.awaited(index)
+        del self.pending[index]
+        event = operation.event
+        if isinstance(event, ev.WaitStarted):
+            queue = self.waits[event.signal]
+            queue.remove(operation)
+            if not queue:
+                del self.waits[event.signal]
+        return operation
+
+    # ---- the run's beginning and end
+
+    def start_code(self, args: Sequence[Any]) -> None:
+        """Begins the workflow's function; it runs with the input that is being applied."""
+        self._main = self.loop.create_task(self.definition.function(*args), name=self.definition.name)
+        self._main.add_done_callback(self._on_main_done)
+
+    def _on_main_done(self, _: Any) -> None:
+        self.loop.clear()
+        self.predicates.clear()
+
+    def end(self, closing: Any, where: Any = None) -> None:
+        """Closes the run. ``where`` tells a mismatch its place: the error that ended the code, or the function that returned."""
+        try:
+            self.closing = self.decide(closing, where)
+        except Stop:
+            return
+        self.ended.extend(self.pending.values())
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Puts the code away without letting it do anything more."""
+        self.halted = True
+        self.loop.dispose()
+
+    def give_up_spinning(self, steps: int, what: str = "callbacks", location: str = "") -> None:
+        """Fails a run whose code never comes to wait."""
+        error = NotAllowedInWorkflowError(
+            f"running {steps:,} {what} without waiting for anything",
+            location or self.standing_at(),
+            "wait for a durable operation in the loop, and leave it on CancelledFailure",
+        )
+        self.end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
+
+    # ---- time and cancellation
+
+    def tell_time(self) -> int:
+        """The time, as the code asks for it."""
+        self.told_time = True
+        return self.now
+
+    def _raise_if_cancelled(self) -> None:
+        if self.halted:
+            raise Stop
+        if self.cancel_requested is not None and not shielded.get():
+            self._count_at_once()
+            raise self.cancelled_failure()
+
+    def _count_at_once(self) -> None:
+        self._at_once += 1
+        if self._at_once > MAX_AT_ONCE:
+            self.give_up_spinning(self._at_once, "operations", user_location())
+            raise Stop
+
+    def cancelled_failure(self) -> CancelledFailure:
+        """Return the error that tells the code of its cancellation."""
+        reason = self.cancel_requested.reason if self.cancel_requested else None
+        return CancelledFailure(f"Workflow cancelled: {reason}" if reason else "Workflow cancelled")
+
+
+_PAYLOADS: dict[type, str] = {
+    ev.ActivityScheduled: "input",
+    ev.ChildStarted: "input",
+    ev.ContinuedAsNew: "input",
+    ev.SignalSent: "data",
+    ev.SideEffect: "value",
+    ev.UpdateCompleted: "result",
+    ev.Completed: "result",
+}
