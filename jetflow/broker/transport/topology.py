@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from msgspec import Struct
 
 from jetflow.broker.transport.codes import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP
+from jetflow.broker.transport.drift import describe, strangers, takers, wrong_fields
 from jetflow.broker.transport.lane import Lane
 from jetflow.errors import BrokerError, InvalidInputError, TopologyError
+from jetflow.protocol import clock
 from jetflow.protocol.subjects import DEFAULT_PARTITIONS, Names
 
 log: logging.Logger = logging.getLogger("jetflow.broker")
@@ -30,10 +33,15 @@ MARKER_TTL = 30 * 86_400
 
 
 class Topology(Struct, frozen=True):
-    """What was found or created."""
+    """What was found or created.
+
+    Attributes:
+        complaints: what the engine cannot work with, where that is not refused.
+    """
 
     partitions: int
     replicas: int
+    complaints: tuple[str, ...] = ()
 
 
 def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, dict[str, Any]]:
@@ -108,11 +116,7 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
     return {name: {"name": name, **config} for name, config in configs.items()}
 
 
-_MUST_MATCH = ("subjects", "retention", "subject_transform", "republish", "max_msgs_per_subject")
-_MUST_BE_ON = ("allow_msg_schedules", "allow_msg_ttl", "allow_direct", "allow_rollup_hdrs")
-
-
-async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, replicas: int | None) -> Topology:
+async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, replicas: int | None, refuse: bool = True) -> Topology:
     """Finds or creates the namespace's streams; safe to run by many at once.
 
     Args:
@@ -120,29 +124,62 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
         names: the namespace.
         partitions: wanted number, 1 to 4096; None takes what exists, or the default.
         replicas: copies of each stream when they are created; None for one.
+        refuse: whether what the engine cannot work with is an error; otherwise it is told in ``Topology.complaints``.
 
     Raises:
-        TopologyError: a stream exists with another configuration; says which field and what to do.
+        TopologyError: a stream exists with another configuration, or loses messages to another one; says which field and what to do.
     """
     if partitions is not None and not 1 <= partitions <= 4096:
         raise InvalidInputError(f"partitions must be 1 to 4096, not {partitions}")
-    inbox = await stream_config(lane, names.inbox_stream)
+    found = await _streams(lane, names)
+    in_use = any(info["state"]["last_seq"] for info in found.values())
+    inbox = found.get(names.inbox_stream)
     if inbox is None:
-        inbox = await _create(lane, stream_configs(names, partitions or DEFAULT_PARTITIONS, replicas or 1)[names.inbox_stream])
-    found = _partitions_of(inbox)
-    if partitions is not None and found is not None and found != partitions:
+        config = stream_configs(names, partitions or DEFAULT_PARTITIONS, replicas or 1)[names.inbox_stream]
+        inbox = found[names.inbox_stream] = await _create(lane, names, config, again=in_use)
+    parted = _partitions_of(inbox["config"])
+    if partitions is not None and parted is not None and parted != partitions:
         raise TopologyError(
-            f"namespace {names.namespace!r} has {found} partitions, not {partitions}: leave the argument out, or use another namespace"
+            f"namespace {names.namespace!r} has {parted} partitions, not {partitions}: leave the argument out, or use another namespace"
         )
-    topology = Topology(found or partitions or DEFAULT_PARTITIONS, inbox.get("num_replicas") or 1)
-    for name, config in stream_configs(names, topology.partitions, topology.replicas).items():
-        current = inbox if name == names.inbox_stream else await stream_config(lane, name)
-        if current is None:
-            current = await _create(lane, config)
-        elif _is_of_before_tenures(names, config, current):
-            current = await _add_tenures(lane, config, current)
-        _check(name, config, current)
-    return topology
+    topology = Topology(parted or partitions or DEFAULT_PARTITIONS, inbox["config"].get("num_replicas") or 1)
+    configs = stream_configs(names, topology.partitions, topology.replicas)
+    for name, info in found.items():
+        if _is_of_before_tenures(names, configs[name], info["config"]):
+            found[name] = await _add_tenures(lane, configs[name], info["config"])
+    complaints = [*_differences(configs, found), *await takers(lane, names)]
+    if complaints and refuse:
+        raise TopologyError("; ".join(complaints))
+    for name, config in configs.items():
+        if name not in found:
+            found[name] = await _create(lane, names, config, again=in_use)
+            complaints += _differences(configs, {name: found[name]})  # made by somebody else at the same moment
+    if complaints and refuse:
+        raise TopologyError("; ".join(complaints))
+    return Topology(topology.partitions, topology.replicas, tuple(complaints))
+
+
+async def _streams(lane: Lane, names: Names) -> dict[str, dict[str, Any]]:
+    """What the server says of each stream of the namespace that exists, by name."""
+    wanted = list(stream_configs(names, 1, 1))
+    answers = await asyncio.gather(*(stream_info(lane, name) for name in wanted))
+    return {name: info for name, info in zip(wanted, answers, strict=True) if info is not None}
+
+
+def _differences(configs: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:
+    wrong = {name: wrong_fields(configs[name], info["config"]) for name, info in found.items()}
+    return [describe(name, fields) for name, fields in wrong.items() if fields]
+
+
+async def complaints_of(lane: Lane, names: Names, topology: Topology) -> list[str]:
+    """What the engine cannot work with, as the server has it now: streams that are gone or were changed, and others who take messages.
+
+    Raises:
+        BrokerUnavailableError: no answer.
+    """
+    configs, found = stream_configs(names, topology.partitions, topology.replicas), await _streams(lane, names)
+    gone = [f"stream {name} is gone: connecting again makes it anew, without what was in it" for name in configs if name not in found]
+    return [*gone, *_differences(configs, found), *await takers(lane, names), *await strangers(lane, names)]
 
 
 def _is_of_before_tenures(names: Names, wanted: dict[str, Any], found: dict[str, Any]) -> bool:
@@ -157,7 +194,7 @@ async def _add_tenures(lane: Lane, wanted: dict[str, Any], found: dict[str, Any]
     log.info("stream %s is given the subjects by which owners are fenced", name)
     config = found | {"subjects": wanted["subjects"], "allow_msg_ttl": True}
     try:
-        return (await lane.api(f"STREAM.UPDATE.{name}", config))["config"]  # type: ignore[no-any-return]
+        return await lane.api(f"STREAM.UPDATE.{name}", config)  # type: ignore[no-any-return]
     except BrokerError as error:
         raise TopologyError(
             f"stream {name} is of an earlier version and cannot be given the subjects {wanted['subjects']}: {error}; "
@@ -165,45 +202,39 @@ async def _add_tenures(lane: Lane, wanted: dict[str, Any], found: dict[str, Any]
         ) from error
 
 
-async def stream_config(lane: Lane, stream: str) -> dict[str, Any] | None:
-    """A stream's configuration; None if there is no such stream."""
+async def stream_info(lane: Lane, stream: str) -> dict[str, Any] | None:
+    """What the server says of a stream; None if there is no such stream."""
     try:
-        answer = await lane.api(f"STREAM.INFO.{stream}")
+        return await lane.api(f"STREAM.INFO.{stream}")  # type: ignore[no-any-return]
     except BrokerError as error:
         if error.err_code == STREAM_NOT_FOUND:
             return None
         raise
-    return answer["config"]  # type: ignore[no-any-return]
 
 
-async def _create(lane: Lane, config: dict[str, Any]) -> dict[str, Any]:
+async def stream_config(lane: Lane, stream: str) -> dict[str, Any] | None:
+    """A stream's configuration; None if there is no such stream."""
+    info = await stream_info(lane, stream)
+    return None if info is None else info["config"]
+
+
+async def _create(lane: Lane, names: Names, config: dict[str, Any], *, again: bool) -> dict[str, Any]:
+    """Makes a stream; ``again`` if others of the namespace have been used, so that this one may have been there before."""
     name = config["name"]
+    if again and name in (names.inbox_stream, names.by_id_stream):
+        config = config | {"first_seq": clock.now_ms() * 1000}
     try:
-        return (await lane.api(f"STREAM.CREATE.{name}", config))["config"]  # type: ignore[no-any-return]
+        made = await lane.api(f"STREAM.CREATE.{name}", config)
     except BrokerError as error:
         code = error.err_code
         if code == STREAM_NAME_IN_USE:  # somebody created it at the same moment, perhaps otherwise
-            return await stream_config(lane, name) or config
+            return await stream_info(lane, name) or {"config": config}
         if code == SUBJECTS_OVERLAP:
             raise TopologyError(f"stream {name} cannot be created: another stream already takes {config['subjects']}") from error
         raise TopologyError(f"stream {name} cannot be created: {error}") from error
-
-
-def _check(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
-    for field in _MUST_MATCH:
-        if field in wanted and wanted[field] != _plain(found.get(field), wanted[field]):
-            raise TopologyError(
-                f"stream {name} exists with {field} = {found.get(field)!r}, jetflow needs {wanted[field]!r}: "
-                "rename or remove that stream, or use another namespace"
-            )
-    for field in _MUST_BE_ON:
-        if wanted.get(field) and not found.get(field):
-            raise TopologyError(f"stream {name} exists without {field}: switch it on with `nats stream edit {name}`, or use another namespace")
-
-
-def _plain(found: Any, wanted: Any) -> Any:
-    """The found value without fields that the server adds."""
-    return {key: found.get(key) for key in wanted} if isinstance(wanted, dict) and isinstance(found, dict) else found
+    if again:
+        log.warning("stream %s was missing from namespace %s, and is made anew: what was in it is gone", name, names.namespace)
+    return made  # type: ignore[no-any-return]
 
 
 def _partitions_of(config: dict[str, Any]) -> int | None:
