@@ -101,7 +101,7 @@ class Client(Finding):
         """
 
         async def again(purpose: str) -> Wire:
-            return await open_wire(servers, credentials=credentials, tls=tls, name=purpose, timeout=timeout)
+            return await open_wire(servers, credentials=credentials, tls=tls, name=purpose, timeout=timeout, secondary=True)
 
         async def open_client() -> Client:
             broker = await Broker.connect(

@@ -174,7 +174,7 @@ class Feed:
             self._throughput.count(record)
             key = (record.task_queue, record.workflow_id)
         else:
-            queue_token, _, id_token = subject.decode().removeprefix(self._client.broker.names.changed_prefix).partition(".")
+            queue_token, _, id_token = subject.decode(errors="replace").removeprefix(self._client.broker.names.changed_prefix).partition(".")
             try:
                 key = (from_token(queue_token), from_token(id_token))
             except InvalidInputError:

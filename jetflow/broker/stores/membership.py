@@ -298,7 +298,7 @@ class Members:
             self._asking.discard(worker_id)
 
     def _on_beat(self, subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
-        worker_id = subject.decode().rpartition(".")[2]
+        worker_id = subject.decode(errors="replace").rpartition(".")[2]
         if worker_id == self._me:
             return
         try:

@@ -341,7 +341,7 @@ class TaskConsumer:
             self._on_status(status, headers)
             return
         self._asked = max(0, self._asked - 1)
-        self._on_task(TaskDelivery(subject.decode(), reply.decode(), data))
+        self._on_task(TaskDelivery(subject.decode(errors="replace"), reply.decode(), data))
         self.refill()
 
     def _on_status(self, status: int, headers: bytes | None) -> None:
@@ -355,5 +355,6 @@ class TaskConsumer:
             if status in (404, 408):
                 self.refill()
             elif not self._closing:
-                log.warning("pull of %s: %s", self.name, fields[""])
+                level = logging.DEBUG if "shutdown" in fields[""].lower() else logging.WARNING  # the connection says more of a server that stops
+                log.log(level, "consumer %s got no tasks: %s", self.name, fields[""])
                 asyncio.get_running_loop().call_later(RETRY_OPEN, self.refill)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import platform
-import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import nats.errors
 
 from jetflow.broker.transport.direct import DirectWire, usable
 from jetflow.broker.transport.lane import Lane
+from jetflow.broker.transport.outage import Outage, shown
 from jetflow.broker.transport.plain import PlainWire
 from jetflow.broker.transport.topology import Topology, ensure_topology
 from jetflow.broker.transport.wire import Wire
@@ -27,6 +27,10 @@ log: logging.Logger = logging.getLogger("jetflow.broker")
 DEFAULT_URL = "nats://127.0.0.1:4222"
 MINIMUM_VERSION = (2, 14)
 CLOSE_TIMEOUT = 5
+PING_EVERY = 0.65
+"""Seconds between two pings."""
+MOST_SILENT = 3
+"""A server that has not answered so many pings in a row counts as frozen: in 2.6 seconds at most."""
 
 
 class Broker:
@@ -57,6 +61,7 @@ class Broker:
         partitions: int | None = None,
         replicas: int | None = None,
         timeout: float = 5,
+        refuse: bool = True,
     ) -> Broker:
         """Connects, checks the server, and makes sure that the namespace's streams exist.
 
@@ -69,6 +74,7 @@ class Broker:
             partitions: for a new namespace; an existing one keeps its own.
             replicas: copies of every stream, for a new namespace.
             timeout: seconds to wait for the first connection.
+            refuse: whether a namespace that the engine cannot work with is an error; otherwise ``topology.complaints`` has what is wrong.
 
         Raises:
             BrokerError: which of address, version, JetStream or rights is missing, and what to do.
@@ -80,7 +86,7 @@ class Broker:
             _check_version(wire, addresses)
             lane = Lane(wire)
             await _check_jetstream(lane, addresses)
-            topology = await ensure_topology(lane, names, partitions=partitions, replicas=replicas)
+            topology = await ensure_topology(lane, names, partitions=partitions, replicas=replicas, refuse=refuse)
         except BaseException:
             await _shielded_close(wire)
             raise
@@ -90,7 +96,7 @@ class Broker:
     def url(self) -> str:
         """Address of the server connected to, without user and password."""
         connected = self.wire.connected_url
-        return _shown([connected.geturl()]) if connected is not None else ""
+        return shown([connected.geturl()]) if connected is not None else ""
 
     @property
     def max_payload(self) -> int:
@@ -118,15 +124,16 @@ def _existing(credentials: str | Path) -> str:
     return str(credentials)
 
 
-def _shown(addresses: Sequence[str]) -> str:
-    """Addresses for a message: without user and password."""
-    return ", ".join(re.sub(r"^((?:\w+://)?)[^/]*@", r"\1", address) for address in addresses)
-
-
 async def open_wire(
-    servers: str | Sequence[str] | None, *, credentials: str | Path | None, tls: ssl.SSLContext | None, name: str, timeout: float
+    servers: str | Sequence[str] | None,
+    *,
+    credentials: str | Path | None,
+    tls: ssl.SSLContext | None,
+    name: str,
+    timeout: float,
+    secondary: bool = False,
 ) -> Wire:
-    """A connection that reconnects for ever; the arguments are those of ``Broker.connect``.
+    """A connection that reconnects for ever; the arguments are those of ``Broker.connect``, and ``secondary`` as in ``Outage``.
 
     Raises:
         BrokerError: the server cannot be reached, or refuses the credentials.
@@ -135,14 +142,20 @@ async def open_wire(
     web_socket = any(address.startswith(("ws://", "wss://")) for address in addresses)
     wire = PlainWire() if web_socket or not usable() else DirectWire()
 
+    outage = wire.outage = Outage(secondary=secondary)
+    where = shown(addresses)
+
     async def disconnected() -> None:
+        if not wire.is_closed:
+            outage.begins(where)
         wire.tell(wire.on_disconnect)
 
     async def reconnected() -> None:
+        outage.ends(where if wire.connected_url is None else shown([wire.connected_url.geturl()]))
         wire.tell(wire.on_reconnect)
 
     async def error(problem: Exception) -> None:
-        log.debug("nats: %r", problem)
+        outage.failed(problem, where)
 
     options: dict[str, Any] = {}
     if credentials is not None:
@@ -159,8 +172,8 @@ async def open_wire(
                 reconnected_cb=reconnected,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; a fraction is fine
-                ping_interval=5,
-                max_outstanding_pings=2,
+                ping_interval=PING_EVERY,  # type: ignore[arg-type]
+                max_outstanding_pings=MOST_SILENT - 1,
                 pending_size=16 * 1024 * 1024,
                 connect_timeout=timeout,  # type: ignore[arg-type]
                 allow_reconnect=True,
@@ -171,7 +184,6 @@ async def open_wire(
     except (OSError, TimeoutError, nats.errors.Error) as problem:
         await _shielded_close(wire)
         cause = wire.last_error if isinstance(problem, TimeoutError) and wire.last_error else problem
-        where = _shown(addresses)
         if "authorization" in str(cause).lower():
             raise BrokerError(f"nats-server at {where} refused the credentials: {cause}") from problem
         raise BrokerUnavailableError(
@@ -184,13 +196,13 @@ def _check_version(wire: Wire, addresses: list[str]) -> None:
     version = wire.connected_server_version
     if (version.major, version.minor) < MINIMUM_VERSION:
         raise BrokerError(
-            f"nats-server at {_shown(addresses)} is version {version.major}.{version.minor}.{version.patch}; jetflow needs "
+            f"nats-server at {shown(addresses)} is version {version.major}.{version.minor}.{version.patch}; jetflow needs "
             f"{MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]} or newer (scheduled messages): upgrade it"
         )
 
 
 async def _check_jetstream(lane: Lane, addresses: list[str]) -> None:
-    where = _shown(addresses)
+    where = shown(addresses)
     try:
         await lane.api("INFO")
     except BrokerUnavailableError as problem:

@@ -20,6 +20,7 @@ from typing import Any
 import nats.aio.transport
 from nats.aio.client import Client as NatsClient
 from nats.errors import Error as NatsError
+from nats.errors import StaleConnectionError
 
 from jetflow.broker.transport.parser import Parser
 from jetflow.broker.transport.wire import TURN, Handler, Wire
@@ -45,6 +46,8 @@ _ATTRIBUTES = (
 )
 _METHODS = (
     "_attempt_reconnect",
+    "_ping_interval",
+    "_process_connect_init",
     "_process_err",
     "_process_info",
     "_process_msg",
@@ -81,10 +84,15 @@ def usable() -> bool:
 
 
 class DirectWire(Wire, NatsClient):  # type: ignore[misc]
-    """A nats-py client with direct handlers and joined writes."""
+    """A nats-py client with direct handlers and joined writes.
+
+    Attributes:
+        heard: whether the server has sent anything since the last ping.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.heard: bool = True
         self._handlers: dict[int, Handler] = {}
         self._ps = Parser(self, self._on_message)  # type: ignore[assignment]
         self._write_scheduled = False
@@ -145,6 +153,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
         later: Callable[[bytes], None] = reader.feed_data
 
         def feed(data: bytes) -> None:
+            self.heard = True
             if self.is_connected and not parser.busy and not reader._buffer:  # type: ignore[attr-defined]
                 data = parser.take(data)
             if data:
@@ -258,13 +267,35 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
     async def _process_err(self, err_msg: str) -> None:
         """Keeps the connection where nats-py would close it for good: every error but a permission one means reconnecting."""
         if "permissions violation" in err_msg:
-            self.last_violation = err_msg
-            log.warning("nats-server says: %s", err_msg)
-            self.tell(self.on_violation, err_msg)
+            self.violated(err_msg)
             await super()._process_err(err_msg)
         else:
-            log.warning("nats-server says: %s; reconnecting", err_msg)
+            log.log(self.outage.level, "nats-server says: %s", err_msg)
             await self._process_op_err(NatsError(f"nats: {err_msg}"))
+
+    async def _process_connect_init(self) -> None:
+        """nats-py gives up reconnecting, in silence, for an exception it does not know, such as for a credentials file that is half written."""
+        try:
+            await super()._process_connect_init()
+        except (OSError, NatsError, TimeoutError):
+            raise
+        except Exception as error:
+            raise NatsError(f"nats: {type(error).__name__}: {error}") from error
+
+    async def _ping_interval(self) -> None:
+        """Pings, and reconnects when nothing comes any more. Whatever the server sends shows that it lives: a PONG may wait behind much else."""
+        silent, self.heard = 0, True
+        while True:
+            await asyncio.sleep(self.options["ping_interval"])
+            if self._status != NatsClient.CONNECTED:
+                continue
+            silent, self.heard = 0 if self.heard else silent + 1, False
+            if silent > self.options["max_outstanding_pings"]:
+                log.log(self.outage.level, "nats-server does not answer")
+                await self._process_op_err(StaleConnectionError())
+                return
+            self._pongs.append(asyncio.get_running_loop().create_future())  # else its PONG would end somebody's flush
+            self.write(b"PING\r\n")
 
 
 class _Listening:

@@ -55,7 +55,7 @@ class Parser:
         """
         data = self._rest + data if self._rest else bytes(data)
         self._rest = b""
-        self.busy = True
+        self._wire.heard = self.busy = True
         try:
             at, cut = self._messages(data, 0)
             while not cut and at < len(data):

@@ -60,9 +60,7 @@ class PlainWire(Wire):
             await told(problem)
             text = str(problem).lower()
             if "permissions violation" in text:
-                self.last_violation = text.removeprefix("nats: ")
-                log.warning("nats-server says: %s", self.last_violation)
-                self.tell(self.on_violation, self.last_violation)
+                self.violated(text.removeprefix("nats: "))
 
         self._connecting = servers, options | {"error_cb": error}
         await self._open()

@@ -195,7 +195,7 @@ class PullConsumer:
         self._asked -= 1
         seq = int(tokens[at + 1])
         only_by = self if seq > self.born_at and tokens[at] == b"1" else None  # stored while this consumer alone could get it
-        self._on_delivery(Delivery(subject.decode(), reply.decode(), data, headers, seq, int(tokens[at + 3]) // 1_000_000, only_by))
+        self._on_delivery(Delivery(subject.decode(errors="replace"), reply.decode(), data, headers, seq, int(tokens[at + 3]) // 1_000_000, only_by))
         self.refill()
 
     def _on_status(self, status: int, headers: bytes | None) -> None:
@@ -211,7 +211,8 @@ class PullConsumer:
         if status in (404, 408):
             self.refill()
         else:
-            log.warning("pull of %s: %s", self.name, text)
+            level = logging.DEBUG if "shutdown" in text.lower() else logging.WARNING  # the connection says more of a server that stops
+            log.log(level, "consumer %s got no messages: %s", self.name, text)
             asyncio.get_running_loop().call_later(1, self.refill)
 
     def _tick(self) -> None:

@@ -113,10 +113,10 @@ class Scan:
             self.place: int = _position(reply)
             self.read += 1
             if self._wanted is None or self._wanted(headers or b""):
-                self._found.append(Seen(subject.decode(), _position(reply), headers or b""))
+                self._found.append(Seen(subject.decode(errors="replace"), _position(reply), headers or b""))
             if self.read == self._size:
                 full.set_result(None)
-        elif status != 100 and subject.decode() == f"{self._inbox}{self._pulls}":
+        elif status != 100 and subject.decode(errors="replace") == f"{self._inbox}{self._pulls}":
             if status in (404, 408):
                 full.set_result(None)
             else:

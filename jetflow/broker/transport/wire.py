@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import ParseResult
 
+from jetflow.broker.transport.outage import Outage
 from jetflow.errors import BrokerUnavailableError
 
 log: logging.Logger = logging.getLogger("jetflow.broker")
@@ -37,6 +38,9 @@ class Wire(ABC):
 
     Attributes:
         last_violation: the server's words when it last refused a subject.
+        optional: subjects that this user need not be allowed to use: the server's refusal is not worth a warning.
+        refused: those of them that it may not use.
+        outage: what is told of the server while it cannot be reached.
         dropped: answers that were not sent, since too much was unwritten.
         on_disconnect: called when the connection has broken.
         on_reconnect: called when it is there again.
@@ -72,6 +76,9 @@ class Wire(ABC):
     def __init__(self) -> None:
         super().__init__()
         self.last_violation: str | None = None
+        self.optional: set[str] = set()
+        self.refused: set[str] = set()
+        self.outage: Outage = Outage()
         self.dropped: int = 0
         self.on_disconnect: list[Callable[[], None]] = []
         self.on_reconnect: list[Callable[[], None]] = []
@@ -198,6 +205,15 @@ class Wire(ABC):
                 turn.set_result(None)
 
     # ---- staying alive
+
+    def violated(self, text: str) -> None:
+        """The server refuses a subject; its words are in lower case."""
+        if any(f'"{subject}"'.lower() in text for subject in self.optional):
+            log.debug("nats-server says: %s", text)
+        else:
+            self.last_violation = text
+            log.warning("nats-server says: %s", text)
+        self.tell(self.on_violation, text)
 
     def tell(self, callbacks: Iterable[Callable[..., None]], *facts: str) -> None:
         """Calls everybody; one that raises must not end nats-py's reconnecting or reading."""

@@ -244,7 +244,7 @@ class TaskRunner:
 
     def _on_ended(self, subject: bytes, _reply: bytes, _data: bytes, _headers: bytes | None) -> None:
         """Cancel the attempt of an operation that nobody waits for any more."""
-        self._leases.cancel_operation(".".join(subject.decode().split(".")[2:]))
+        self._leases.cancel_operation(".".join(subject.decode(errors="replace").split(".")[2:]))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)

@@ -41,7 +41,7 @@ class Queries:
 
     def _on_query(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         tenure, actors, answer_to = self._engine.tenure, self._engine.actors, reply.decode()
-        _, _, id_token, name_token = subject.decode().split(".")
+        _, _, id_token, name_token = subject.decode(errors="replace").split(".")
         if tenure is None or actors is None or not tenure.owns(partition_of(self._queue_token, id_token, self._broker.topology.partitions)):
             return  # another worker's, or nobody's just now
         try:

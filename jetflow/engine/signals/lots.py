@@ -103,7 +103,7 @@ class Lot:
         """A wait for this name has begun or ended."""
         self._delay = FIRST_LOOK
         if not data:
-            key = subject.decode()[len(self._waiting_prefix) :]
+            key = subject.decode(errors="replace")[len(self._waiting_prefix) :]
             for kept in self._kept.values():
                 if kept.wait is not None and kept.wait.key == key:
                     kept.unsure = True
