@@ -141,7 +141,7 @@ def tenure_reused() -> AbstractContextManager[None]:
         if not self.over:
             self.over, self._why = True, why
             self._consumer.close()
-            actors = self.compaction.is_in_memory.__self__
+            actors = self.compaction._is_in_memory.__self__
             kept[self.context] = [one for one in actors if one.idle]
             for one in actors:
                 if not one.idle:
@@ -155,7 +155,7 @@ def tenure_reused() -> AbstractContextManager[None]:
             if one.partition in self.partitions:
                 one.tenure = one.signals._tenure = one.by_id._tenure = self
                 one.mailbox.unacked.clear()
-                one._keeper = self.compaction.is_in_memory.__self__
+                one._keeper = self.compaction._is_in_memory.__self__
                 one._keeper._all[one.id_token] = one
 
     return replaced((tenure.Tenure, "lose", lose), (tenure.Tenure, "prepare", prepare_with_old))

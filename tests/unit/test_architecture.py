@@ -1,10 +1,13 @@
 """The package's shape: who may import whom, and that importing does nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "jetflow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -86,6 +89,120 @@ def test_the_protocol_knows_no_client_library() -> None:
 def test_the_engine_does_not_know_who_uses_it() -> None:
     above = ("jetflow.client", "jetflow.worker", "jetflow.handle", "jetflow.cli")
     assert _offences("jetflow.engine", forbidden=above, typing_too=False) == {}
+
+
+def _graph() -> dict[str, set[str]]:
+    """Which modules of the package each module imports, also inside functions and for types alone."""
+    known = {_name(path) for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        found = (name if name in known else name.rpartition(".")[0] for name in _imports(path))
+        graph[_name(path)] = {name for name in found if name in known} - {_name(path)}
+    return graph
+
+
+def _reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Every module that one imports, itself or by others."""
+    reached: set[str] = set()
+    left = list(graph[start])
+    while left:
+        name = left.pop()
+        if name not in reached:
+            reached.add(name)
+            left += graph[name]
+    return reached
+
+
+def test_the_engine_has_no_import_circle() -> None:
+    graph = _graph()
+    assert [name for name in _names("jetflow.engine") if name in _reached(graph, name)] == []
+
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _functions(tree: ast.AST) -> list[_Function]:
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def _root(node: ast.expr) -> str | None:
+    """The name that a chain of attributes begins with: ``actor`` of ``actor.run.seq``."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _pairs(function: _Function) -> Iterator[tuple[ast.expr, ast.expr | None]]:
+    """Every target of an assignment in a function, with what it gets."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    yield from zip(target.elts, node.value.elts, strict=True)
+                else:
+                    yield from ((each, node.value) for each in (target.elts if isinstance(target, ast.Tuple) else [target]))
+        elif isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)):
+            yield node.target, node.value
+        elif isinstance(node, ast.Delete):
+            yield from ((target, None) for target in node.targets)
+
+
+def _changes_from_outside(function: _Function, classes: set[str]) -> list[str]:
+    """Attributes, at any depth, of parameters of some classes that a function assigns to, also by another name for a part of one."""
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    known = {one.arg for one in arguments if one.annotation is not None and classes & set(re.findall(r"\w+", ast.unparse(one.annotation)))}
+    pairs = list(_pairs(function))
+    for _ in pairs:  # until no further name is found
+        known |= {target.id for target, value in pairs if isinstance(target, ast.Name) and value is not None and _root(value) in known}
+    return [ast.unparse(target) for target, _ in pairs if isinstance(target, ast.Attribute) and _root(target) in known]
+
+
+def _engine_trees() -> dict[str, ast.Module]:
+    return {_name(path): ast.parse(path.read_text()) for path in MODULES if _under(_name(path), "jetflow.engine")}
+
+
+def test_nobody_changes_an_actor_or_its_parts_but_they_themselves() -> None:
+    """No function assigns to attributes of what it is given, where that is an object of the engine."""
+    trees = _engine_trees()
+    classes = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert {"Actor", "Run", "Mailbox", "Tenure", "Engine"} <= classes
+    found = {f"{name}.{function.name}": _changes_from_outside(function, classes) for name, tree in trees.items() for function in _functions(tree)}
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+CHANGES = (
+    "actor.parked = True",
+    "actor.run.seq += 1",
+    "run = actor.run; run.seq = 1",
+    "a, run = 1, actor.run; run.info = None",
+    "a, actor.run.info = 1, None",
+    "del actor.run.info",
+)
+
+
+@pytest.mark.parametrize("body", CHANGES)
+def test_a_change_of_an_actor_from_outside_is_found(body: str) -> None:
+    (function,) = _functions(ast.parse(f"async def step(one: int, actor: Actor | None) -> None: {body}"))
+    assert _changes_from_outside(function, {"Actor"})
+
+
+def test_private_attributes_of_the_engine_are_used_by_their_owner_alone() -> None:
+    """By methods of the class, on ``self`` or ``cls``: never on another object."""
+    found = [
+        f"{name}:{node.lineno} {ast.unparse(node)}"
+        for name, tree in _engine_trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and ast.unparse(node.value) not in ("self", "cls")
+    ]
+    assert found == []
+
+
+def test_the_engine_stays_small() -> None:
+    """Modules of at most 300 lines, functions of at most 50."""
+    trees = _engine_trees()
+    long = [f"{name}.{one.name}" for name, tree in trees.items() for one in _functions(tree) if (one.end_lineno or 0) - one.lineno >= 50]
+    large = [_name(path) for path in MODULES if _name(path) in trees and len(path.read_text().splitlines()) > 300]
+    assert (long, large) == ([], [])
 
 
 def test_nothing_but_the_command_line_needs_its_libraries() -> None:

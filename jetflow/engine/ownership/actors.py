@@ -38,7 +38,7 @@ class Actors:
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._dirty: dict[Actor, None] = {}
         tenure.on_over.append(self._leave)
-        tenure.compaction.is_in_memory = self.has
+        tenure.compaction.spare(self.has)
 
     def __iter__(self) -> Iterator[Actor]:
         return iter(list(self._all.values()))

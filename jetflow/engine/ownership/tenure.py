@@ -38,7 +38,6 @@ class Tenure:
         on_over: called once, in order and with the reason, when it is over.
         leaving: partitions that another worker is to have: nothing new begins in them.
         position: the highest place in the inbox that is known of; whatever a later owner stores lies behind it.
-        early: id tokens that have something in the signals bucket; exact for the partitions owned.
     """
 
     def __init__(self, context: Context, consumer: Inbox, partitions: frozenset[int], lasts: Callable[[], bool]) -> None:
@@ -50,7 +49,7 @@ class Tenure:
         self.on_over: list[Callable[[str], None]] = []
         self.leaving: frozenset[int] = frozenset()
         self.position: int = 0
-        self.early: set[str] = set()
+        self._early: set[str] = set()
         self._consumer = consumer
         self._lasts = lasts
         self._why = ""
@@ -111,7 +110,18 @@ class Tenure:
     async def prepare(self, position: int, doubt: int) -> None:
         """Look at what must be known before the first command; to be called once the tenure is in the registry."""
         self.position, self._doubt = position, doubt
-        self.early = await self.signals.known(self.context.queue_token, self.partitions, self.context.broker.topology.partitions)
+        self._early = await self.signals.known(self.context.queue_token, self.partitions, self.context.broker.topology.partitions)
+
+    def has_early(self, id_token: str) -> bool:
+        """Return whether a workflow has something in the signals bucket; exact for the partitions owned."""
+        return id_token in self._early
+
+    def note_early(self, id_token: str, *, kept: bool) -> None:
+        """Note whether a workflow may have something in the signals bucket."""
+        if kept:
+            self._early.add(id_token)
+        else:
+            self._early.discard(id_token)
 
     def saw(self, position: int) -> None:
         """Note that a place in the inbox is known of."""

@@ -84,11 +84,11 @@ class SignalBuffer:
         if self._loaded:
             return
         self._loaded = True
-        if self._id_token not in self._tenure.early:
+        if not self._tenure.has_early(self._id_token):
             return
         found = await self._tenure.signals.load(self._queue_token, self._id_token)
         if not found:
-            self._tenure.early.discard(self._id_token)
+            self._tenure.note_early(self._id_token, kept=False)
         for name_token, signal, position in found:
             if name_token == CANCEL:
                 self._cancels.append((signal, position))
@@ -186,5 +186,5 @@ async def store_early(tenure: Tenure, id_token: str, signal: EarlySignal, now: i
     """Puts a signal into the bucket unless it has expired; gives where the bucket has it, 0 for nowhere."""
     if signal.expires <= now:
         return 0
-    tenure.early.add(id_token)
+    tenure.note_early(id_token, kept=True)
     return await tenure.signals.put(tenure.context.queue_token, id_token, signal, now, name_token)

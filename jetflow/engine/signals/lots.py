@@ -48,6 +48,24 @@ class Kept:
         self.forwarded: bool = False
         self.unsure: bool = unsure
 
+    def claimed(self, wait: Wait) -> None:
+        """Note which wait it is for, to which it is to be forwarded."""
+        self.wait, self.forwarded = wait, False
+
+    def was_forwarded(self) -> None:
+        """Note that its wait is being sent it."""
+        self.forwarded = True
+
+    def returned(self) -> None:
+        """Note that its wait was over, so that another one may get it."""
+        if self.wait is not None:
+            self.refused.add(self.wait)
+            self.wait = None
+
+    def doubt(self, unsure: bool) -> None:
+        """Note whether it is to be asked what became of it."""
+        self.unsure = unsure
+
     @property
     def is_expired(self) -> bool:
         """Whether no wait that begins from now on can get it."""
@@ -106,14 +124,14 @@ class Lot:
             key = subject.decode(errors="replace")[len(self._waiting_prefix) :]
             for kept in self._kept.values():
                 if kept.wait is not None and kept.wait.key == key:
-                    kept.unsure = True
+                    kept.doubt(True)
         self._look()
 
     def _on_timer(self) -> None:
         self._timer = None
         self._delay = min(self._delay * 4, LAST_LOOK)
         for kept in self._kept.values():
-            kept.unsure = kept.wait is not None
+            kept.doubt(kept.wait is not None)
         self._look()
 
     def _look(self) -> None:
@@ -194,7 +212,7 @@ class Lot:
                     wait = Wait.of(claim.wait)  # another router's: that holds
                     break
                 revision = claim.revision
-        kept.wait, kept.forwarded = wait, False
+        kept.claimed(wait)
         faults.reach("after_claim")
         await self._forward(kept)
 
@@ -208,20 +226,19 @@ class Lot:
             return
         data = Raw(as_json(stored.data, "the body of a signal"))
         await self._waits.forward(wait, RoutedSignal(wait.run, self.name, kept.number, data))
-        kept.forwarded = True
+        kept.was_forwarded()
         faults.reach("after_forward")
 
     async def _what_became_of(self, kept: Kept) -> None:
-        kept.unsure = False
+        kept.doubt(False)
         if await self._waits.signal(kept.number) is None:
             self._forget(kept)
             return
         claim = await self._waits.claim_of(kept.number)
-        if claim.wait is None and kept.wait is not None:
-            kept.refused.add(kept.wait)
-            kept.wait = None
-        elif claim.wait is not None:
-            kept.wait, kept.forwarded = Wait.of(claim.wait), False
+        if claim.wait is None:
+            kept.returned()
+        else:
+            kept.claimed(Wait.of(claim.wait))
 
     async def _drop_expired(self) -> None:
         for kept in [kept for kept in self._kept.values() if kept.wait is None and kept.is_expired]:

@@ -81,13 +81,10 @@ class Compaction:
 
     Args:
         is_over: whether the tenure that writes is over.
-
-    Attributes:
-        is_in_memory: whether a workflow (as a token) is in memory, so that its keys are left alone.
     """
 
     def __init__(self, context: Context, timeline: Timelines, is_over: Callable[[], bool]) -> None:
-        self.is_in_memory: Callable[[str], bool] = _never
+        self._is_in_memory: Callable[[str], bool] = _never
         self._background = context.background
         self._timeline = timeline
         self._is_over = is_over
@@ -96,6 +93,10 @@ class Compaction:
         self._empty = asyncio.Event()
         self._empty.set()
         self._undisturbed: set[str] = set()
+
+    def spare(self, is_in_memory: Callable[[str], bool]) -> None:
+        """Leave those runs alone whose workflow (as a token) is in memory."""
+        self._is_in_memory = is_in_memory
 
     def disturb(self, id_token: str) -> None:
         """A command has come: another run of the id may begin, whose keys must lie behind those of the one before."""
@@ -149,7 +150,7 @@ class Compaction:
         It is written only if no command of the id has come since its keys were read, and nobody else is at it.
         """
         id_token = closed.id_token
-        if id_token in self._undisturbed or self.is_in_memory(id_token):
+        if id_token in self._undisturbed or self._is_in_memory(id_token):
             return 0
         self._undisturbed.add(id_token)
         try:
@@ -174,7 +175,7 @@ class Compaction:
 
 
 def _never(_: str) -> bool:
-    """Nothing is in memory before somebody says what is."""
+    """Nothing is in memory at first."""
     return False
 
 

@@ -111,7 +111,7 @@ async def _remove(tenure: Tenure, id_token: str, last: Entry | None, record: Sto
             if left is not None and left.commit.run == last.commit.run:  # compaction wrote it anew at this very moment
                 await tenure.timeline.remove(queue, id_token, left.position + 1)
     if record is not None:
-        if id_token in tenure.early or not tenure.owns(_partition(tenure, id_token)):
+        if tenure.has_early(id_token) or not tenure.owns(_partition(tenure, id_token)):
             await tenure.signals.remove_before(queue, id_token, record.time)
         await tenure.states.remove_marker(queue, id_token, record.seq)
 
