@@ -5,22 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jetflow.testing.checks import Refusal
 from jetflow.testing.consumer import Consumer
 from jetflow.testing.store import Message, overlap, to_text
-from jetflow.testing.stream import DEFAULTS, Stream
-
-if TYPE_CHECKING:
-    from jetflow.testing.server import MemoryServer
+from jetflow.testing.stream import DEFAULTS, Stream, Streams
 
 PAGE = 256
 SUBJECTS_PAGE = 100_000
 Request = dict[str, Any]
 
 
-def answer(server: MemoryServer, operation: str, body: bytes) -> dict[str, Any]:
+def answer(server: Streams, operation: str, body: bytes) -> dict[str, Any]:
     """What the server says to ``$JS.API.<operation>``."""
     for prefix, (kind, handler) in HANDLERS.items():
         if operation == prefix or operation.startswith(f"{prefix}."):
@@ -38,7 +35,7 @@ def knows(operation: str) -> bool:
     return any(operation == prefix or operation.startswith(f"{prefix}.") for prefix in HANDLERS)
 
 
-def stream_of(server: MemoryServer, name: str) -> Stream:
+def stream_of(server: Streams, name: str) -> Stream:
     """A stream that must be there."""
     stream = server.streams.get(name)
     if stream is None:
@@ -49,7 +46,7 @@ def stream_of(server: MemoryServer, name: str) -> Stream:
 # ---- account and streams
 
 
-def _info(server: MemoryServer, _rest: str, _request: Request) -> dict[str, Any]:
+def _info(server: Streams, _rest: str, _request: Request) -> dict[str, Any]:
     return {"memory": 0, "storage": 0, "streams": len(server.streams), "consumers": sum(len(stream.consumers) for stream in server.streams.values())}
 
 
@@ -63,7 +60,7 @@ def _described(stream: Stream) -> dict[str, Any]:
     }
 
 
-def _create(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _create(server: Streams, name: str, request: Request) -> dict[str, Any]:
     found = server.streams.get(name)
     if found is not None:
         if Stream(server, request).config != found.config:
@@ -75,13 +72,13 @@ def _create(server: MemoryServer, name: str, request: Request) -> dict[str, Any]
     return _described(stream)
 
 
-def _check_overlap(server: MemoryServer, name: str, request: Request) -> None:
+def _check_overlap(server: Streams, name: str, request: Request) -> None:
     for other in server.streams.values():
         if other.name != name and any(overlap(one, two) for one in request.get("subjects", ()) for two in other.subjects):
             raise Refusal(10065, "subjects overlap with an existing stream")
 
 
-def _update(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _update(server: Streams, name: str, request: Request) -> dict[str, Any]:
     stream = stream_of(server, name)
     _check_overlap(server, name, request)
     if (request.get("retention") or DEFAULTS["retention"]) != stream.config["retention"]:
@@ -91,7 +88,7 @@ def _update(server: MemoryServer, name: str, request: Request) -> dict[str, Any]
     return _described(stream)
 
 
-def _stream_info(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _stream_info(server: Streams, name: str, request: Request) -> dict[str, Any]:
     stream = stream_of(server, name)
     described = _described(stream)
     pattern = request.get("subjects_filter")
@@ -103,18 +100,18 @@ def _stream_info(server: MemoryServer, name: str, request: Request) -> dict[str,
     return {"total": len(found), "offset": offset, "limit": SUBJECTS_PAGE, **described}
 
 
-def _stream_list(server: MemoryServer, _rest: str, request: Request) -> dict[str, Any]:
+def _stream_list(server: Streams, _rest: str, request: Request) -> dict[str, Any]:
     names, offset = sorted(server.streams), request.get("offset", 0)
     page = [_described(server.streams[name]) for name in names[offset : offset + PAGE]]
     return {"total": len(names), "offset": offset, "limit": PAGE, "streams": page}
 
 
-def _stream_names(server: MemoryServer, _rest: str, request: Request) -> dict[str, Any]:
+def _stream_names(server: Streams, _rest: str, request: Request) -> dict[str, Any]:
     names, offset = sorted(server.streams), request.get("offset", 0)
     return {"total": len(names), "offset": offset, "limit": 1024, "streams": names[offset : offset + 1024]}
 
 
-def _delete(server: MemoryServer, name: str, _request: Request) -> dict[str, Any]:
+def _delete(server: Streams, name: str, _request: Request) -> dict[str, Any]:
     stream = stream_of(server, name)
     for consumer in tuple(stream.consumers.values()):
         consumer.end("409 Consumer Deleted")
@@ -125,7 +122,7 @@ def _delete(server: MemoryServer, name: str, _request: Request) -> dict[str, Any
     return {"success": True}
 
 
-def _purge(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _purge(server: Streams, name: str, request: Request) -> dict[str, Any]:
     stream = stream_of(server, name)
     if request.get("seq") and request.get("keep"):
         raise Refusal(10003, "bad request")
@@ -133,7 +130,7 @@ def _purge(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
     return {"success": True, "purged": purged}
 
 
-def _message(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _message(server: Streams, name: str, request: Request) -> dict[str, Any]:
     store = stream_of(server, name).store
     message: Message | None
     if "last_by_subj" in request:
@@ -154,7 +151,7 @@ def _message(server: MemoryServer, name: str, request: Request) -> dict[str, Any
     return {"message": found}
 
 
-def _delete_message(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _delete_message(server: Streams, name: str, request: Request) -> dict[str, Any]:
     stream = stream_of(server, name)
     if stream.config["deny_delete"]:
         raise Refusal(10057, "message delete not permitted", 500)
@@ -167,7 +164,7 @@ def _delete_message(server: MemoryServer, name: str, request: Request) -> dict[s
 # ---- consumers
 
 
-def _create_consumer(server: MemoryServer, rest: str, request: Request) -> dict[str, Any]:
+def _create_consumer(server: Streams, rest: str, request: Request) -> dict[str, Any]:
     tokens = rest.split(".", 2)
     if request["stream_name"] != tokens[0]:
         raise Refusal(10056, "stream name in subject does not match request")
@@ -206,7 +203,7 @@ def _check_workqueue(stream: Stream, consumer: Consumer) -> None:
     consumer.ended = False
 
 
-def _consumer_of(server: MemoryServer, rest: str) -> tuple[Stream, Consumer]:
+def _consumer_of(server: Streams, rest: str) -> tuple[Stream, Consumer]:
     name, _, consumer_name = rest.partition(".")
     stream = stream_of(server, name)
     consumer = stream.consumers.get(consumer_name)
@@ -215,11 +212,11 @@ def _consumer_of(server: MemoryServer, rest: str) -> tuple[Stream, Consumer]:
     return stream, consumer
 
 
-def _consumer_info(server: MemoryServer, rest: str, _request: Request) -> dict[str, Any]:
+def _consumer_info(server: Streams, rest: str, _request: Request) -> dict[str, Any]:
     return _consumer_of(server, rest)[1].info()
 
 
-def _delete_consumer(server: MemoryServer, rest: str, _request: Request) -> dict[str, Any]:
+def _delete_consumer(server: Streams, rest: str, _request: Request) -> dict[str, Any]:
     stream, consumer = _consumer_of(server, rest)
     del stream.consumers[consumer.name]
     consumer.end("409 Consumer Deleted")
@@ -227,19 +224,19 @@ def _delete_consumer(server: MemoryServer, rest: str, _request: Request) -> dict
     return {"success": True}
 
 
-def _consumer_list(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _consumer_list(server: Streams, name: str, request: Request) -> dict[str, Any]:
     consumers = sorted(stream_of(server, name).consumers.items())
     offset = request.get("offset", 0)
     page = [consumer.info() for _, consumer in consumers[offset : offset + PAGE]]
     return {"total": len(consumers), "offset": offset, "limit": PAGE, "consumers": page}
 
 
-def _consumer_names(server: MemoryServer, name: str, request: Request) -> dict[str, Any]:
+def _consumer_names(server: Streams, name: str, request: Request) -> dict[str, Any]:
     names, offset = sorted(stream_of(server, name).consumers), request.get("offset", 0)
     return {"total": len(names), "offset": offset, "limit": 1024, "consumers": names[offset : offset + 1024]}
 
 
-HANDLERS: dict[str, tuple[str, Callable[[MemoryServer, str, Request], dict[str, Any]]]] = {
+HANDLERS: dict[str, tuple[str, Callable[[Streams, str, Request], dict[str, Any]]]] = {
     "INFO": ("account_info", _info),
     "STREAM.CREATE": ("stream_create", _create),
     "STREAM.UPDATE": ("stream_update", _update),

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from jetflow.testing.store import from_text, overlap
-
-if TYPE_CHECKING:
-    from jetflow.testing.stream import Stream
+from jetflow.testing.store import Store, from_text, overlap
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+
+class Checked(Protocol):
+    """What the checks look at: a stream."""
+
+    config: dict[str, Any]
+    store: Store
+    subjects: list[str]
+    replicas: int
+    scheduling: bool
+    in_process: dict[str, int]
+    in_flight: dict[str, int]
+
+    def seen(self, message_id: str) -> int:
+        """Return the position of the message that had an id lately, or 0."""
+        ...
 
 
 class Refusal(Exception):  # noqa: N818
@@ -27,7 +40,7 @@ def wrong_last(seq: int | None) -> Refusal:
     return Refusal(10164, "wrong last sequence") if seq is None else Refusal(10071, f"wrong last sequence: {seq}")
 
 
-def check(stream: Stream, subject: str, fields: dict[str, str]) -> int:
+def check(stream: Checked, subject: str, fields: dict[str, str]) -> int:
     """Raises ``Refusal``, or gives the position of an earlier message with the same id, or 0."""
     if not fields:
         return 0
@@ -54,7 +67,7 @@ def check(stream: Stream, subject: str, fields: dict[str, str]) -> int:
     return 0
 
 
-def expect(stream: Stream, subject: str, fields: dict[str, str], written: dict[str, int] | None = None) -> None:
+def expect(stream: Checked, subject: str, fields: dict[str, str], written: dict[str, int] | None = None) -> None:
     """The compare-and-set; ``written`` are subjects that a batch has written to before."""
     expected = fields.get(EXPECTED)
     if expected is None:
@@ -68,7 +81,7 @@ def expect(stream: Stream, subject: str, fields: dict[str, str], written: dict[s
         raise wrong_last(seq)
 
 
-def _check_schedule(stream: Stream, subject: str, fields: dict[str, str]) -> None:
+def _check_schedule(stream: Checked, subject: str, fields: dict[str, str]) -> None:
     if not stream.scheduling:
         raise Refusal(10188, "message schedules is disabled")
     try:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from jetflow.testing.store import Message, matcher, to_text
-
-if TYPE_CHECKING:
-    from jetflow.testing.network import Connection
-    from jetflow.testing.server import MemoryServer
-    from jetflow.testing.stream import Stream
+from jetflow.testing.network import Connection, Network
+from jetflow.testing.store import Message, Store, matcher, to_text
 
 SECOND = 1_000_000_000
 MOST_COUNTED = 128
+
+
+class Source(Protocol):
+    """What a consumer asks of its stream."""
+
+    name: str
+    server: Network
+    store: Store
+    consumers: dict[str, Consumer]
+    workqueue: bool
+    replicas: int
+
+    def remove(self, seq: int, why: str) -> Message | None:
+        """Take a message out of the stream."""
+        ...
 
 
 class Pull:
@@ -51,9 +62,9 @@ class Consumer:
         pending: deliveries without an ack, by position.
     """
 
-    def __init__(self, stream: Stream, name: str, config: dict[str, Any]) -> None:
+    def __init__(self, stream: Source, name: str, config: dict[str, Any]) -> None:
         self.stream = stream
-        self.server: MemoryServer = stream.server
+        self.server: Network = stream.server
         self.name = name
         self.asked = config
         durable = bool(config.get("durable_name"))

@@ -9,12 +9,48 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from jetflow.testing.virtual import Process, World
+from random import Random
+from typing import Any, Protocol
 
 log: logging.Logger = logging.getLogger("jetflow.testing")
+
+
+class Schedule:
+    """What the event loops of one world share: the clock, chance, timers, and what can run.
+
+    Attributes:
+        now: seconds since the world began, the monotonic clock of every process.
+        rng: chance for schedules, latencies and faults.
+        timers: when, in which order, and what.
+        runnable: loops with callbacks that can run.
+        events, objects: how many timers and futures were made.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self.now: float = 0.0
+        self.rng: Random = rng
+        self.timers: list[tuple[float, int, Callable[..., None], Any]] = []
+        self.runnable: list[SimLoop] = []
+        self.events: int = 0
+        self.objects: int = 0
+
+    def at(self, when: float, function: Callable[..., None], argument: Any = None) -> None:
+        """Has something happen outside of all processes: ``function(argument)``, no earlier than now."""
+        self.events += 1
+        heapq.heappush(self.timers, (when, self.events, function, argument))
+
+    def after(self, delay: float, function: Callable[..., None], argument: Any = None) -> None:
+        """As ``at``, so many seconds from now."""
+        self.at(self.now + delay, function, argument)
+
+
+class Owner(Protocol):
+    """The process that a loop belongs to, as the loop sees it."""
+
+    name: str
+    dead: bool
+    paused: bool
+    errors: list[dict[str, Any]]
 
 
 class SimFuture(asyncio.Future[Any]):
@@ -60,9 +96,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         late: timers that have become due while the process stood still.
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Owner, world: Schedule) -> None:
         self.process = process
-        self.world: World = process.world
+        self.world = world
         self.ready: deque[asyncio.Handle] = deque()
         self.late: list[asyncio.Handle] = []
         self.listed = False

@@ -1,19 +1,38 @@
-"""Connections of the double: bytes take their time, in order; connections stall and break."""
+"""Connections of the double, and who listens to what: bytes take their time, in order; connections stall and break."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from jetflow.testing.server import MemoryServer
-    from jetflow.testing.virtual import World
-    from jetflow.testing.wire import MemoryWire
+from jetflow.testing.store import Message, is_literal, matcher
+from jetflow.testing.virtual import EPOCH, Process, World
+
+MAX_PAYLOAD = 1024 * 1024
 
 Publication = tuple[str, str, bytes, bytes | None]
 """Subject, reply, payload and header block, on the way to the server."""
 Arrival = tuple[int, bytes, bytes, bytes, bytes | None]
 """Subscription, subject, reply, payload and header block, on the way to a client."""
+OnReply = Callable[[str, str, bytes, bytes | None], "str | float | None"]
+"""Called with the process, subject, payload and headers of what the server sends: None as usual, "drop", "twice", or seconds of delay."""
+
+
+class ClientEnd(Protocol):
+    """What a connection asks of the client at its other end."""
+
+    process: Process
+    loop: Any
+
+    def feed(self, connection: Connection, arrivals: list[Arrival]) -> None:
+        """Bytes have come."""
+        ...
+
+    def broke(self, connection: Connection) -> None:
+        """Reading has ended."""
+        ...
 
 
 class Connection:
@@ -25,7 +44,7 @@ class Connection:
         subscriptions: by number.
     """
 
-    def __init__(self, server: MemoryServer, wire: MemoryWire, number: int) -> None:
+    def __init__(self, server: Network, wire: ClientEnd, number: int) -> None:
         self.server = server
         self.world: World = server.world
         self.wire = wire
@@ -185,3 +204,171 @@ class Connection:
         if not self.lost:
             self.lost: bool = True
             self.world.after(self.server.latency(), self._tell_client)
+
+
+class Network(ABC):
+    """The part of a server that has connections: its time, who listens to what, and the order in which it does things.
+
+    Args:
+        world: whose time and chance.
+
+    Attributes:
+        connections: that the server has.
+        up: whether it runs.
+        on_reply: may drop, repeat or delay what is sent to clients.
+        trace: a list gets what happens, as tuples (time, process, what, stream, subject, …); None for no trace.
+        keep: by stream, a list that gets every message ever stored there, with its time; None for none.
+        fastest, slowest: seconds that bytes take in one direction; one time in fifty up to forty times as long.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.connections: list[Connection] = []
+        self.up = True
+        self.max_payload = MAX_PAYLOAD
+        self.on_reply: OnReply | None = None
+        self.trace: list[tuple[Any, ...]] | None = None
+        self.keep: dict[str, list[tuple[float, Message]]] | None = None
+        self.fastest: float = 30e-6
+        self.slowest: float = 400e-6
+        self._numbers = 0
+        self._life = 0
+        self._exact: dict[str, list[tuple[Connection, int]]] = {}
+        self._below: dict[str, list[tuple[Connection, int]]] = {}
+        self._others: dict[str, list[tuple[Callable[[str], object], Connection, int]]] = {}
+        self._heard: dict[str, list[tuple[Connection, int]]] = {}
+        self._free_at: dict[str, float] = {}
+        self._sender = ""
+
+    @abstractmethod
+    def publish(self, operation: Publication, connection: Connection) -> None:
+        """A message has arrived."""
+
+    def now_ns(self) -> int:
+        """The server's clock, ns since the epoch."""
+        return EPOCH * 1_000_000_000 + int(self.world.now * 1e9)
+
+    def latency(self) -> float:
+        """Seconds that bytes take now, in one direction."""
+        chance = self.world.rng.random()
+        if chance > 0.98:
+            return self.slowest * (1 + (chance - 0.98) * 50 * 40)
+        return self.fastest + (self.slowest - self.fastest) * chance * chance
+
+    def note(self, what: str, stream: str, subject: str, *facts: Any) -> None:
+        """Writes to the trace, if there is one."""
+        if self.trace is not None:
+            self.trace.append((round(self.world.now, 6), self._sender, what, stream, subject, *facts))
+
+    # ---- connections
+
+    def accept(self, wire: ClientEnd) -> Connection:
+        """The server's end of a new connection."""
+        self._numbers += 1
+        connection = Connection(self, wire, self._numbers)
+        self.connections.append(connection)
+        return connection
+
+    def close(self, connection: Connection) -> None:
+        """The server notices that a connection has ended."""
+        if connection.open:
+            connection.open = False
+            self.connections.remove(connection)
+            for sid in tuple(connection.subscriptions):
+                self.unsubscribe(connection, sid)
+
+    # ---- subjects
+
+    def subscribe(self, connection: Connection, sid: int, subject: str) -> None:
+        """A client listens."""
+        self._heard.clear()
+        connection.subscriptions[sid] = subject
+        entry = (connection, sid)
+        if is_literal(subject):
+            self._exact.setdefault(subject, []).append(entry)
+        elif subject.endswith(".*") and is_literal(subject[:-2]):
+            self._below.setdefault(subject[:-1], []).append(entry)
+        else:
+            self._others.setdefault(subject.partition(".")[0], []).append((matcher(subject), *entry))
+
+    def unsubscribe(self, connection: Connection, sid: int) -> None:
+        """A client listens no more."""
+        self._heard.clear()
+        subject = connection.subscriptions.pop(sid, None)
+        if subject is None:
+            return
+        for table, key in ((self._exact, subject), (self._below, subject[:-1])):
+            entries = table.get(key)
+            if entries and (connection, sid) in entries:
+                entries.remove((connection, sid))
+                if not entries:
+                    del table[key]
+        first = subject.partition(".")[0]
+        left = [entry for entry in self._others.get(first, ()) if entry[1] is not connection or entry[2] != sid]
+        if left:
+            self._others[first] = left
+        else:
+            self._others.pop(first, None)
+
+    def listeners(self, subject: str) -> list[tuple[Connection, int]]:
+        """Who listens to a subject."""
+        found = self._heard.get(subject)
+        if found is not None:
+            return found
+        found = self._heard[subject] = list(self._exact.get(subject, ()))
+        below = self._below.get(subject[: subject.rfind(".") + 1])
+        if below:
+            found += below
+        for first in (subject.partition(".")[0], "*", ">"):
+            for matches, connection, sid in self._others.get(first, ()):
+                if matches(subject):
+                    found.append((connection, sid))
+        return found
+
+    def interest(self, subject: str) -> bool:
+        """Whether anybody listens to a subject."""
+        return bool(self.listeners(subject))
+
+    def route(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> bool:
+        """Sends a message to whoever listens; whether anybody does."""
+        found = self.listeners(subject)
+        for connection, sid in found:
+            connection.push(sid, subject, reply, data, headers)
+        return bool(found)
+
+    # ---- what the server does, and when
+
+    def in_turn(self, queue: str, sender: str, function: Callable[[Any], None], argument: Any, delay: float = -1.0) -> None:
+        """Has the server do something soon: in turn within a queue, at any time without one, and mostly at once when no delay is given."""
+        now = self.world.now
+        if delay < 0:
+            chance = self.world.rng.random()
+            if chance < 0.7 and self._free_at.get(queue, -1.0) < now:
+                self._sender = sender
+                function(argument)
+                self._sender = ""
+                return
+            delay = chance * chance * 300e-6
+        at = now + delay
+        if queue:
+            at = self._free_at[queue] = max(at, self._free_at.get(queue, 0.0))
+        self.world.at(at, self._do, (self._life, sender, function, argument))
+
+    def _do(self, item: tuple[int, str, Callable[[Any], None], Any]) -> None:
+        life, sender, function, argument = item
+        if life == self._life and self.up:
+            self._sender = sender
+            function(argument)
+            self._sender = ""
+
+    def cut_all(self) -> None:
+        """The server ends: every connection does, and what it was about to do is forgotten."""
+        self._life += 1
+        self._free_at.clear()
+        for connection in tuple(self.connections):
+            connection.server_gone()
+        self.connections.clear()
+        self._exact.clear()
+        self._below.clear()
+        self._others.clear()
+        self._heard.clear()

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from jetflow.testing.checks import EXPECTED, EXPECTED_SUBJECT, Refusal, check
-from jetflow.testing.network import Publication
+from jetflow.testing.network import Network, Publication
 from jetflow.testing.store import fields_of
 from jetflow.testing.stream import Stream
-
-if TYPE_CHECKING:
-    from jetflow.testing.server import MemoryServer
 
 FASTEST, SLOWEST = 0.0005, 0.004
 """Seconds until the others have a message."""
 
 
-def propose(server: MemoryServer, stream: Stream, operation: Publication, sender: str) -> None:
+def propose(server: Network, stream: Stream, operation: Publication, sender: str) -> None:
     """The leader checks a message, or a batch that is complete, and proposes it."""
     subject, reply, data, headers = operation
     fields, stored = fields_of(headers), stream.stored_subject(subject)
@@ -50,7 +46,7 @@ def propose(server: MemoryServer, stream: Stream, operation: Publication, sender
     server.in_turn(stream.name, sender, _apply, (server, stream, batch, staged, reply), delay)
 
 
-def _apply(item: tuple[MemoryServer, Stream, str, list[Publication], str]) -> None:
+def _apply(item: tuple[Network, Stream, str, list[Publication], str]) -> None:
     """Most servers have it: it is stored."""
     server, stream, batch, staged, reply = item
     answer = stream.store_batch(batch, staged)
@@ -76,6 +72,6 @@ def _less(counts: dict[str, int], key: str) -> None:
         counts.pop(key, None)
 
 
-def _say(server: MemoryServer, reply: str, answer: bytes) -> None:
+def _say(server: Network, reply: str, answer: bytes) -> None:
     if reply:
         server.route(reply, "", answer, None)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jetflow.core.ids import partition_of
 from jetflow.testing.checks import EXPECTED, EXPECTED_SUBJECT, Refusal, check, expect, go_duration, ttl_seconds
 from jetflow.testing.consumer import Consumer
-from jetflow.testing.network import Publication
+from jetflow.testing.network import Network, Publication
 from jetflow.testing.store import Follower, Message, Store, fields_of, from_text, matcher, to_text, to_world
-
-if TYPE_CHECKING:
-    from jetflow.testing.server import MemoryServer
+from jetflow.testing.virtual import World
 
 NOT_FIRED = frozenset(
     ("Nats-Schedule", "Nats-Schedule-Target", "Nats-Msg-Id", "Nats-TTL", "Nats-Rollup", EXPECTED, EXPECTED_SUBJECT, "Nats-Schedule-TTL")
@@ -40,8 +38,8 @@ class Stream:
         ghosts: values that a marker with a TTL replaced, which a crash of the server may bring back.
     """
 
-    def __init__(self, server: MemoryServer, config: dict[str, Any]) -> None:
-        self.server = server
+    def __init__(self, server: Network, config: dict[str, Any]) -> None:
+        self.server: Network = server
         self.name: str = config["name"]
         self.store: Store = Store()
         self.consumers: dict[str, Consumer] = {}
@@ -352,3 +350,28 @@ class Stream:
         if store.by_subject:
             state["num_subjects"] = len(store.by_subject)
         return state
+
+
+class Streams(Network):
+    """The part of a server that has streams.
+
+    Attributes:
+        streams: by name.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.streams: dict[str, Stream] = {}
+        self._stream_of: dict[str, Stream | None] = {}
+
+    def streams_changed(self) -> None:
+        """Forgets which stream takes which subject."""
+        self._stream_of.clear()
+
+    def stream_for(self, subject: str) -> Stream | None:
+        """The stream that takes a subject."""
+        try:
+            return self._stream_of[subject]
+        except KeyError:
+            found = self._stream_of[subject] = next((stream for stream in self.streams.values() if stream.takes(subject)), None)
+            return found

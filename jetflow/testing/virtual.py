@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from jetflow.protocol import clock
-from jetflow.testing.loop import SimLoop, SimTask
+from jetflow.testing.loop import Schedule, SimLoop, SimTask
 
 EPOCH = 1_800_000_000
 """What the clocks of all processes show when a world begins, unless they are wrong."""
@@ -32,30 +32,23 @@ class StuckError(AssertionError):
     """What was waited for did not come."""
 
 
-class World:
+class World(Schedule):
     """Everything there is in one simulated run. It is the source of time and chance for jetflow while ``with`` lasts.
 
     Args:
         seed: whatever is left to chance follows from it.
 
     Attributes:
-        now: seconds since the world began, the monotonic clock of every process.
-        rng: chance for schedules, latencies and faults.
         processes: in the order of their creation.
         steps: callbacks run so far.
         on_step: called with the process before each callback.
     """
 
     def __init__(self, seed: int | str = 0) -> None:
+        super().__init__(Random(f"{seed}"))
         self.seed = seed
-        self.now: float = 0.0
-        self.rng: Random = Random(f"{seed}")
         self._tokens = Random(f"{seed}/tokens")
         self.processes: list[Process] = []
-        self.timers: list[tuple[float, int, Callable[..., None], Any]] = []
-        self.runnable: list[SimLoop] = []
-        self.events: int = 0
-        self.objects = 0
         self.steps: int = 0
         self.current: Process | None = None
         self.on_step: Callable[[Process], None] | None = None
@@ -65,15 +58,6 @@ class World:
     def process(self, name: str) -> Process:
         """A new process."""
         return Process(self, name)
-
-    def at(self, when: float, function: Callable[..., None], argument: Any = None) -> None:
-        """Has something happen outside of all processes: ``function(argument)``, no earlier than now."""
-        self.events += 1
-        heapq.heappush(self.timers, (when, self.events, function, argument))
-
-    def after(self, delay: float, function: Callable[..., None], argument: Any = None) -> None:
-        """As ``at``, so many seconds from now."""
-        self.at(self.now + delay, function, argument)
 
     def replace(self, thing: Any, name: str, value: Any) -> None:
         """Sets an attribute for as long as the world lasts."""
@@ -194,7 +178,7 @@ class World:
                     return False
                 place = 0 if count == 1 else int(chance() * count)
                 loop = runnable[place]
-                process = loop.process
+                process: Any = loop.process
                 if self.on_step is not None or process.on_step is not None:
                     for hook in (self.on_step, process.on_step):
                         if hook is not None:
@@ -260,7 +244,7 @@ class Process:
 
     def thread(self) -> SimLoop:
         """The event loop of one more thread."""
-        loop = SimLoop(self)
+        loop = SimLoop(self, self.world)
         self.loops.append(loop)
         return loop
 

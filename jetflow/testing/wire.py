@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import ParseResult, urlparse
 
 from jetflow.broker.transport.wire import Handler, Wire
 from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
-
-if TYPE_CHECKING:
-    from jetflow.testing.network import Arrival, Connection
-    from jetflow.testing.server import MemoryServer
-    from jetflow.testing.virtual import Process
+from jetflow.testing.network import Arrival, Connection, Network
+from jetflow.testing.virtual import Process
 
 log: logging.Logger = logging.getLogger("jetflow.testing")
 
@@ -37,7 +34,7 @@ class MemoryWire(Wire):
     server_info: dict[str, Any] = {"jetstream": True}  # noqa: RUF012
     last_error: Exception | None = None
 
-    def __init__(self, server: MemoryServer, process: Process, loop: Any) -> None:
+    def __init__(self, server: Network, process: Process, loop: Any) -> None:
         super().__init__()
         self.server = server
         self.process = process

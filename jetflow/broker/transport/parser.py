@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from nats.aio.client import Client as NatsClient
 from nats.errors import ProtocolError
-
-if TYPE_CHECKING:
-    from jetflow.broker.transport.direct import DirectWire
 
 MAX_CONTROL_LINE = 64 * 1024
 """Bytes without a line end before the server counts as speaking something else."""
@@ -30,7 +27,7 @@ class Parser:
         busy: whether ``parse`` is under way.
     """
 
-    def __init__(self, wire: DirectWire, on_message: Callable[[int, bytes, bytes, bytes, bytes | None], bool]) -> None:
+    def __init__(self, wire: NatsClient, on_message: Callable[[int, bytes, bytes, bytes, bytes | None], bool]) -> None:
         self.busy = False
         self._wire = wire
         self._on_message = on_message
