@@ -14,13 +14,14 @@ from jetflow.core.events import NULL, Parent
 from jetflow.core.ids import from_token, to_token
 from jetflow.core.values import as_json, decode, encode
 from jetflow.errors import UNKNOWN, Failure, InvalidInputError, PayloadTooLargeError
-from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
+from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, OWN_PREFIX, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
 
 FOREVER = "forever"
 DEFAULT_EXPIRE_MS = 600_000
 """How long a signal that nobody waits for is kept unless its header says otherwise."""
 FOREVER_MS = 100 * 365 * 86_400_000
 MAX_UPDATE_ID = 128
+_OWN_PREFIX = OWN_PREFIX.encode()
 _SUBJECT = re.compile(r"[^$\s*>.][^\s*>.]*(\.[^\s*>.]+)*")
 MAX_HEADER = 56 * 1024
 """Bytes of user data in a start's headers; the server takes 64 KiB of headers."""
@@ -313,7 +314,7 @@ def read_command(subject: str, headers: bytes | None, body: bytes) -> tuple[str,
     if len(rest) != wants_name:
         raise InvalidInputError(f"write {kind}.<name> with one name" if wants_name else f"nothing may follow {kind!r} in the subject")
     name = from_token(rest[0]) if wants_name else ""
-    fields = parse_headers(headers) if headers and b"Jetflow-" in headers else {}
+    fields = parse_headers(headers) if headers and _OWN_PREFIX in headers else {}
     try:
         payload = understand(name, body, fields)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -13,6 +13,16 @@ DATA = "Jetflow-Data"
 ENTITY = "Jetflow-Entity"
 REPLY = "Jetflow-Reply"
 UPDATE = "Jetflow-Update"
+SUBJECT = "Jetflow-Subject"
+REASON = "Jetflow-Reason"
+SIZE = "Jetflow-Size"
+"""Of a dead letter whose body did not fit beside the reason: how many bytes it had."""
+
+OWN_PREFIX = "Jetflow-"
+"""What the names of jetflow's headers begin with."""
+
+_OF_PUBLISHERS = ("Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Nats-TTL")
+_EMPTY = b"Nats-Msg-Size: 0\r\n"
 
 LONGEST_TTL = 100 * 365 * 86_400
 """Seconds; the server refuses what does not fit into 64 bits of nanoseconds."""
@@ -21,6 +31,21 @@ LONGEST_TTL = 100 * 365 * 86_400
 def ttl_of(ms: int) -> str:
     """A message's time to live as a header value: whole seconds, at least one."""
     return f"{min(max(1, -(-ms // 1000)), LONGEST_TTL)}s"
+
+
+def ttl_field(ttl: str) -> bytes:
+    """Return the header line that gives a message a time to live."""
+    return f"Nats-TTL:{ttl}\r\n".encode()
+
+
+def is_marker(headers: bytes) -> bool:
+    """Return whether a key that was read without its value has none: it is a marker. Records are never empty."""
+    return _EMPTY in headers
+
+
+def given_headers(headers: dict[str, str]) -> dict[str, str]:
+    """Return the headers that a publisher gave; those of the server say where the message lies."""
+    return {name: value for name, value in headers.items() if (name and not name.startswith("Nats-")) or name in _OF_PUBLISHERS}
 
 
 def header_block(**fields: str) -> bytes:

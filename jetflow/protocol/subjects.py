@@ -65,21 +65,125 @@ class Names:
         }
         """Streams that an owner writes, by the word that their revocations are known by."""
 
+    # ---- commands, as published and as stored
+
     def command(self, queue_token: str, id_token: str, command: str) -> str:
         """Subject of a command; ``command`` is ``start.<type>``, ``signal.<name>``, ``cancel``, …"""
         return f"{self.namespace}.{queue_token}.{id_token}.{command}"
 
-    def query(self, queue_token: str, id_token: str, name_token: str) -> str:
-        """Subject on which the owner of a workflow answers a query."""
-        return f"{self.query_prefix}{queue_token}.{id_token}.{name_token}"
+    def is_command(self, subject: str) -> bool:
+        """Return whether a subject could be that of a command of this namespace."""
+        return subject.startswith(f"{self.namespace}.")
 
-    def signal_by_id(self, signal_token: str) -> str:
-        """Subject of a signal that is known by its id alone."""
-        return f"{self.by_id_prefix}{signal_token}"
+    @property
+    def every_command(self) -> str:
+        """The stored commands of all workflows."""
+        return f"{self.namespace}.*.*.>"
+
+    def stored_commands(self, queue_token: str, id_token: str, command: str = ">", *, partition: int | None = None) -> str:
+        """The stored commands of one workflow: all of them, or those of a kind. With its partition they are found sooner."""
+        return f"{self.namespace}.{'*' if partition is None else partition}.{queue_token}.{id_token}.{command}"
+
+    def pending_start(self, queue_token: str, id_token: str, *, partition: int | None = None) -> str:
+        """The stored, unconsumed start commands of one workflow, whatever their type."""
+        return self.stored_commands(queue_token, id_token, "start.>", partition=partition)
 
     def partition_filter(self, partition: int, queue_token: str) -> str:
         """The stored commands of one partition of one task queue."""
         return f"{self.namespace}.{partition}.{queue_token}.>"
+
+    @property
+    def every_timer(self) -> str:
+        """The scheduled messages of all workflows."""
+        return f"{self.timer_prefix}>"
+
+    def timers(self, queue_token: str, id_token: str) -> str:
+        """The scheduled messages of one workflow."""
+        return f"{self.timer_prefix}{queue_token}.{id_token}.>"
+
+    # ---- what is asked and told
+
+    def query(self, queue_token: str, id_token: str = "*", name_token: str = "*") -> str:
+        """Subject on which the owner of a workflow answers a query; with less given, the queries of a task queue."""
+        return f"{self.query_prefix}{queue_token}.{id_token}.{name_token}"
+
+    @property
+    def every_change(self) -> str:
+        """Notices that the state record of any workflow was written."""
+        return f"{self.changed_prefix}>"
+
+    def changed(self, queue_token: str, id_token: str = "*") -> str:
+        """Notices that the state record of a workflow was written; ``*`` for any."""
+        return f"{self.changed_prefix}{queue_token}.{id_token}"
+
+    def workflow_of_change(self, subject: str) -> tuple[str, str]:
+        """Return the task queue and the workflow, as tokens, that a notice is about."""
+        queue_token, _, id_token = subject.removeprefix(self.changed_prefix).partition(".")
+        return queue_token, id_token
+
+    # ---- signals by id
+
+    def signal_by_id(self, signal_token: str) -> str:
+        """Subject of a signal that is known by its id alone; ``>`` for any."""
+        return f"{self.by_id_prefix}{signal_token}"
+
+    def waiting(self, signal_token: str) -> str:
+        """Notices that a wait for a signal by id has begun or ended."""
+        return f"{self.waiting_prefix}{signal_token}.>"
+
+    def wait_of_notice(self, subject: str) -> str:
+        """Return the key of the wait that a notice is about."""
+        return subject[len(self.waiting_prefix) :]
+
+    # ---- records and timelines
+
+    def states(self, queue_token: str, id_token: str = "*") -> str:
+        """State keys; ``*`` for any task queue or workflow."""
+        return f"{self.state_prefix}{queue_token}.{id_token}"
+
+    def timelines(self, queue_token: str) -> str:
+        """The timeline keys of one task queue."""
+        return f"{self.timeline_prefix}{queue_token}.*.*"
+
+    # ---- tasks and dead letters
+
+    def tasks(self, queue_token: str, activity_token: str) -> str:
+        """The tasks of one activity on one task queue."""
+        return f"{self.task_prefix}{queue_token}.{activity_token}.>"
+
+    def attempts(self, queue_token: str, id_token: str, run: int | str, index: int) -> str:
+        """The tasks of one operation of a run, whoever works on them."""
+        return f"{self.task_prefix}*.*.{queue_token}.{id_token}.{run}.{index}.*"
+
+    def ended_tasks(self, queue_token: str) -> str:
+        """Notices that a task of one task queue is not wanted any more."""
+        return f"{self.ended_prefix}{queue_token}.>"
+
+    @property
+    def every_dead_letter(self) -> str:
+        """The dead letters of the namespace."""
+        return f"{self.dead_prefix}>"
+
+    def dead_letter(self, subject: str) -> str:
+        """Subject of the dead letter for a message that was published on ``subject``."""
+        return f"{self.dead_prefix}{'.'.join(subject.split('.')[1:3])}"
+
+    # ---- workers and who owns what
+
+    @property
+    def every_worker(self) -> str:
+        """The heartbeats of all workers."""
+        return f"{self.worker_prefix}>"
+
+    @property
+    def every_tenure(self) -> str:
+        """What a stream holds about tenures: revocations, and how far the janitor is."""
+        return f"{self.tenure_prefix}>"
+
+    @property
+    def every_guard(self) -> str:
+        """The guards of first commits."""
+        return f"{self.guard_prefix}>"
 
     def revocation(self, kind: str, queue_token: str, tenure: str) -> str:
         """Subject of the message that ends a tenure in one of the ``owned_streams``; see ``jetflow.broker.fencing.fence``."""
@@ -89,14 +193,21 @@ class Names:
         """Subject, in the timeline's stream, of what is known of a task queue's tenures."""
         return f"{self.tenure_prefix}timeline.registry.{queue_token}.0"
 
+    def janitor(self, queue_token: str) -> str:
+        """Subject, in the state stream, of how far the janitor of a task queue is."""
+        return f"{self.tenure_prefix}state.janitor.{queue_token}"
+
     def guard(self, queue_token: str, id_token: str) -> str:
         """Subject of the message that keeps an earlier owner from writing a workflow's first timeline key."""
         return f"{self.guard_prefix}{queue_token}.{id_token}.0"
 
-    def pending_start(self, queue_token: str, id_token: str) -> str:
-        """The stored, unconsumed start commands of one workflow, whatever its partition and type."""
-        return f"{self.namespace}.*.{queue_token}.{id_token}.start.>"
 
-    def start_in_partition(self, partition: int, queue_token: str, id_token: str) -> str:
-        """As ``pending_start``, for a publish that expects none: the server compares what it has stored, so it wants the partition."""
-        return f"{self.namespace}.{partition}.{queue_token}.{id_token}.start.>"
+def inbox(token: str) -> str:
+    """Subject for answers to one client or one question."""
+    return f"_INBOX.jetflow.{token}"
+
+
+def read_partition_filter(subject: str) -> tuple[str, int] | None:
+    """Return the task queue (as a token) and the partition of a ``Names.partition_filter``; None for another subject."""
+    match = re.fullmatch(r"[^.]+\.(\d+)\.([^.]+)\.>", subject)
+    return None if match is None else (match[2], int(match[1]))

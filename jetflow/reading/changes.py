@@ -32,8 +32,8 @@ class Changes:
         names = broker.names
         self._wire = broker.wire
         self._match = matcher(filters)
-        self._subject = f"{names.changed_prefix}{queue}.*"
-        only = f"{names.state_prefix}{queue}.*" if filters.task_queue is not None else None
+        self._subject = names.changed(queue)
+        only = names.states(queue) if filters.task_queue is not None else None
         self._walk = Walk(broker.lane, names.state_stream, only, replicated=broker.topology.replicas > 1)
         self._notices: deque[tuple[int, bytes]] = deque()
         self._news = asyncio.Event()

@@ -18,6 +18,7 @@ from jetflow.errors import InvalidInputError, WorkflowNotFoundError
 from jetflow.history.build import History
 from jetflow.history.event_maker import View
 from jetflow.history.execution import HistoryEvent, StreamMessage, WorkflowExecution, summarize
+from jetflow.protocol.headers import given_headers
 from jetflow.protocol.record import StateRecord
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.lookups import Lookups
@@ -201,7 +202,7 @@ class Exporter:
     async def _stream_history(self, ref: WorkflowRef) -> list[StreamMessage]:
         names, queue, workflow = self._broker.names, ref.queue_token, ref.id_token
         found: list[StoredMessage] = []
-        for subject in (f"{names.namespace}.*.{queue}.{workflow}.>", f"{names.timer_prefix}{queue}.{workflow}.>"):
+        for subject in (names.stored_commands(queue, workflow), names.timers(queue, workflow)):
             seq = 1
             while True:
                 page = await self._broker.lane.read_many(
@@ -215,12 +216,7 @@ class Exporter:
 
 
 def _stream_message(message: StoredMessage) -> StreamMessage:
-    headers = {name: value for name, value in message.headers.items() if (name and not name.startswith("Nats-")) or name in _TELLING}
-    return StreamMessage(message.seq, message.subject, message.time, headers, shown(message.data))
-
-
-_TELLING = ("Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Nats-TTL")
-"""Headers of the broker's that a publisher gave; the others say where the message lies."""
+    return StreamMessage(message.seq, message.subject, message.time, given_headers(message.headers), shown(message.data))
 
 
 def _without_timeline(ref: WorkflowRef, workflow_type: str | None, record: StateRecord | None) -> WorkflowExecution:

@@ -122,7 +122,7 @@ class Listing:
     @classmethod
     async def begin(cls, broker: Broker, filters: Filters) -> Listing:
         """A walk over what there is now."""
-        inbox = await broker.lane.api(f"STREAM.INFO.{broker.names.inbox_stream}")  # before the records: a run later than this is a later one
+        inbox = await broker.lane.stream_info(broker.names.inbox_stream)  # before the records: a run later than this is a later one
         walk, shape = await _walk(broker, filters)
         tail = await walk.tail_from(shape.last)
         return cls(broker, filters, shape, walk, _Place(filters.digest(), shape.last, inbox["state"]["last_seq"], shape.last + 1, tail, []))
@@ -193,7 +193,7 @@ async def _walk(broker: Broker, filters: Filters) -> tuple[Walk, Shape]:
     everything = Walk(broker.lane, names.state_stream, replicated=replicated)
     if filters.task_queue is None:
         return everything, await everything.shape()
-    one = Walk(broker.lane, names.state_stream, f"{names.state_prefix}{to_token(filters.task_queue)}.*", replicated=replicated)
+    one = Walk(broker.lane, names.state_stream, names.states(to_token(filters.task_queue)), replicated=replicated)
     shape = await one.shape()
     if shape.taken * DENSE < shape.keys:
         return one, shape
@@ -239,9 +239,9 @@ async def count(broker: Broker, filters: Filters) -> int:
         return sum((await count_by(broker, filters, "status")).values())
     names = broker.names
     if filters.task_queue is None:
-        beside = await Walk(broker.lane, names.state_stream, f"{names.tenure_prefix}>").taken()
+        beside = await Walk(broker.lane, names.state_stream, names.every_tenure).taken()
         return (await Walk(broker.lane, names.state_stream).shape()).keys - beside
-    return await Walk(broker.lane, names.state_stream, f"{names.state_prefix}{to_token(filters.task_queue)}.*").taken()
+    return await Walk(broker.lane, names.state_stream, names.states(to_token(filters.task_queue))).taken()
 
 
 async def count_by(broker: Broker, filters: Filters, field: CountBy) -> dict[str, int]:

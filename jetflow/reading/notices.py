@@ -54,7 +54,7 @@ class Watches:
         return Changes(self, *self._listen(queue_token, id_token))
 
     def _listen(self, queue_token: str, id_token: str) -> tuple[str, _Watch]:
-        subject = f"{self._broker.names.changed_prefix}{queue_token}.{id_token}"
+        subject = self._broker.names.changed(queue_token, id_token)
         watch = self._watches.get(subject)
         if watch is None:
             watch = self._watches[subject] = _Watch()

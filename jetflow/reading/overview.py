@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ from jetflow.broker.transport.connection import Broker
 from jetflow.broker.transport.walk import Walk
 from jetflow.core.ids import from_token
 from jetflow.errors import InvalidInputError
+from jetflow.protocol.subjects import read_partition_filter
 
 _decode = msgspec.json.Decoder(Member).decode
 
@@ -61,7 +61,7 @@ async def overview(broker: Broker) -> Overview:
 
 async def _workers(broker: Broker) -> list[Member]:
     names = broker.names
-    found = await broker.lane.read_many(names.worker_stream, {"multi_last": [f"{names.worker_prefix}>"]}, may_lag="a picture of a moment")
+    found = await broker.lane.read_many(names.worker_stream, {"multi_last": [names.every_worker]}, may_lag="a picture of a moment")
     members: list[Member] = []
     for message in found:
         try:
@@ -82,15 +82,15 @@ async def _consumers(broker: Broker) -> list[Consumer]:
 def _consumer(info: dict[str, Any]) -> Consumer | None:
     config = info["config"]
     filters = config.get("filter_subjects") or [config.get("filter_subject", "")]
-    parts = [match for subject in filters if (match := re.fullmatch(r"[^.]+\.(\d+)\.([^.]+)\.>", subject))]
+    parts = [part for subject in filters if (part := read_partition_filter(subject)) is not None]
     if not parts:
         return None
     try:
-        queue = from_token(parts[0][2])
+        queue = from_token(parts[0][0])
     except InvalidInputError:
         return None
     owner = info["name"].split("-")[1] if info["name"].count("-") >= 2 else ""
-    return Consumer(queue, owner, sorted(int(part[1]) for part in parts), info.get("num_pending", 0), info.get("num_ack_pending", 0))
+    return Consumer(queue, owner, sorted(partition for _, partition in parts), info.get("num_pending", 0), info.get("num_ack_pending", 0))
 
 
 async def _streams(broker: Broker) -> list[StreamSize]:
@@ -105,8 +105,8 @@ async def _streams(broker: Broker) -> list[StreamSize]:
     }
     sizes: list[StreamSize] = []
     for name, what in wanted.items():
-        beside = [f"{names.tenure_prefix}>"] + ([f"{names.guard_prefix}>"] if name == names.timeline_stream else [])
+        beside = [names.every_tenure] + ([names.every_guard] if name == names.timeline_stream else [])
         uncounted = sum([await Walk(broker.lane, name, subjects).taken() for subjects in beside])
-        state = (await broker.lane.api(f"STREAM.INFO.{name}"))["state"]
+        state = (await broker.lane.stream_info(name))["state"]
         sizes.append(StreamSize(name, what, max(0, state.get("messages", 0) - uncounted), state.get("bytes", 0)))
     return sizes

@@ -71,14 +71,14 @@ async def stats(broker: Broker, *, interval: float = 0, counted: bool = True) ->
     names = broker.names
     throughput = await _throughput(broker, interval) if interval > 0 else None
     workflows = await listing.count_by(broker, filters_of(), "status") if counted else None
-    commands = await Walk(broker.lane, names.inbox_stream, f"{names.namespace}.*.*.>").taken()
-    timers = await Walk(broker.lane, names.inbox_stream, f"{names.timer_prefix}>").taken()
-    letters = await Walk(broker.lane, names.dead_stream, f"{names.dead_prefix}>").taken()
+    commands = await Walk(broker.lane, names.inbox_stream, names.every_command).taken()
+    timers = await Walk(broker.lane, names.inbox_stream, names.every_timer).taken()
+    letters = await Walk(broker.lane, names.dead_stream, names.every_dead_letter).taken()
     return Stats(workflows, commands, timers, letters, await overview(broker), throughput)
 
 
 async def _state(broker: Broker, stream: str) -> dict[str, Any]:
-    answer = await broker.lane.api(f"STREAM.INFO.{stream}")
+    answer = await broker.lane.stream_info(stream)
     return answer["state"] | {"asked_at": answer["ts"]}
 
 

@@ -177,7 +177,7 @@ class _Look:
 
     async def _stored(self) -> int:
         """Commands of it that are not done; those that are many are counted as 256."""
-        asked = {"seq": 1, "next_by_subj": f"{self.names.namespace}.*.{self.queue_token}.{self.id_token}.>", "batch": 256}
+        asked = {"seq": 1, "next_by_subj": self.names.stored_commands(self.queue_token, self.id_token), "batch": 256}
         return len(await self.broker.lane.read_many(self.names.inbox_stream, asked, may_lag="a number to look at"))
 
     async def _wait(self, record: StateRecord, waiting: Waiting, depth: int) -> Wait:
@@ -198,15 +198,15 @@ class _Look:
     async def _activity(self, record: StateRecord, wait: Wait, index: int) -> None:
         """An attempt is under way: here, or as a task for other workers."""
         wait.due, wait.wakes = None, "its outcome"
-        tasks, operation = self.names.task_stream, f"{self.queue_token}.{self.id_token}.{record.run_id}.{index}"
-        task = await self.broker.lane.last_message(tasks, f"{self.names.task_prefix}*.*.{operation}.*")
+        tasks, attempts = self.names.task_stream, self.names.attempts(self.queue_token, self.id_token, record.run_id, index)
+        task = await self.broker.lane.last_message(tasks, attempts)
         if task is None:
             return
         _, queue, activity, *_ = task.subject.split(".")
         wait.kind, wait.attempt = "remote", int(task.subject.rpartition(".")[2])
         wait.message = f"waits on task queue {from_token(queue)!r} for a worker that has it"
         with contextlib.suppress(BrokerError):  # nobody has served it yet
-            consumer = await self.broker.lane.api(f"CONSUMER.INFO.{tasks}.{consumer_name(queue, activity)}")
+            consumer = await self.broker.lane.consumer_info(tasks, consumer_name(queue, activity))
             if consumer["delivered"]["stream_seq"] >= task.seq:
                 wait.message = f"is with a worker of task queue {from_token(queue)!r}"
 

@@ -26,6 +26,7 @@ from jetflow.protocol.commands import check_body
 from jetflow.protocol.headers import ARGS, REPLY, UPDATE, header_block, status_of
 from jetflow.protocol.record import StateRecord
 from jetflow.protocol.reference import WorkflowRef
+from jetflow.protocol.subjects import inbox
 
 FIRST_WAIT = 0.5
 """Seconds until a query is asked again, since its owner may have changed; each time twice as long."""
@@ -87,8 +88,8 @@ async def update(broker: Broker, ref: WorkflowRef, name: str, args: tuple[Any, .
     decode = TypedDecoder(result_type, f"update {name!r}, result")
     body, tell = body_of(args, single=None)
     check_body(f"the arguments of update {name!r}", body, broker.max_payload)
-    inbox = f"_INBOX.jetflow.{clock.token(8)}"
-    headers = {REPLY: inbox, UPDATE: update_id} | ({ARGS: "1"} if tell else {})
+    answers = inbox(clock.token(8))
+    headers = {REPLY: answers, UPDATE: update_id} | ({ARGS: "1"} if tell else {})
     subject = broker.names.command(ref.queue_token, ref.id_token, f"update.{to_token(name, 'update name')}")
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -96,7 +97,7 @@ async def update(broker: Broker, ref: WorkflowRef, name: str, args: tuple[Any, .
         if not answered.done():
             answered.set_result(_decode(data))
 
-    sid = broker.wire.listen(inbox, on_answer)
+    sid = broker.wire.listen(answers, on_answer)
     try:
         async with asyncio.timeout(seconds):
             wait = FIRST_UPDATE_WAIT

@@ -58,7 +58,7 @@ class Starts:
             at_first = NEW_ID
         else:
             partition = partition_of(ref.queue_token, ref.id_token, self._broker.topology.partitions)
-            expect_none_of = names.start_in_partition(partition, ref.queue_token, ref.id_token)
+            expect_none_of = names.pending_start(ref.queue_token, ref.id_token, partition=partition)
         subject = names.command(ref.queue_token, ref.id_token, f"start.{type_token}")
         try:
             return await lane.publish_once(subject, body, lane.message_id(), at_first=at_first, expect_none_of=expect_none_of, **headers)
@@ -140,7 +140,7 @@ class Starts:
     async def _take_back(self, run: int) -> bool:
         """False if its owner was faster, or the client may not do that."""
         try:
-            await self._broker.lane.api(f"STREAM.MSG.DELETE.{self._broker.names.inbox_stream}", {"seq": run, "no_erase": True})
+            await self._broker.lane.delete_message(self._broker.names.inbox_stream, run)
         except BrokerError:
             return await self._broker.lane.message(self._broker.names.inbox_stream, run) is not None
         return True

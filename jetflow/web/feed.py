@@ -150,7 +150,7 @@ class Feed:
             self._leaving = None
         if self._sid is None:
             wire, names = self._client.broker.wire, self._client.broker.names
-            self._sid = wire.listen(f"{names.changed_prefix}>", self._on_change)
+            self._sid = wire.listen(names.every_change, self._on_change)
             wire.on_reconnect.append(self._on_reconnect)
             self._tasks = [asyncio.create_task(self._tick())]
 
@@ -174,7 +174,7 @@ class Feed:
             self._throughput.count(record)
             key = (record.task_queue, record.workflow_id)
         else:
-            queue_token, _, id_token = subject.decode(errors="replace").removeprefix(self._client.broker.names.changed_prefix).partition(".")
+            queue_token, id_token = self._client.broker.names.workflow_of_change(subject.decode(errors="replace"))
             try:
                 key = (from_token(queue_token), from_token(id_token))
             except InvalidInputError:

@@ -82,7 +82,7 @@ async def _place_of(client: Client, workflow_id: str | None, queue: str) -> dict
     if workflow_id is None:
         return None
     names = client.broker.names
-    asked = {"multi_last": [f"{names.state_prefix}*.{to_token(workflow_id)}"]}
+    asked = {"multi_last": [names.states("*", to_token(workflow_id))]}
     found = [
         record
         for message in await client.broker.lane.read_many(names.state_stream, asked, may_lag=HEARS)

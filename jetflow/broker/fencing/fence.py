@@ -345,6 +345,14 @@ class FencedLane:
         self._still()
         return answer
 
+    async def stream_info(self, stream: str) -> dict[str, Any]:
+        """See ``Lane.stream_info``."""
+        return await self.api(f"STREAM.INFO.{stream}")  # type: ignore[no-any-return]
+
+    async def delete_message(self, stream: str, seq: int) -> None:
+        """See ``Lane.delete_message``."""
+        await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
+
     async def api(self, operation: str, request: Any = None) -> Any:
         """See ``Lane.api``."""
         self._hold.check()

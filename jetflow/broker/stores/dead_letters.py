@@ -15,13 +15,9 @@ from jetflow.broker.transport.codes import NO_MESSAGE
 from jetflow.broker.transport.lane import Lane, StoredMessage
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol import clock
-from jetflow.protocol.headers import parse_headers
+from jetflow.protocol.headers import OWN_PREFIX, REASON, SIZE, SUBJECT, parse_headers
 from jetflow.protocol.subjects import Names
 
-SUBJECT = "Jetflow-Subject"
-REASON = "Jetflow-Reason"
-SIZE = "Jetflow-Size"
-"""Set where the body did not fit beside the reason: how many bytes it had."""
 OWN = (SUBJECT, REASON, SIZE)
 
 PAGE = 100
@@ -62,14 +58,14 @@ class OwnedDeadLetters:
     async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str) -> None:
         """Keeps a command; ``origin`` is its sequence in the inbox, or what else names it, so that a repeat within minutes is dropped."""
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
-        kept = {name: value for name, value in parse_headers(headers).items() if name.startswith("Jetflow-") and name not in OWN}
+        kept = {name: value for name, value in parse_headers(headers).items() if name.startswith(OWN_PREFIX) and name not in OWN}
         kept |= {SUBJECT: subject, REASON: text[:900], "Nats-Msg-Id": f"{self._names.namespace}-{origin}"}
         room = self._max_payload - HEADER_ROOM - sum(len(name) + len(value) + 4 for name, value in kept.items())
         if len(body) > room:
             kept[SIZE] = str(len(body))
             body = body[: max(room, 0)]
         fields = "".join(f"{name}:{value}\r\n" for name, value in kept.items()).encode()
-        await self._lane.store("dead", f"{self._names.dead_prefix}{'.'.join(subject.split('.')[1:3])}", body, fields)
+        await self._lane.store("dead", self._names.dead_letter(subject), body, fields)
 
 
 class DeadLetters:
@@ -83,7 +79,7 @@ class DeadLetters:
         """Oldest first, from the number ``start`` on."""
         seq, found = start, 0
         while limit is None or found < limit:
-            asked = {"seq": seq, "next_by_subj": f"{self._names.dead_prefix}>", "batch": PAGE if limit is None else min(PAGE, limit - found)}
+            asked = {"seq": seq, "next_by_subj": self._names.every_dead_letter, "batch": PAGE if limit is None else min(PAGE, limit - found)}
             page = await self._lane.read_many(self._names.dead_stream, asked, may_lag="people look again")
             for message in page:
                 yield _letter(message)
@@ -98,7 +94,7 @@ class DeadLetters:
         Raises:
             InvalidInputError: there is none of this number.
         """
-        asked = {"seq": number, "next_by_subj": f"{self._names.dead_prefix}>", "batch": 1}
+        asked = {"seq": number, "next_by_subj": self._names.every_dead_letter, "batch": 1}
         found = await self._lane.read_many(self._names.dead_stream, asked, may_lag="people look again") if number > 0 else []
         if not found or found[0].seq != number:
             raise InvalidInputError(f"there is no dead letter {number}: it was requeued or dropped, or never was")
@@ -128,7 +124,7 @@ class DeadLetters:
 
     def _check_subject(self, subject: str) -> None:
         names, tokens = self._names, len(subject.split("."))
-        is_command = subject.startswith(f"{names.namespace}.") and tokens >= 4
+        is_command = names.is_command(subject) and tokens >= 4
         by_id = subject.startswith(names.by_id_prefix) and tokens == 2
         if not (is_command or by_id) or any(char in subject for char in "*> \r\n\t"):
             wanted = f"{names.namespace}.<task_queue>.<workflow_id>.<command>[.<name>], or {names.by_id_prefix}<signal id>"
@@ -142,7 +138,7 @@ class DeadLetters:
         """
         await self.get(number)
         try:
-            await self._lane.api(f"STREAM.MSG.DELETE.{self._names.dead_stream}", {"seq": number, "no_erase": True})
+            await self._lane.delete_message(self._names.dead_stream, number)
         except BrokerError as error:
             if error.err_code != NO_MESSAGE:
                 raise
@@ -150,6 +146,6 @@ class DeadLetters:
 
 def _letter(message: StoredMessage) -> DeadLetter:
     fields = message.headers
-    kept = {name: value for name, value in fields.items() if name.startswith("Jetflow-") and name not in OWN}
+    kept = {name: value for name, value in fields.items() if name.startswith(OWN_PREFIX) and name not in OWN}
     size = int(fields[SIZE]) if fields.get(SIZE, "").isdigit() else None
     return DeadLetter(message.seq, fields.get(SUBJECT, message.subject), fields.get(REASON, ""), message.data, kept, message.time, size)

@@ -13,7 +13,7 @@ from jetflow.broker.fencing.fresh import newest_of_each
 from jetflow.broker.transport.lane import Lane
 from jetflow.core.ids import partition_of, to_token
 from jetflow.core.times import from_iso
-from jetflow.protocol.headers import ttl_of
+from jetflow.protocol.headers import ttl_field, ttl_of
 from jetflow.protocol.subjects import Names
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
@@ -84,7 +84,7 @@ class OwnedSignals(EarlySignals):
             TenureOverError: another worker has taken over.
         """
         subject = self._subject(queue_token, id_token, name_token or to_token(signal.signal), signal.seq)
-        ack = await self._owned.store("signals", subject, _encoder.encode(signal), f"Nats-TTL:{ttl_of(signal.expires - now)}\r\n".encode())
+        ack = await self._owned.store("signals", subject, _encoder.encode(signal), ttl_field(ttl_of(signal.expires - now)))
         return ack.seq
 
     async def remove(self, queue_token: str, id_token: str, name_token: str, seq: int, position: int) -> None:

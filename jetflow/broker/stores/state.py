@@ -8,14 +8,14 @@ from jetflow.broker.fencing.fence import FencedLane
 from jetflow.broker.fencing.group_commit import Choice, GroupCommit
 from jetflow.broker.transport.lane import Lane, StoredMessage
 from jetflow.core.ids import to_token
-from jetflow.protocol.headers import ttl_of
+from jetflow.protocol.headers import ttl_field, ttl_of
 from jetflow.protocol.record import StateRecord, decode_state, encode_state
 from jetflow.protocol.subjects import Names
 
 
 @lru_cache(maxsize=256)
 def _expiring(expire: int) -> bytes:
-    return f"Nats-TTL:{ttl_of(expire)}\r\n".encode()
+    return ttl_field(ttl_of(expire))
 
 
 class StateStore:

@@ -28,7 +28,7 @@ from jetflow.core.ids import to_token
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 from jetflow.protocol.headers import parse_headers, status_of
-from jetflow.protocol.subjects import Names
+from jetflow.protocol.subjects import Names, inbox
 
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
@@ -295,7 +295,7 @@ class TaskConsumer:
             log.info("the lease of %s is %g s, not %g s: `nats consumer edit` changes it", self.name, lease, self.lease)
             self.lease = lease
         # a new inbox each time: the server drops the pulls of the one before
-        self._inbox = f"_INBOX.jetflow.task.{clock.token(8)}"
+        self._inbox = inbox(f"task.{clock.token(8)}")
         self._sid = self._lane.wire.listen(self._inbox, self._on_message)
         self._asked, self.is_open = 0, True
         self.refill()
@@ -321,7 +321,7 @@ class TaskConsumer:
             return await self._info()  # with other settings, such as another lease
 
     async def _info(self) -> Any:
-        return await self._lane.api(f"CONSUMER.INFO.{self._stream}.{self.name}")
+        return await self._lane.consumer_info(self._stream, self.name)
 
     def _close(self) -> None:
         self.is_open: bool = False

@@ -178,7 +178,7 @@ class Waits:
     async def discard(self, number: int) -> None:
         """Removes a signal; one that is gone already is fine."""
         try:
-            await self._lane.api(f"STREAM.MSG.DELETE.{self._names.by_id_stream}", {"seq": number, "no_erase": True})
+            await self._lane.delete_message(self._names.by_id_stream, number)
         except BrokerUnavailableError:
             raise
         except BrokerError:

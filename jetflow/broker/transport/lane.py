@@ -20,6 +20,7 @@ from jetflow.broker.transport.wire import Wire
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
 from jetflow.protocol import clock
 from jetflow.protocol.headers import header_block, parse_headers, status_of
+from jetflow.protocol.subjects import inbox
 
 TIMEOUT = 10.0
 """Seconds until a request without an answer counts as unknown."""
@@ -89,7 +90,7 @@ class Lane:
         self.timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._nonce, self._ids = clock.token(8), 0
-        self._inbox = f"_INBOX.jetflow.{self._nonce}."
+        self._inbox = inbox(f"{self._nonce}.")
         self._token_at = len(self._inbox)
         self._slots: dict[str, _Slot] = {}  # in the order of their deadlines
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -269,6 +270,22 @@ class Lane:
             if error.get("err_code") != NO_LEADER or clock.monotonic() > deadline:
                 raise api_error(operation, error)
             await asyncio.sleep(RETRY_DELAYS[-1])  # a cluster is electing one; nothing was done
+
+    async def stream_info(self, stream: str) -> dict[str, Any]:
+        """A stream as the server describes it."""
+        return await self.api(f"STREAM.INFO.{stream}")  # type: ignore[no-any-return]
+
+    async def delete_message(self, stream: str, seq: int) -> None:
+        """Removes the message of a sequence.
+
+        Raises:
+            BrokerError: it is not there, or may not be removed.
+        """
+        await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
+
+    async def consumer_info(self, stream: str, name: str) -> dict[str, Any]:
+        """A consumer as the server describes it."""
+        return await self.api(f"CONSUMER.INFO.{stream}.{name}")  # type: ignore[no-any-return]
 
     async def consumers(self, stream: str) -> list[dict[str, Any]]:
         """Every consumer of a stream as the server describes it, page by page."""

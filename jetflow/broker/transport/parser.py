@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any, Protocol
 
-from nats.aio.client import Client as NatsClient
 from nats.errors import ProtocolError
 
 MAX_CONTROL_LINE = 64 * 1024
 """Bytes without a line end before the server counts as speaking something else."""
+
+
+class Receiver(Protocol):
+    """What the parser hands over to: nats-py's client, which also remembers whether the server was heard."""
+
+    heard: bool
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any, /) -> None: ...
+    async def _process_ping(self) -> None: ...
+    async def _process_pong(self) -> None: ...
+    async def _process_err(self, message: str, /) -> None: ...
+    async def _process_info(self, info: Any, /) -> None: ...
 
 
 class Parser:
@@ -27,7 +39,7 @@ class Parser:
         busy: whether ``parse`` is under way.
     """
 
-    def __init__(self, wire: NatsClient, on_message: Callable[[int, bytes, bytes, bytes, bytes | None], bool]) -> None:
+    def __init__(self, wire: Receiver, on_message: Callable[[int, bytes, bytes, bytes, bytes | None], bool]) -> None:
         self.busy = False
         self._wire = wire
         self._on_message = on_message

@@ -17,7 +17,7 @@ from jetflow.broker.transport.lane import Lane
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 from jetflow.protocol.headers import parse_headers, status_of
-from jetflow.protocol.subjects import Names
+from jetflow.protocol.subjects import Names, inbox
 
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
@@ -86,7 +86,7 @@ class PullConsumer:
         self._room = room
         self._on_delivery: Callable[[Delivery], None] = _nobody
         self._on_lost: Callable[[str], None] = _nobody
-        self._inbox = f"_INBOX.jetflow.pull.{clock.token(8)}"
+        self._inbox = inbox(f"pull.{clock.token(8)}")
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
         self._sid: int | None = None
         self._asked = 0
@@ -102,7 +102,7 @@ class PullConsumer:
         self.partitions = frozenset(partitions)
         created = await self.create_over([self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)])
         if created:
-            self.born_at = (await self._lane.api(f"STREAM.INFO.{self._stream}"))["state"]["last_seq"]
+            self.born_at = (await self._lane.stream_info(self._stream))["state"]["last_seq"]
         return created
 
     async def create_over(self, filters: list[str]) -> bool:

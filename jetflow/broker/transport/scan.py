@@ -13,6 +13,7 @@ from jetflow.broker.transport.lane import Lane
 from jetflow.errors import BrokerError, BrokerUnavailableError
 from jetflow.protocol import clock
 from jetflow.protocol.headers import status_of
+from jetflow.protocol.subjects import inbox
 
 SECOND = 1_000_000_000
 WAIT = 5
@@ -50,7 +51,7 @@ class Scan:
         self._filter = subject_filter
         self._name = f"scan-{clock.token(6)}"
         self._wanted = wanted
-        self._inbox = f"_INBOX.jetflow.scan.{clock.token(8)}."
+        self._inbox = inbox(f"scan.{clock.token(8)}.")
         self._sid: int | None = None
         self._pulls = 0
         self._found: list[Seen] = []

@@ -205,7 +205,7 @@ async def _add_tenures(lane: Lane, wanted: dict[str, Any], found: dict[str, Any]
 async def stream_info(lane: Lane, stream: str) -> dict[str, Any] | None:
     """What the server says of a stream; None if there is no such stream."""
     try:
-        return await lane.api(f"STREAM.INFO.{stream}")  # type: ignore[no-any-return]
+        return await lane.stream_info(stream)
     except BrokerError as error:
         if error.err_code == STREAM_NOT_FOUND:
             return None

@@ -76,7 +76,7 @@ class Walk:
 
     async def shape(self) -> Shape:
         """Asked of the leader; with a filter one read more."""
-        state = (await self._lane.api(f"STREAM.INFO.{self._stream}"))["state"]
+        state = (await self._lane.stream_info(self._stream))["state"]
         keys = state["messages"]
         return Shape(state["first_seq"], state["last_seq"], keys, keys if self._filter is None else await self.taken())
 

@@ -79,7 +79,7 @@ class Dispatch:
 
     async def _outcome_waits(self, tenure: Tenure, id_token: str, run: int, index: int, attempt: int) -> bool:
         names = self._context.broker.names
-        subject = f"{names.namespace}.*.{self._context.queue_token}.{id_token}.activity.{index}"
+        subject = names.stored_commands(self._context.queue_token, id_token, f"activity.{index}")
         message = await tenure.lane.last_message(names.inbox_stream, subject)
         return message is not None and is_outcome_of(message.data, run, attempt)
 

@@ -31,7 +31,7 @@ from jetflow.engine.activities.wanted import Wanted, until_answered
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
-from jetflow.protocol.headers import header_block
+from jetflow.protocol.headers import REASON, SUBJECT, header_block
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -81,7 +81,7 @@ class TaskRunner:
         Args:
             at_once: every activity; otherwise each from the first task that there is for it.
         """
-        self._ended_sid = self._broker.wire.listen(f"{self._broker.names.ended_prefix}{self._queue_token}.>", self._on_ended)
+        self._ended_sid = self._broker.wire.listen(self._broker.names.ended_tasks(self._queue_token), self._on_ended)
         if at_once:
             self._served.start_all()
         else:
@@ -159,7 +159,7 @@ class TaskRunner:
         task = decode_task(delivery.data)
         if task.activity not in self._served:
             raise msgspec.ValidationError(f"activity {task.activity!r} is not the one that the subject names")
-        if not task.reply.startswith(f"{self._broker.names.namespace}."):
+        if not self._broker.names.is_command(task.reply):
             raise msgspec.ValidationError(f"reply {task.reply!r} is no command of this namespace")
         return task
 
@@ -236,10 +236,10 @@ class TaskRunner:
         """Put a task that cannot be read among the dead letters."""
         log.warning("task %s cannot be read: %s", delivery.subject, reason)
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
-        headers = header_block(Jetflow_Subject=delivery.subject, Jetflow_Reason=text[:900])
-        where = ".".join(delivery.subject.split(".")[1:3])
+        headers = header_block(**{SUBJECT: delivery.subject, REASON: text[:900]})
+        subject = self._broker.names.dead_letter(delivery.subject)
         body = delivery.data[: self._broker.max_payload - len(headers)]
-        await until_answered(lambda: self._broker.lane.publish(f"{self._broker.names.dead_prefix}{where}", body, headers))
+        await until_answered(lambda: self._broker.lane.publish(subject, body, headers))
         self._leases.answer(delivery.reply, TERM)
 
     def _on_ended(self, subject: bytes, _reply: bytes, _data: bytes, _headers: bytes | None) -> None:

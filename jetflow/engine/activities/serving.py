@@ -12,6 +12,7 @@ from jetflow.core.ids import to_token
 from jetflow.engine.activities.leases import Spawn
 from jetflow.engine.activities.wanted import until_answered
 from jetflow.errors import BrokerError
+from jetflow.protocol.subjects import Names
 
 
 class Served:
@@ -24,7 +25,7 @@ class Served:
 
     def __init__(self, broker: Broker, queue_token: str, tasks: Tasks, consumers: dict[str, TaskConsumer], spawn: Spawn) -> None:
         self._wire = broker.wire
-        self._task_prefix: str = broker.names.task_prefix
+        self._names: Names = broker.names
         self._queue_token = queue_token
         self._tasks = tasks
         self._consumers = consumers
@@ -53,7 +54,7 @@ class Served:
     def start_when_needed(self) -> None:
         """Serve each activity once there is a task for it; all of them if tasks wait already."""
         for name in self._consumers:
-            subject = f"{self._task_prefix}{self._queue_token}.{to_token(name)}.>"
+            subject = self._names.tasks(self._queue_token, to_token(name))
             self._listening[name] = self._wire.listen(subject, self._starter(name))
         self._wire.on_reconnect.append(self._look)
         self._look()

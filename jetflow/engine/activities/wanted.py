@@ -54,7 +54,7 @@ class Wanted:
         """Look in this order, since an outcome is in the inbox until it is in the timeline."""
         queue, workflow_id = to_token(task.task_queue), to_token(task.workflow_id)
         names = self._broker.names
-        waiting = await self._broker.lane.last_message(names.inbox_stream, f"{names.namespace}.*.{queue}.{workflow_id}.activity.{task.index}")
+        waiting = await self._broker.lane.last_message(names.inbox_stream, names.stored_commands(queue, workflow_id, f"activity.{task.index}"))
         if waiting is not None and is_outcome_of(waiting.data, task.run, task.attempt):
             return False
         last = await self._timeline.last(queue, workflow_id)

@@ -30,7 +30,7 @@ class Queries:
 
     def open(self) -> None:
         """Begin to listen."""
-        self._sid = self._broker.wire.listen(f"{self._broker.names.query_prefix}{self._queue_token}.*.*", self._on_query)
+        self._sid = self._broker.wire.listen(self._broker.names.query(self._queue_token), self._on_query)
 
     def close(self) -> None:
         """Listen no more."""

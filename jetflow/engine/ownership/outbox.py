@@ -53,7 +53,7 @@ class Outbox:
         await self._send(child.task_queue, child.workflow_id, f"start.{to_token(child.workflow_type)}", body, **headers)
 
     async def _notice_waits(self, info: RunInfo, index: int) -> bool:
-        subject = f"{self._names.namespace}.*.{self._queue_token}.{to_token(info.workflow_id)}.child.{index}"
+        subject = self._names.stored_commands(self._queue_token, to_token(info.workflow_id), f"child.{index}")
         return await self._lane.last_message(self._names.inbox_stream, subject) is not None
 
     async def send_signals(self, info: RunInfo, signals: list[ev.SignalSent]) -> None:

@@ -16,6 +16,7 @@ from jetflow.engine.ownership.tenure import Tenure
 from jetflow.errors import BrokerError, ConflictError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import RoutedSignal
+from jetflow.protocol.subjects import Names
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -89,7 +90,7 @@ class Lot:
         self._waits = tenure.waits
         self._background = tenure.context.background
         self._wire = tenure.context.broker.wire
-        self._waiting_prefix: str = tenure.context.broker.names.waiting_prefix
+        self._names: Names = tenure.context.broker.names
         self._slots = slots
         self._on_empty = on_empty
         self._kept: dict[int, Kept] = {}
@@ -121,7 +122,7 @@ class Lot:
         """A wait for this name has begun or ended."""
         self._delay = FIRST_LOOK
         if not data:
-            key = subject.decode(errors="replace")[len(self._waiting_prefix) :]
+            key = self._names.wait_of_notice(subject.decode(errors="replace"))
             for kept in self._kept.values():
                 if kept.wait is not None and kept.wait.key == key:
                     kept.doubt(True)
@@ -172,7 +173,7 @@ class Lot:
 
     async def _match(self) -> None:
         if self._sid is None:
-            self._sid = self._wire.listen(f"{self._waiting_prefix}{self.token}.>", self._on_notice)
+            self._sid = self._wire.listen(self._names.waiting(self.token), self._on_notice)
         for kept in [kept for kept in self._kept.values() if kept.unsure]:
             await self._what_became_of(kept)
         if any(kept.wait is None for kept in self._kept.values()):

@@ -120,7 +120,7 @@ class Router:
             room=lambda: CREDIT, stream=self._stream,
         )  # fmt: skip
         consumer.give_to(self._on_delivery, self._on_lost)
-        return consumer if await consumer.create_over([f"{self._broker.names.by_id_prefix}>"]) else None
+        return consumer if await consumer.create_over([self._broker.names.signal_by_id(">")]) else None
 
     async def _holder_is_gone(self) -> bool:
         """Takes the consumer from a router that is gone, or that stands still; whether there was one."""
@@ -175,7 +175,7 @@ class Router:
         try:
             tokens = delivery.subject.split(".")
             if len(tokens) != 2:
-                raise InvalidInputError(f"the subject must be {self._broker.names.by_id_prefix}<signal id>, with one id")
+                raise InvalidInputError(f"the subject must be {self._broker.names.signal_by_id('<signal id>')}, with one id")
             name = from_token(tokens[1])
             headers_size = max(0, len(delivery.headers or b"") - BODY_MARGIN // 4)
             check_body("the signal's body", delivery.data, self._broker.max_payload - headers_size)

@@ -17,6 +17,7 @@ from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.upkeep.removal import retire
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
+from jetflow.protocol.headers import is_marker, ttl_field, ttl_of
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -29,8 +30,6 @@ TOGETHER = 100
 """Runs looked at together; the server gives at most 1,024 keys at once."""
 REMEMBER_EVERY = 30.0
 """Seconds between two times that the janitor writes down how far it is; what came since is looked at again by the next one."""
-EMPTY = b"Nats-Msg-Size: 0\r\n"
-"""In the headers of a key without a value: a marker. Records are never empty."""
 
 
 class Janitor:
@@ -69,7 +68,7 @@ class Janitor:
                 later = await self._sweep(tenure)
             place = 0
         lane = context.broker.lane  # it must be able to remove its consumer when the tenure is over
-        markers = Scan(lane, names.state_stream, f"{names.state_prefix}{context.queue_token}.*", start=place + 1, wanted=_is_marker)
+        markers = Scan(lane, names.state_stream, names.states(context.queue_token), start=place + 1, wanted=is_marker)
         remembered, since = -1, float("-inf")
         try:
             await markers.open()
@@ -88,7 +87,7 @@ class Janitor:
     # ---- how far it is
 
     def _subject(self) -> str:
-        return f"{self._context.broker.names.tenure_prefix}state.janitor.{self._context.queue_token}"
+        return self._context.broker.names.janitor(self._context.queue_token)
 
     async def _place(self, tenure: Tenure) -> int | None:
         """The position up to which an earlier janitor has looked; None if there was none since markers have been waiting."""
@@ -96,19 +95,19 @@ class Janitor:
         return int(message.data) if message is not None and message.data.isdigit() else None
 
     async def _remember(self, tenure: Tenure, place: int) -> None:
-        await tenure.lane.store("state", self._subject(), str(place).encode(), f"Nats-TTL:{MARKER_TTL}s\r\n".encode())
+        await tenure.lane.store("state", self._subject(), str(place).encode(), ttl_field(ttl_of(MARKER_TTL * 1000)))
 
     async def _may_have_missed(self, tenure: Tenure) -> bool:
         """Whether markers may have gone unseen: nobody has looked for so long, and the records are as old."""
-        info = await tenure.lane.api(f"STREAM.INFO.{self._context.broker.names.state_stream}")
+        info = await tenure.lane.stream_info(self._context.broker.names.state_stream)
         return from_iso(info["ts"]) - from_iso(info["created"]) > MARKER_TTL * 1000
 
     async def _sweep(self, tenure: Tenure) -> dict[str, int]:
         """Look for timelines without a record, among those that there are now. Return those to come back to."""
         context, names = self._context, self._context.broker.names
-        keys = Scan(context.broker.lane, names.timeline_stream, f"{names.timeline_prefix}{context.queue_token}.*.*")
+        keys = Scan(context.broker.lane, names.timeline_stream, names.timelines(context.queue_token))
         try:
-            end = (await tenure.lane.api(f"STREAM.INFO.{names.timeline_stream}"))["state"]["last_seq"]
+            end = (await tenure.lane.stream_info(names.timeline_stream))["state"]["last_seq"]
             await keys.open()
             position, before = 0, ""
             later: dict[str, int] = {}
@@ -129,7 +128,3 @@ class Janitor:
             self.set_aside |= left.unreadable
             later |= {id_token: expired[id_token] for id_token in left.later}
         return later
-
-
-def _is_marker(headers: bytes) -> bool:
-    return EMPTY in headers

@@ -44,7 +44,7 @@ async def retire(tenure: Tenure, ids: Sequence[str]) -> Left:
     queue, names = context.queue_token, context.broker.names
     timelines = await _newest(tenure, names.timeline_stream, [tenure.timeline.key(queue, id_token, "*") for id_token in ids])
     partitions = context.broker.topology.partitions
-    inboxes = [f"{names.namespace}.{partition_of(queue, id_token, partitions)}.{queue}.{id_token}.>" for id_token in ids]
+    inboxes = [names.stored_commands(queue, id_token, partition=partition_of(queue, id_token, partitions)) for id_token in ids]
     waiting = await _newest(tenure, names.inbox_stream, inboxes)
     records = await _newest(tenure, names.state_stream, [tenure.states.subject(queue, id_token) for id_token in ids])
     unreadable: dict[str, str] = {}
@@ -71,7 +71,7 @@ async def retire(tenure: Tenure, ids: Sequence[str]) -> Left:
 
 async def _now(tenure: Tenure) -> int:
     """The broker's clock, ms since the epoch."""
-    info = await tenure.lane.api(f"STREAM.INFO.{tenure.context.broker.names.state_stream}")
+    info = await tenure.lane.stream_info(tenure.context.broker.names.state_stream)
     return from_iso(info["ts"])
 
 
