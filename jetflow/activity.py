@@ -25,7 +25,6 @@ from jetflow.core.durations import Duration
 from jetflow.core.events import NULL
 from jetflow.core.values import encode
 from jetflow.errors import CancelledFailure, JetflowError, PayloadTooLargeError
-from jetflow.protocol import clock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,12 +65,12 @@ class Attempt:
     Attributes:
         info: which one.
         details: the JSON of what a heartbeat said last, also of the attempt before.
-        beat_at: when it last said that it is there, by ``clock.monotonic()``.
+        beat_at: when it last said that it is there, by the runner's clock; 0 unless the runner times it.
         over: why nobody waits for it any more; None while somebody does.
         on_beat: called after each heartbeat, perhaps in the activity's thread.
     """
 
-    __slots__ = ("beat_at", "details", "info", "on_beat", "over")
+    __slots__ = ("_clock", "beat_at", "details", "info", "on_beat", "over")
 
     def __init__(self, info: ActivityInfo, details: Raw = NULL) -> None:
         self.info: ActivityInfo = info
@@ -79,6 +78,19 @@ class Attempt:
         self.beat_at: float = 0.0
         self.over: str | None = None
         self.on_beat: Callable[[], None] | None = None
+        self._clock: Callable[[], float] | None = None
+
+    def time_by(self, clock: Callable[[], float]) -> None:
+        """Note from now on when the attempt says that it is there."""
+        self._clock = clock
+        self.beat_at = clock()
+
+    def beat(self) -> None:
+        """The attempt says that it is there."""
+        if self._clock is not None:
+            self.beat_at = self._clock()
+        if self.on_beat is not None:
+            self.on_beat()
 
 
 current: ContextVar[Attempt] = ContextVar("jetflow_activity")
@@ -119,9 +131,7 @@ def heartbeat(details: Any = None) -> None:
         if len(encoded) > MAX_DETAILS:
             raise PayloadTooLargeError("the details of a heartbeat", len(encoded), MAX_DETAILS)
         attempt.details = encoded
-    attempt.beat_at = clock.monotonic()
-    if attempt.on_beat is not None:
-        attempt.on_beat()
+    attempt.beat()
 
 
 if TYPE_CHECKING:

@@ -165,7 +165,7 @@ class Pulse:
         self._attempt = attempt
         self._scope = scope
         self._limit = limit
-        attempt.beat_at = clock.monotonic()
+        attempt.time_by(clock.monotonic)
         self._timer = asyncio.get_running_loop().call_later(limit, self._look)
 
     def _look(self) -> None:
