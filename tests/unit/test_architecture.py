@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jetflow.protocol.subjects import Names
+
 PACKAGE = Path(__file__).resolve().parents[2] / "jetflow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -26,19 +28,20 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imports(path: Path, *, typing_too: bool = True) -> Iterator[str]:
-    """Dotted names of all that a module imports, also inside functions."""
-    tree = ast.parse(path.read_text(), str(path))
-    skipped: set[ast.AST] = set()
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+TREES = {_name(path): _tree(path) for path in MODULES}
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of all that a module imports, also inside functions and for types alone."""
     for node in ast.walk(tree):
-        if not typing_too and isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            skipped.update(child for statement in node.body for child in ast.walk(statement))
-        if node in skipped:
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: imports are absolute"
+            assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -46,58 +49,21 @@ def _under(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def _offences(
-    package: str, *, forbidden: tuple[str, ...] = (), allowed: tuple[str, ...] | None = None, typing_too: bool = True
-) -> dict[str, list[str]]:
-    """Imports in the modules of a package that are forbidden, or jetflow's own that are not allowed; by module."""
-    found: dict[str, list[str]] = {}
-    for path in MODULES:
-        if _under(_name(path), package):
-            for name in _imports(path, typing_too=typing_too):
-                own_and_not_allowed = allowed is not None and _under(name, "jetflow") and not _under(name, *allowed)
-                if _under(name, *forbidden) or own_and_not_allowed:
-                    found.setdefault(_name(path), []).append(name)
-    return found
+def _knowing(*libraries: str) -> list[str]:
+    """Modules that import one of some libraries."""
+    return [name for name, tree in TREES.items() if any(_under(imported, *libraries) for imported in _imports(tree))]
 
 
 def _names(*prefixes: str) -> list[str]:
-    return [_name(path) for path in MODULES if _under(_name(path), *prefixes)]
+    return [name for name in TREES if _under(name, *prefixes)]
 
 
-def test_the_packages_are_there() -> None:
-    assert _names("jetflow.core")
-    assert _names("jetflow.broker")
-    assert _names("jetflow.engine")
-
-
-def test_only_the_broker_knows_nats() -> None:
-    assert {name: what for name, what in _offences("jetflow", forbidden=("nats", "nkeys")).items() if not _under(name, "jetflow.broker")} == {}
-
-
-def test_the_core_knows_nothing_above_it() -> None:
-    assert _offences("jetflow.core", allowed=("jetflow.core", "jetflow.errors")) == {}
-
-
-def test_the_broker_knows_the_core_and_nothing_else() -> None:
-    assert _offences("jetflow.broker", allowed=("jetflow.broker", "jetflow.protocol", "jetflow.core", "jetflow.errors")) == {}
-
-
-def test_the_protocol_knows_no_client_library() -> None:
-    assert _offences("jetflow.protocol", allowed=("jetflow.protocol", "jetflow.core", "jetflow.errors")) == {}
-
-
-def test_the_engine_does_not_know_who_uses_it() -> None:
-    above = ("jetflow.client", "jetflow.worker", "jetflow.handle", "jetflow.cli")
-    assert _offences("jetflow.engine", forbidden=above, typing_too=False) == {}
-
-
-def _graph() -> dict[str, set[str]]:
-    """Which modules of the package each module imports, also inside functions and for types alone."""
-    known = {_name(path) for path in MODULES}
+def _graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """Which modules of the package each module imports."""
     graph: dict[str, set[str]] = {}
-    for path in MODULES:
-        found = (name if name in known else name.rpartition(".")[0] for name in _imports(path))
-        graph[_name(path)] = {name for name in found if name in known} - {_name(path)}
+    for module, tree in trees.items():
+        found = (name if name in trees else name.rpartition(".")[0] for name in _imports(tree))
+        graph[module] = {name for name in found if name in trees} - {module}
     return graph
 
 
@@ -113,9 +79,227 @@ def _reached(graph: dict[str, set[str]], start: str) -> set[str]:
     return reached
 
 
-def test_the_engine_has_no_import_circle() -> None:
-    graph = _graph()
-    assert [name for name in _names("jetflow.engine") if name in _reached(graph, name)] == []
+def _made_up(**sources: str) -> dict[str, ast.Module]:
+    """Modules of a package that exists in a test alone; ``__`` in a name stands for a dot."""
+    return {f"jetflow.{name.replace('__', '.')}": ast.parse(source) for name, source in sources.items()}
+
+
+# ---- who imports whom
+
+
+def _in_circles(trees: dict[str, ast.Module]) -> list[str]:
+    graph = _graph(trees)
+    return [name for name in trees if name in _reached(graph, name)]
+
+
+def test_no_module_imports_itself_by_others() -> None:
+    assert _in_circles(TREES) == []
+
+
+def test_a_circle_is_found() -> None:
+    trees = _made_up(
+        a="if TYPE_CHECKING:\n    from jetflow.b import thing",
+        b="def f():\n    import jetflow.c",
+        c="from jetflow import a",
+        d="from jetflow.a import thing",
+    )
+    assert _in_circles(trees) == ["jetflow.a", "jetflow.b", "jetflow.c"]
+
+
+LAYERS = (
+    ("errors",),
+    ("core",),
+    ("workflow", "activity"),
+    ("protocol",),
+    ("history",),
+    ("broker",),
+    ("reading", "sending"),
+    ("engine",),
+    ("handle",),
+    ("client",),
+    ("worker",),
+    ("testing", "web"),
+    ("cli",),
+)
+"""Rooms from the lowest up. A module imports from its own room and from lower layers, never from its neighbours in its own layer."""
+
+HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
+TOP = ("jetflow", "jetflow.__main__")
+"""What stands above all rooms: the facade and ``python -m jetflow``."""
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def _upward(trees: dict[str, ast.Module]) -> list[str]:
+    """Imports that do not lead to a lower layer."""
+    return [
+        f"{name} imports {imported}"
+        for name, found in _graph(trees).items()
+        if name not in TOP
+        for imported in sorted(found)
+        if imported not in TOP and _room(imported) != _room(name) and HEIGHT[_room(imported)] >= HEIGHT[_room(name)]
+    ]
+
+
+def test_every_room_has_its_place() -> None:
+    assert {_room(name) for name in TREES if name not in TOP} == set(HEIGHT)
+
+
+def test_rooms_know_lower_ones_alone() -> None:
+    assert _upward(TREES) == []
+
+
+def test_the_facade_is_known_to_those_alone_who_say_its_version() -> None:
+    knowing = [name for name, found in _graph(TREES).items() if "jetflow" in found]
+    assert knowing == ["jetflow.cli.main", "jetflow.web.app"]
+
+
+def test_an_import_upwards_or_sideways_is_found() -> None:
+    trees = _made_up(
+        core__machine="",
+        engine__turn="from jetflow.core.machine import Machine",
+        reading__list="def f():\n    from jetflow.client import Client",
+        sending__start="from jetflow.reading import list",
+        client="import jetflow.engine.turn, jetflow.reading.list",
+        workflow="from jetflow.core import machine",
+        activity="from jetflow.workflow import sleep",
+    )
+    assert _upward(trees) == [
+        "jetflow.reading.list imports jetflow.client",
+        "jetflow.sending.start imports jetflow.reading.list",
+        "jetflow.activity imports jetflow.workflow",
+    ]
+
+
+def test_a_client_does_without_the_engine() -> None:
+    """Neither it nor anything that it imports knows the engine."""
+    assert [name for name in _reached(_graph(TREES), "jetflow.client") if _under(name, "jetflow.engine", "jetflow.worker")] == []
+
+
+def test_only_the_broker_knows_nats() -> None:
+    assert [name for name in _knowing("nats", "nkeys") if not _under(name, "jetflow.broker")] == []
+
+
+def test_nothing_but_the_command_line_needs_its_libraries() -> None:
+    assert [name for name in _knowing("typer", "click", "rich", "jetflow.cli") if not _under(name, "jetflow.cli", "jetflow.__main__")] == []
+
+
+def test_nothing_but_the_dashboard_needs_its_libraries() -> None:
+    users = ("jetflow.web", "jetflow.cli.ui", "jetflow.cli.dev")
+    assert [name for name in _knowing("starlette", "uvicorn", "jetflow.web") if not _under(name, *users)] == []
+
+
+# ---- what goes over the wire
+
+WIRE_ROOMS = ("jetflow.protocol", "jetflow.broker", "jetflow.testing")
+"""Rooms that may spell subjects, headers and the names of the server's API: ``testing`` is a server."""
+
+_RAW = re.compile(r"Nats[-_]|Jetflow[-_]|\$JS|\$KV|\bKV_|NATS/1|_INBOX|\b(STREAM|CONSUMER)\.[A-Z]|\.\*|\.>|\*\.")
+_PREFIXES = {name for name in vars(Names()) if name.endswith("_prefix")}
+
+
+def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every text in a module but its documentation, and the names of keywords, with the line of each."""
+    documentation = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node not in documentation and isinstance(node.value, (str, bytes)):
+            yield node.lineno, node.value if isinstance(node.value, str) else node.value.decode("latin1")
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            yield node.value.lineno, node.arg
+
+
+def _spelled(tree: ast.AST) -> list[str]:
+    """Subjects, headers and API names that a module spells, and subjects that it puts together."""
+    found = [f"{line}: {text}" for line, text in _texts(tree) if _RAW.search(text)]
+    for node in ast.walk(tree):
+        is_prefix = isinstance(node, ast.Attribute) and node.attr in _PREFIXES
+        if is_prefix or (isinstance(node, ast.JoinedStr) and "namespace}." in ast.unparse(node)):
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_only_protocol_and_broker_spell_what_goes_over_the_wire() -> None:
+    found = {name: _spelled(tree) for name, tree in TREES.items() if not _under(name, *WIRE_ROOMS)}
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+SPELLED = (
+    'subject = f"{names.namespace}.{queue}.x.cancel"',
+    'subject = f"{names.state_prefix}{queue}"',
+    'subjects = queue + ".*"',
+    'headers = {"Nats-TTL": "1s"}',
+    "block = header_block(Jetflow_Reason=text)",
+    'line = b"Nats-Msg-Size: 0"',
+    'await lane.api(f"STREAM.INFO.{stream}")',
+    'await lane.request("$JS.API.INFO")',
+    'inbox = f"_INBOX.{token}"',
+)
+
+
+@pytest.mark.parametrize("line", SPELLED)
+def test_a_subject_or_a_header_is_found(line: str) -> None:
+    assert _spelled(ast.parse(line))
+
+
+def test_documentation_may_spell_them() -> None:
+    assert not _spelled(ast.parse('"""Listens on jetflow_changed.> and reads Nats-TTL."""'))
+
+
+# ---- what belongs to whom
+
+PUBLIC = {"os._exit", "sys._current_frames", "sys._getframe"}
+"""Documented functions whose names begin with an underscore."""
+PUBLIC_NAMES = {"_replace", "_value_"}
+"""The same of named tuples and enums."""
+INTERNALS = {
+    "jetflow.core.guard": {"_start_new_thread"},  # of threading, which the guard replaces
+    "jetflow.core": {  # an event loop of asyncio's, on which anyio runs
+        "_AsCompletedIterator", "_callback", "_cancelled", "_deliver_cancellation", "_enter_task", "_get_running_loop", "_host_task",
+        "_leave_task", "_run", "_set_result_unless_cancelled", "_set_running_loop", "_task_states",
+    },
+    "jetflow.testing": {"_all_tasks", "_cancelled", "_get_running_loop", "_run", "_set_running_loop"},  # another one
+    "jetflow.broker.transport": {  # nats-py's client, and asyncio's reader below it
+        "_buffer", "_process_err", "_process_info", "_process_msg", "_process_ping", "_process_pong",
+    },
+}  # fmt: skip
+"""Private names of other libraries that a part of the package rests on."""
+
+
+def _private(module: str, tree: ast.AST) -> list[str]:
+    """Private attributes of other objects than ``self`` and ``cls``."""
+    allowed = PUBLIC_NAMES.union(*(names for place, names in INTERNALS.items() if _under(module, place)))
+    return [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr)
+        if ast.unparse(node.value) not in ("self", "cls", "super()") and node.attr not in allowed and ast.unparse(node) not in PUBLIC
+    ]
+
+
+def test_private_attributes_are_used_by_their_owner_alone() -> None:
+    found = {name: _private(name, tree) for name, tree in TREES.items()}
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+def test_what_is_private_in_other_libraries_is_named_while_it_is_used() -> None:
+    for place, names in INTERNALS.items():
+        used = {node.attr for module in _names(place) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
+        assert names <= used, place
+
+
+PRIVATE = ("client._starts.publish()", "machine.loop._ready", "actor._run = None", "del self._wire._handlers[1]", "type(self)._made")
+
+
+@pytest.mark.parametrize("line", PRIVATE)
+def test_a_private_attribute_is_found(line: str) -> None:
+    assert _private("jetflow.client", ast.parse(line))
+
+
+def test_what_is_private_of_oneself_or_public_is_not() -> None:
+    source = "class A:\n    def f(self):\n        self._x = super()._x\n        os._exit(1)\n        return row._replace(a=self.__dict__)"
+    assert not _private("jetflow.client", ast.parse(source))
 
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -158,7 +342,7 @@ def _changes_from_outside(function: _Function, classes: set[str]) -> list[str]:
 
 
 def _engine_trees() -> dict[str, ast.Module]:
-    return {_name(path): ast.parse(path.read_text()) for path in MODULES if _under(_name(path), "jetflow.engine")}
+    return {name: TREES[name] for name in _names("jetflow.engine")}
 
 
 def test_nobody_changes_an_actor_or_its_parts_but_they_themselves() -> None:
@@ -186,17 +370,6 @@ def test_a_change_of_an_actor_from_outside_is_found(body: str) -> None:
     assert _changes_from_outside(function, {"Actor"})
 
 
-def test_private_attributes_of_the_engine_are_used_by_their_owner_alone() -> None:
-    """By methods of the class, on ``self`` or ``cls``: never on another object."""
-    found = [
-        f"{name}:{node.lineno} {ast.unparse(node)}"
-        for name, tree in _engine_trees().items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and ast.unparse(node.value) not in ("self", "cls")
-    ]
-    assert found == []
-
-
 def test_the_engine_stays_small() -> None:
     """Modules of at most 300 lines, functions of at most 50."""
     trees = _engine_trees()
@@ -205,25 +378,14 @@ def test_the_engine_stays_small() -> None:
     assert (long, large) == ([], [])
 
 
-def test_nothing_but_the_command_line_needs_its_libraries() -> None:
-    found = _offences("jetflow", forbidden=("typer", "click", "rich", "jetflow.cli"))
-    assert {name: what for name, what in found.items() if not _under(name, "jetflow.cli", "jetflow.__main__")} == {}
-
-
-def test_nothing_but_the_dashboard_needs_its_libraries() -> None:
-    found = _offences("jetflow", forbidden=("starlette", "uvicorn", "jetflow.web"))
-    assert {name: what for name, what in found.items() if not _under(name, "jetflow.web", "jetflow.cli.ui", "jetflow.cli.dev")} == {}
-
-
 def test_the_core_does_no_io() -> None:
-    assert _offences("jetflow.core", forbidden=tuple(IO)) == {}
-    for path in MODULES:
-        if _under(_name(path), "jetflow.core"):
-            nodes = list(ast.walk(ast.parse(path.read_text())))
-            of_os = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"}
-            assert of_os <= OS_WITHOUT_IO, path
-            calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-            assert not calls & {"open", "print", "input"}, path
+    assert [name for name in _knowing(*IO) if _under(name, "jetflow.core")] == []
+    for name in _names("jetflow.core"):
+        nodes = list(ast.walk(TREES[name]))
+        of_os = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"}
+        assert of_os <= OS_WITHOUT_IO, name
+        calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        assert not calls & {"open", "print", "input"}, name
 
 
 _IMPORT = """
