@@ -30,20 +30,62 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from msgspec import Struct
 
 UNKNOWN = 500
 """Code of a failure that nothing more is known of."""
 
 
+class Kind(StrEnum):
+    """What kind of failure it is, as the engine marks it. An error's ``code`` and type name decide nothing."""
+
+    ERROR = "error"
+    """User code raised an error, whatever its type is called and whatever code it carries."""
+    TERMINATED = "terminated"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    EXHAUSTED = "exhausted"
+    FATAL = "fatal"
+    CHILD = "child"
+    """A child workflow failed; the cause has its failure, and the kind of that."""
+    REFUSED = "refused"
+    """A start, a query or an update that could not be taken."""
+
+
 class Failure(Struct, omit_defaults=True, frozen=True):
-    """An error on the wire: its type's name, message, stable code, traceback and cause."""
+    """An error on the wire: its type's name, message, code, traceback, cause and kind.
+
+    ``kind`` is the engine's own mark, a value of ``Kind``. Older records lack it. ``mark`` reads those too.
+    """
 
     type: str
     message: str = ""
     code: int = UNKNOWN
     stack: str = ""
     cause: Failure | None = None
+    kind: str | None = None
+
+    @property
+    def mark(self) -> str:
+        """The kind. In a record without one, which is older than kinds, the type and the code are the mark."""
+        return _kind_before(self) if self.kind is None else self.kind
+
+
+def _kind_before(failure: Failure) -> str:
+    if failure.type == "ActivityError":
+        return {596: Kind.TIMED_OUT, 597: Kind.EXHAUSTED}.get(failure.code, Kind.FATAL)
+    return _KINDS_OF_TYPES.get(failure.type, Kind.ERROR)
+
+
+_KINDS_OF_TYPES = {
+    "WorkflowTerminatedError": Kind.TERMINATED,
+    "CancelledFailure": Kind.CANCELLED,
+    "ChildWorkflowError": Kind.CHILD,
+    "QueryError": Kind.REFUSED,
+    "UpdateError": Kind.REFUSED,
+}
 
 
 class JetflowError(Exception):
@@ -56,7 +98,9 @@ class FailureError(JetflowError):
     Attributes:
         type: name of the original exception's type, such as ``"ValueError"``.
         message: the original message.
-        code: stable number, see the tree above; 500 when nothing more is known.
+        kind: what kind of failure it is: ``"error"`` (user code raised it), ``"terminated"``, ``"cancelled"``, ``"timed_out"``,
+            ``"exhausted"``, ``"fatal"``, ``"child"`` or ``"refused"``. The engine sets it; no code and no type name changes it.
+        code: the error's own number if it carries one, otherwise as in the tree above; 500 when nothing more is known.
         stack: the remote traceback as text, or ``""``.
         failure: the whole record, with its chain of causes.
     """
@@ -66,6 +110,7 @@ class FailureError(JetflowError):
         self.failure = failure
         self.type: str = failure.type if failure else type(self).__name__
         self.message: str = failure.message if failure else message
+        self.kind: str = failure.mark if failure else Kind.ERROR.value
         self.code: int = failure.code if failure else UNKNOWN
         self.stack: str = failure.stack if failure else ""
 
@@ -89,7 +134,8 @@ class WorkflowTerminatedError(WorkflowFailedError):
 class ActivityError(FailureError):
     """Raised in workflow code when an activity has failed for good.
 
-    ``code`` is 596 (timed out), 597 (retries exhausted) or 598 (not retryable); ``cause`` is the last attempt's error.
+    ``kind`` is ``"timed_out"`` (code 596), ``"exhausted"`` (597: no retries are left) or ``"fatal"`` (598: not retryable). ``cause`` is the
+    last attempt's error, with the code that it carried itself.
     """
 
 
@@ -102,6 +148,8 @@ class CancelledFailure(FailureError):  # noqa: N818 - the field's name for it, f
 
     def __init__(self, message: str = "Workflow cancelled", *, failure: Failure | None = None) -> None:
         super().__init__(message, failure=failure)
+        if failure is None:
+            self.kind: str = Kind.CANCELLED.value
 
 
 class NonRetryableError(JetflowError):

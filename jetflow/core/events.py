@@ -97,10 +97,13 @@ class ActivityCompleted(Input, tag="activity_completed"):
 
 
 class ActivityFailed(Input, tag="activity_failed"):
+    """The last attempt's ``failure``, and why none follows, as a ``Kind``: events from before there were kinds say it by the failure's code."""
+
     index: int
     at: int
     failure: Failure
     attempt: int = 1
+    kind: str | None = None
 
 
 class TimerFired(Input, tag="timer_fired"):
@@ -161,7 +164,9 @@ class CancelRequested(Input, tag="cancel_requested"):
 
 
 class Terminated(Input, tag="terminated"):
-    """The run was ended from outside; nothing of it runs any more. ``expire`` in ms; ``descend`` takes its children along."""
+    """The run was ended from outside; nothing of it runs any more. ``expire`` in ms; ``descend`` takes its children along. ``kind`` marks
+    the failure that it is.
+    """
 
     at: int
     reason: str
@@ -170,6 +175,7 @@ class Terminated(Input, tag="terminated"):
     stack: str | None = None
     expire: int = 1000
     descend: bool = False
+    kind: str | None = None
 
 
 # ---- outputs

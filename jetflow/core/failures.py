@@ -13,7 +13,10 @@ from jetflow.errors import (
     ChildWorkflowError,
     Failure,
     FailureError,
+    Kind,
     NonRetryableError,
+    QueryError,
+    UpdateError,
     WorkflowFailedError,
     WorkflowTerminatedError,
 )
@@ -29,26 +32,57 @@ MAX_MESSAGE = 16_000
 MAX_CAUSES = 10
 
 
-def termination(workflow_id: str, reason: str, code: int, stack: str | None) -> Failure:
+CODES: dict[str, int] = {Kind.TIMED_OUT: ACTIVITY_TIMEOUT, Kind.EXHAUSTED: RETRIES_EXHAUSTED, Kind.FATAL: FATAL}
+"""The code that an activity's failure for good shows."""
+
+
+def termination(workflow_id: str, reason: str, code: int, stack: str | None, kind: str | None) -> Failure:
     """The failure that a terminated run shows to whoever asks for its end."""
-    return Failure("WorkflowTerminatedError", f"workflow {workflow_id!r} was terminated: {reason}", code, stack or "")
+    return Failure("WorkflowTerminatedError", f"workflow {workflow_id!r} was terminated: {reason}", code, stack or "", kind=kind)
 
 
-_KINDS: dict[str, type[FailureError]] = {
-    cls.__name__: cls for cls in (ActivityError, ChildWorkflowError, CancelledFailure, WorkflowFailedError, WorkflowTerminatedError)
+_ERRORS: dict[tuple[str, str], type[FailureError]] = {
+    (Kind.TERMINATED, "WorkflowTerminatedError"): WorkflowTerminatedError,
+    (Kind.CANCELLED, "CancelledFailure"): CancelledFailure,
+    (Kind.TIMED_OUT, "ActivityError"): ActivityError,
+    (Kind.EXHAUSTED, "ActivityError"): ActivityError,
+    (Kind.FATAL, "ActivityError"): ActivityError,
+    (Kind.CHILD, "ChildWorkflowError"): ChildWorkflowError,
 }
+"""The errors of jetflow's own that a record is raised as. Anybody may choose the name of a type, so the type alone does not decide."""
 
 
-def to_failure(error: BaseException, code: int | None = None, depth: int = 0) -> Failure:
-    """The record of an exception, with its chain of causes (at most 10)."""
+def own_code(error: BaseException) -> int | None:
+    """Return the code that an error itself carries, None without one."""
+    if isinstance(error, NonRetryableError):
+        return FATAL
+    try:
+        own = getattr(error, "code", None)
+    except Exception:  # a property that raises
+        return None
+    return int(own) if isinstance(own, int) and not isinstance(own, bool) else None
+
+
+def to_failure(error: BaseException, code: int | None = None, depth: int = 0, *, kind: Kind | None = None, without_code: int = UNKNOWN) -> Failure:
+    """Return the record of an exception, with its chain of causes (at most 10).
+
+    Args:
+        error: what was raised. If it is a record raised again, that record is returned.
+        code: the engine's, instead of the error's own.
+        depth: of the cause.
+        kind: the engine's mark. Without one it is user code's error, unless its class is one of jetflow's own.
+        without_code: the code of an error that carries none.
+    """
     if isinstance(error, FailureError) and error.failure is not None:
         return error.failure
     cause = error.__cause__
     if cause is None and not error.__suppress_context__:
         cause = error.__context__
     if code is None:
-        own = getattr(error, "code", None)
-        code = FATAL if isinstance(error, NonRetryableError) else own if isinstance(own, int) else UNKNOWN
+        own = own_code(error)
+        code = without_code if own is None else own
+    if kind is None:
+        kind = Kind.CANCELLED if isinstance(error, CancelledFailure) else Kind.REFUSED if isinstance(error, (QueryError, UpdateError)) else Kind.ERROR
     if isinstance(error, BaseExceptionGroup):
         message = "; ".join(f"{type(part).__name__}: {_message(part)}" for part in error.exceptions)
         cause = error.exceptions[0] if cause is None else cause
@@ -60,6 +94,7 @@ def to_failure(error: BaseException, code: int | None = None, depth: int = 0) ->
         code=code,
         stack=_writable("".join(traceback.format_exception(error, chain=False))[-MAX_STACK:]),
         cause=to_failure(cause, depth=depth + 1) if cause is not None and depth < MAX_CAUSES else None,
+        kind=kind,
     )
 
 
@@ -77,7 +112,7 @@ def _writable(text: str) -> str:
 
 def to_error(failure: Failure) -> FailureError:
     """The exception to raise for a record: jetflow's own kinds as themselves, others as ``WorkflowFailedError``."""
-    error = _KINDS.get(failure.type, WorkflowFailedError)(failure.message, failure=failure)
+    error = _ERRORS.get((failure.mark, failure.type), WorkflowFailedError)(failure.message, failure=failure)
     if failure.cause is not None:
         error.__cause__ = to_error(failure.cause)
     return error

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from jetflow.core import events as ev
 from jetflow.core.values import Signature, args_from_body
-from jetflow.errors import Failure, InvalidInputError
+from jetflow.errors import Failure, InvalidInputError, Kind
 
 MAX_OUTCOMES = 200
 """Updates whose outcome is kept for a caller that asks again."""
@@ -80,7 +80,7 @@ class Handlers:
 
     def carried(self, now: int) -> dict[str, Any]:
         """The newest outcomes, as many as the next generation takes along; updates under way have failed, their code is gone."""
-        failure = Failure("UpdateError", "the workflow continued as new before the update was done")
+        failure = Failure("UpdateError", "the workflow continued as new before the update was done", kind=Kind.REFUSED)
         outcomes = [
             *self.outcomes.values(),
             *(ev.UpdateFailed(id=event.id, at=now, failure=failure, seq=event.seq) for event in self.running.values()),

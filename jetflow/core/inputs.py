@@ -9,12 +9,12 @@ from typing import Any
 
 from jetflow.core import events as ev
 from jetflow.core.data import UserData
-from jetflow.core.failures import FATAL, to_error, to_failure
+from jetflow.core.failures import CODES, FATAL, to_error, to_failure
 from jetflow.core.handlers import Handler, Handlers, Outcome
 from jetflow.core.loop import Stop
 from jetflow.core.recorder import Recorder
 from jetflow.core.values import encode
-from jetflow.errors import Failure, InvalidInputError
+from jetflow.errors import Failure, InvalidInputError, Kind
 
 
 def _on_started(run: Recorder, event: ev.Started) -> None:
@@ -30,7 +30,7 @@ def _on_started(run: Recorder, event: ev.Started) -> None:
     try:
         args = run.definition.signature.decode_args(event.input)
     except InvalidInputError as error:
-        run.end(ev.Failed(at=run.now, failure=to_failure(error, FATAL)))
+        run.end(ev.Failed(at=run.now, failure=to_failure(error, FATAL, kind=Kind.FATAL)))
         return
     run.start_code(args)
 
@@ -71,7 +71,9 @@ def _on_activity_failed(run: Recorder, event: ev.ActivityFailed) -> None:
     operation = run.resolve(event.index)
     cause, name = event.failure, operation.event.name
     times = f" after {event.attempt} attempts" if event.attempt > 1 else ""
-    error = to_error(Failure("ActivityError", f"activity {name!r} failed{times}: {cause.type}: {cause.message}", cause.code, cause.stack, cause))
+    message = f"activity {name!r} failed{times}: {cause.type}: {cause.message}"
+    code = cause.code if event.kind is None else CODES.get(event.kind, cause.code)
+    error = to_error(Failure("ActivityError", message, code, cause.stack, cause, event.kind))
     if operation.options is not None and not operation.options.retry.throw_on_error:
         operation.succeed(error)
     else:
@@ -99,7 +101,7 @@ def _on_child_failed(run: Recorder, event: ev.ChildFailed) -> None:
     operation = run.resolve(event.index)
     cause, child = event.failure, operation.event
     message = f"child workflow {child.workflow_id!r} ({child.workflow_type}) failed: {cause.type}: {cause.message}"
-    operation.fail(to_error(Failure("ChildWorkflowError", message, cause.code, cause.stack, cause)))
+    operation.fail(to_error(Failure("ChildWorkflowError", message, cause.code, cause.stack, cause, Kind.CHILD)))
 
 
 def _on_updated(run: Recorder, event: ev.Updated) -> None:

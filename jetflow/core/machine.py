@@ -22,7 +22,7 @@ from jetflow.core.inputs import APPLY
 from jetflow.core.loop import Stop
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.values import encode
-from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError
+from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, Kind
 
 MAX_SENDERS = 1000
 """Senders of one signal's name whose last numbers a following generation still knows: those heard last."""
@@ -182,11 +182,13 @@ class Machine(Calls):
                 result = encode(main.result(), self.definition.signature.result.what)
                 self.end(ev.Completed(at=self.now, result=result), self.definition.function)
             except InvalidInputError as problem:
-                self.end(ev.Failed(at=self.now, failure=to_failure(problem, FATAL)))
+                self.end(ev.Failed(at=self.now, failure=to_failure(problem, FATAL, kind=Kind.FATAL)))
         elif is_cancellation(error) and not isinstance(error, CancelledFailure):
             self.end(ev.Failed(at=self.now, failure=to_failure(self.cancelled_failure(), FATAL)), error)
+        elif is_cancellation(error):
+            self.end(ev.Failed(at=self.now, failure=to_failure(error, FATAL, kind=Kind.CANCELLED)), error)
         else:
-            self.end(ev.Failed(at=self.now, failure=to_failure(error, FATAL if is_cancellation(error) else None)), error)
+            self.end(ev.Failed(at=self.now, failure=to_failure(error)), error)
 
 
 def last_generation(commits: Sequence[ev.Commit]) -> list[list[Any]]:

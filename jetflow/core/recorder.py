@@ -22,7 +22,7 @@ from jetflow.core.handlers import Handlers
 from jetflow.core.location import await_location, end_of, raised_at, user_location
 from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, WorkflowLoop, WorkflowTask
 from jetflow.core.operation import NOWHERE, Operation, OperationFuture, RunInfo
-from jetflow.errors import CancelledFailure, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
+from jetflow.errors import CancelledFailure, Kind, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
 
 FOREVER_MS = 100 * 365 * 86_400_000
 """A timer further away than this never fires."""
@@ -247,7 +247,7 @@ class Recorder:
             location or self.standing_at(),
             "wait for a durable operation in the loop, and leave it on CancelledFailure",
         )
-        self.end(ev.Failed(at=self.now, failure=to_failure(error, FATAL)))
+        self.end(ev.Failed(at=self.now, failure=to_failure(error, FATAL, kind=Kind.FATAL)))
 
     # ---- time and cancellation
 

@@ -1,18 +1,18 @@
-"""What follows a failed attempt of an activity: another attempt, and when; or the failure for good, and its code."""
+"""What follows a failed attempt of an activity: another attempt, and when; or the failure for good, and its kind."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from jetflow.core.definitions import ActivityOptions
-from jetflow.core.failures import ACTIVITY_TIMEOUT, FATAL, RETRIES_EXHAUSTED
+from jetflow.errors import Kind
 
 
 class Verdict(NamedTuple):
-    """``due``: when the next attempt is to begin, ms since the epoch; None for none, with ``code`` for the failure."""
+    """``due``: when the next attempt is to begin, ms since the epoch; None for none, with ``kind`` for the failure."""
 
     due: int | None
-    code: int = 0
+    kind: Kind = Kind.ERROR
 
 
 def after_failure(
@@ -30,10 +30,10 @@ def after_failure(
         jitter: chance, 0 to 1.
     """
     if not retryable:
-        return Verdict(None, FATAL)
+        return Verdict(None, Kind.FATAL)
     if not options.retry.allows(attempt):
-        return Verdict(None, ACTIVITY_TIMEOUT if timed_out else RETRIES_EXHAUSTED)
+        return Verdict(None, Kind.TIMED_OUT if timed_out else Kind.EXHAUSTED)
     due = now + options.retry.delay_ms(attempt, jitter)
     if options.schedule_to_close is not None and due >= scheduled_at + options.schedule_to_close:
-        return Verdict(None, ACTIVITY_TIMEOUT)
+        return Verdict(None, Kind.TIMED_OUT)
     return Verdict(due)

@@ -35,11 +35,15 @@ class ActivityTaskCompleted(OfActivity, tag="activity_task_completed", kw_only=T
 
 
 class ActivityTaskFailed(OfActivity, tag="activity_task_failed", kw_only=True):
-    """An activity failed for good, on its attempt number ``attempt``."""
+    """An activity failed for good, on its attempt number ``attempt``.
+
+    ``failure_kind`` says why no attempt follows: ``timed_out``, ``exhausted`` or ``fatal``.
+    """
 
     scheduled_event_id: int
     attempt: int
     failure: Failure
+    failure_kind: str | UnsetType = UNSET
 
 
 class ActivityTaskQueued(OfActivity, tag="activity_task_queued", kw_only=True):

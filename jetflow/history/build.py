@@ -44,7 +44,7 @@ class History(EventMaker):
         match self.closing:
             case ev.Failed():
                 return self.closing.failure
-            case ev.Terminated(reason=reason, code=code, stack=stack):
-                return termination(self.workflow_id, reason, code, stack)
+            case ev.Terminated(reason=reason, code=code, stack=stack, kind=kind):
+                return termination(self.workflow_id, reason, code, stack, kind)
             case _:
                 return None

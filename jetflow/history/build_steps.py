@@ -41,7 +41,7 @@ def _failed(history: EventMaker, event: ev.Failed) -> HistoryEvent:
 
 def _terminated(history: EventMaker, event: ev.Terminated) -> HistoryEvent:
     history.closing = event
-    failure = termination(history.workflow_id, event.reason, event.code, event.stack)
+    failure = termination(history.workflow_id, event.reason, event.code, event.stack, event.kind)
     if history.view.extended:
         attributes: Attributes = wf.WorkflowExecutionTerminated(reason=event.reason, code=event.code, failure=failure)
     else:
@@ -110,7 +110,8 @@ def _activity_completed(history: EventMaker, event: ev.ActivityCompleted) -> His
 
 
 def _activity_failed(history: EventMaker, event: ev.ActivityFailed) -> HistoryEvent | None:
-    return history.follow(event.index, op.ActivityTaskFailed, "scheduled_event_id", attempt=event.attempt, failure=event.failure)
+    kind: str | UnsetType = UNSET if event.kind is None else event.kind
+    return history.follow(event.index, op.ActivityTaskFailed, "scheduled_event_id", attempt=event.attempt, failure=event.failure, failure_kind=kind)
 
 
 def _queued(history: EventMaker, event: ev.ActivityQueued) -> HistoryEvent | None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from jetflow.core.durations import to_ms
 from jetflow.core.events import NULL, Parent
+from jetflow.core.failures import MAX_CAUSES
 from jetflow.core.ids import from_token, to_token
 from jetflow.core.values import as_json, decode, encode
-from jetflow.errors import UNKNOWN, Failure, InvalidInputError, PayloadTooLargeError
+from jetflow.errors import Failure, InvalidInputError, Kind, PayloadTooLargeError
 from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, OWN_PREFIX, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
 
 FOREVER = "forever"
@@ -113,15 +115,37 @@ class ChildNotice(Struct, omit_defaults=True):
 
 
 class TaskFailure(Struct):
-    """What a task's worker tells of a failed attempt. ``bases``: names of the error's further types, for the retry policy."""
+    """What a task's worker tells of a failed attempt.
+
+    ``bases``: names of the error's further types, for the retry policy. ``timed_out``: the attempt took too long, or was silent for too
+    long. ``code`` is the error's own; it decides nothing.
+    """
 
     type: str = "Error"
     message: str = ""
-    code: int = UNKNOWN
+    code: int | None = None
     stack: str = ""
     cause: Failure | None = None
     bases: list[str] = []
     non_retryable: bool = False
+    timed_out: bool = False
+    kind: str = Kind.ERROR.value
+
+    def as_failure(self, without_code: int) -> Failure:
+        """Return the record of it. A failure without a kind comes from user code."""
+        code = without_code if self.code is None else self.code
+        return Failure(self.type, self.message, code, self.stack, _marked(self.cause), self.kind)
+
+
+def _marked(cause: Failure | None) -> Failure | None:
+    chain: list[Failure] = []
+    while cause is not None and len(chain) <= MAX_CAUSES:
+        chain.append(cause)
+        cause = cause.cause
+    marked: Failure | None = None
+    for link in reversed(chain):
+        marked = replace(link, kind=Kind.ERROR.value if link.kind is None else link.kind, cause=marked)
+    return marked
 
 
 class TaskOutcome(Struct):

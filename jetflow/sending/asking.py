@@ -15,6 +15,7 @@ from jetflow.core.values import TypedDecoder, body_of
 from jetflow.errors import (
     BrokerUnavailableError,
     FailureError,
+    Kind,
     QueryError,
     ResultTimeoutError,
     UpdateError,
@@ -122,6 +123,6 @@ def _result_of(answer: Answer, ref: WorkflowRef, kind: type[FailureError], what:
         raise ref.not_found()
     if answer.problem == CLOSED:
         raise WorkflowAlreadyClosedError(ref.workflow_id, failure.message.rpartition("(")[2].rstrip(")"))
-    if failure.type == kind.__name__:
+    if failure.mark == Kind.REFUSED and failure.type == kind.__name__:
         raise kind(failure.message, failure=failure)
     raise kind(f"{what} failed: {failure.type}: {failure.message}", failure=failure)

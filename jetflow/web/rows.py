@@ -75,7 +75,8 @@ def failure(found: Failure | None) -> dict[str, Any] | None:
     """A failure and what caused it."""
     if found is None:
         return None
-    return {"type": found.type, "message": found.message, "code": found.code, "stack": found.stack, "cause": failure(found.cause)}
+    shown = {"type": found.type, "message": found.message, "code": found.code, "kind": found.mark, "stack": found.stack}
+    return shown | {"cause": failure(found.cause)}
 
 
 def payload(value: Any, *, cut_at: int | None = SHOWN_PAYLOAD) -> dict[str, Any]:

@@ -7,9 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetflow import ActivityError, CancelledFailure, ChildWorkflowError, NonRetryableError, WorkflowFailedError, is_cancellation
+from jetflow import (
+    ActivityError,
+    CancelledFailure,
+    ChildWorkflowError,
+    NonRetryableError,
+    WorkflowFailedError,
+    WorkflowTerminatedError,
+    is_cancellation,
+)
 from jetflow.core.failures import FATAL, MAX_CAUSES, MAX_MESSAGE, MAX_STACK, to_error, to_failure
-from jetflow.errors import Failure
+from jetflow.errors import Failure, Kind
+from jetflow.protocol.commands import TaskFailure
 
 
 def caught(function: object) -> BaseException:
@@ -125,3 +134,75 @@ def test_is_cancellation_looks_into_groups() -> None:
     assert is_cancellation(ExceptionGroup("g", [CancelledFailure(), ExceptionGroup("h", [CancelledFailure()])]))
     assert not is_cancellation(ExceptionGroup("g", [CancelledFailure(), ValueError()]))
     assert not is_cancellation(ValueError())
+
+
+OLD = [
+    ("ActivityError", 596, ActivityError, "timed_out"),
+    ("ActivityError", 597, ActivityError, "exhausted"),
+    ("ActivityError", 598, ActivityError, "fatal"),
+    ("ChildWorkflowError", 500, ChildWorkflowError, "child"),
+    ("CancelledFailure", 598, CancelledFailure, "cancelled"),
+    ("WorkflowTerminatedError", 418, WorkflowTerminatedError, "terminated"),
+    ("ValueError", 596, WorkflowFailedError, "error"),
+    ("AttemptTimeout", 596, WorkflowFailedError, "error"),
+]
+
+
+@pytest.mark.parametrize(("name", "code", "expected", "kind"), OLD)
+def test_a_record_from_before_there_were_kinds_is_read_as_it_was(name: str, code: int, expected: type, kind: str) -> None:
+    body = b'{"type":"%s","message":"m","code":%d}' % (name.encode(), code)
+    failure = msgspec.json.decode(body, type=Failure)
+    error = to_error(failure)
+    assert (type(error), error.kind, error.code, error.type) == (expected, kind, code, name)
+    assert b"kind" not in msgspec.json.encode(failure)
+
+
+@pytest.mark.parametrize("name", ["ActivityError", "ChildWorkflowError", "CancelledFailure", "WorkflowTerminatedError", "UpdateError"])
+@pytest.mark.parametrize("code", [404, 410, 596, 597, 598, 599])
+def test_a_users_error_is_none_of_the_engines(name: str, code: int) -> None:
+    error = type(name, (Exception,), {"code": code})("mine")
+    failure = msgspec.json.decode(msgspec.json.encode(to_failure(error)), type=Failure)
+    again = to_error(failure)
+    assert (type(again), again.kind, again.code, again.type) == (WorkflowFailedError, "error", code, name)
+
+
+@pytest.mark.parametrize("kind", [ActivityError, ChildWorkflowError, WorkflowTerminatedError])
+def test_an_error_of_jetflows_that_user_code_made_up_is_a_users_error(kind: type[WorkflowFailedError]) -> None:
+    again = to_error(to_failure(kind("made up")))
+    assert (type(again), again.kind, again.type) == (WorkflowFailedError, "error", kind.__name__)
+
+
+def test_a_subclass_of_the_final_error_with_a_name_of_the_engines() -> None:
+    error = type("ActivityError", (NonRetryableError,), {})("no")
+    again = to_error(to_failure(error))
+    assert (type(again), again.kind, again.code) == (WorkflowFailedError, "error", FATAL)
+
+
+def test_a_code_that_is_none() -> None:
+    class OddError(Exception):
+        @property
+        def code(self) -> int:
+            raise ValueError("no code yet")
+
+    flag = ValueError()
+    flag.code = True  # type: ignore[attr-defined]
+    for error in (OddError(), flag):
+        failure = to_failure(error, without_code=597)
+        assert failure.code == 597
+        assert msgspec.json.decode(msgspec.json.encode(failure), type=Failure) == failure
+
+
+def test_causes_of_an_outcome_from_elsewhere_are_users_errors_unless_they_are_marked() -> None:
+    chain: Failure | None = None
+    for number in range(50):
+        chain = Failure("WorkflowTerminatedError", str(number), 410, cause=chain)
+    failure = TaskFailure("E", cause=chain).as_failure(FATAL)
+    assert (failure.kind, failure.code) == (Kind.ERROR, FATAL)
+    links = 0
+    while (failure := failure.cause) is not None:  # type: ignore[assignment]
+        assert failure.kind == Kind.ERROR
+        links += 1
+    assert links == MAX_CAUSES + 1
+    marked = TaskFailure("E", cause=Failure("WorkflowTerminatedError", kind=Kind.TERMINATED)).as_failure(FATAL)
+    assert marked.cause is not None
+    assert isinstance(to_error(marked.cause), WorkflowTerminatedError)

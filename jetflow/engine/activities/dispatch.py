@@ -13,14 +13,14 @@ from jetflow.activity import MAX_DETAILS
 from jetflow.broker.stores.tasks import Task, operation_tokens
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
-from jetflow.core.failures import ACTIVITY_TIMEOUT
+from jetflow.core.failures import CODES
 from jetflow.core.ids import to_token
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.retries import after_failure
 from jetflow.engine.activities.outcomes import is_outcome_of
 from jetflow.engine.context import Context
 from jetflow.engine.ownership.tenure import Tenure
-from jetflow.errors import BrokerError, Failure
+from jetflow.errors import UNKNOWN, BrokerError, Failure, Kind
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import TaskOutcome
@@ -110,10 +110,8 @@ def out_of_time(operation: Operation, now: int) -> ev.ActivityFailed:
     """The failure of an activity whose ``schedule_to_close_timeout`` is over."""
     limit = (_options(operation).schedule_to_close or 0) / 1000
     message = f"activity {operation.event.name!r} has no outcome after {limit:g} s (schedule_to_close_timeout)"
-    cause = operation.failure
-    return ev.ActivityFailed(
-        index=operation.index, at=now, failure=Failure("AttemptTimeout", message, ACTIVITY_TIMEOUT, cause=cause), attempt=operation.attempt + 1
-    )
+    failure = Failure("AttemptTimeout", message, CODES[Kind.TIMED_OUT], cause=operation.failure, kind=Kind.TIMED_OUT)
+    return ev.ActivityFailed(index=operation.index, at=now, failure=failure, attempt=operation.attempt + 1, kind=Kind.TIMED_OUT)
 
 
 def event_of(outcome: TaskOutcome, operation: Operation) -> Event:
@@ -123,11 +121,10 @@ def event_of(outcome: TaskOutcome, operation: Operation) -> Event:
         return ev.ActivityCompleted(index=index, at=now, result=outcome.result, attempt=attempt)
     options = _options(operation)
     final = told.non_retryable or not {told.type, *told.bases}.isdisjoint(options.retry.non_retryable)
-    timed_out = told.code == ACTIVITY_TIMEOUT
-    due, code = after_failure(options, attempt, operation.event.at, now, retryable=not final, timed_out=timed_out, jitter=clock.chance())
+    due, kind = after_failure(options, attempt, operation.event.at, now, retryable=not final, timed_out=told.timed_out, jitter=clock.chance())
     if due is None:
-        return ev.ActivityFailed(index=index, at=now, failure=Failure(told.type, told.message, code, told.stack, told.cause), attempt=attempt)
-    failure = Failure(told.type, told.message, told.code, told.stack, told.cause)
+        return ev.ActivityFailed(index=index, at=now, failure=told.as_failure(CODES[kind]), attempt=attempt, kind=kind)
+    failure = told.as_failure(UNKNOWN)
     told_details = bytes(outcome.details)
     details = Raw(told_details) if told_details != b"null" and len(told_details) <= MAX_DETAILS else operation.details
     return ev.ActivityRetrying(index=index, at=now, attempt=attempt, due=due, failure=failure, details=details)

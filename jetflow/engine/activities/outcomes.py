@@ -9,8 +9,8 @@ import msgspec
 from jetflow.activity import Attempt
 from jetflow.broker.stores.tasks import Task
 from jetflow.core import events as ev
-from jetflow.core.failures import to_failure
-from jetflow.engine.activities.steps import is_final
+from jetflow.core.failures import own_code
+from jetflow.engine.activities.steps import AttemptTimeout, failure_of, is_final
 
 
 class _Seen(msgspec.Struct):
@@ -25,10 +25,14 @@ def success(task: Task, result: msgspec.Raw) -> bytes:
 
 def failure(task: Task, error: BaseException, attempt: Attempt, limit: int) -> bytes:
     """Return the body for an attempt that has failed, within ``limit`` bytes if that can be."""
-    told = msgspec.to_builtins(to_failure(error))
+    told = msgspec.to_builtins(failure_of(error))
     told["bases"] = [cls.__name__ for cls in type(error).__mro__[1:-2]]
+    if (code := own_code(error)) is not None:
+        told["code"] = code  # also where it is the default
     if is_final(error):
         told["non_retryable"] = True
+    if isinstance(error, AttemptTimeout):
+        told["timed_out"] = True
     body = msgspec.json.encode(_head(task) | {"failure": told, "details": attempt.details})
     if len(body) > limit:
         told |= {"message": told["message"][:1000], "stack": "", "cause": None}

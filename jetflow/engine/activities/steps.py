@@ -15,11 +15,11 @@ from jetflow.activity import ActivityInfo, Attempt
 from jetflow.activity import current as current_activity
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions
-from jetflow.core.failures import ACTIVITY_TIMEOUT, is_retryable, to_failure
+from jetflow.core.failures import ACTIVITY_TIMEOUT, CODES, is_retryable, to_failure
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
-from jetflow.errors import FailureError, InvalidInputError, NonRetryableError, PayloadTooLargeError
+from jetflow.errors import UNKNOWN, Failure, InvalidInputError, Kind, NonRetryableError, PayloadTooLargeError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 
@@ -152,10 +152,11 @@ class StepRunner:
         now = now_ms()
         retryable = not is_final(error) and is_retryable(error, options.retry.non_retryable)
         timed_out = isinstance(error, AttemptTimeout)
-        due, code = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=clock.chance())
+        due, kind = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=clock.chance())
         if due is None:
-            return _failed(scheduled, now, error, code, attempt)
-        return ev.ActivityRetrying(index=scheduled.index, at=now, attempt=attempt, due=due, failure=to_failure(error), details=details)
+            failure = failure_of(error, CODES[kind])
+            return ev.ActivityFailed(index=scheduled.index, at=now, failure=failure, attempt=attempt, kind=kind)
+        return ev.ActivityRetrying(index=scheduled.index, at=now, attempt=attempt, due=due, failure=failure_of(error), details=details)
 
 
 class Pulse:
@@ -209,11 +210,9 @@ class HeartbeatTimeout(AttemptTimeout):
     """One attempt of an activity was silent for longer than it may."""
 
 
-def _failed(scheduled: ev.ActivityScheduled, now: int, error: BaseException, code: int, attempt: int) -> ev.ActivityFailed:
-    failure = to_failure(error, None if isinstance(error, NonRetryableError) else code)
-    if isinstance(error, FailureError) and failure.code != code:  # what failed elsewhere has a code of its own
-        failure = replace(failure, code=code)
-    return ev.ActivityFailed(index=scheduled.index, at=now, failure=failure, attempt=attempt)
+def failure_of(error: BaseException, without_code: int = UNKNOWN) -> Failure:
+    """The record of an attempt's error. ``without_code`` is shown for one that carries no code itself."""
+    return to_failure(error, kind=Kind.TIMED_OUT if isinstance(error, AttemptTimeout) else None, without_code=without_code)
 
 
 def _attempt_timeout(options: ActivityOptions, scheduled_at: int) -> float | None:

@@ -14,7 +14,7 @@ from jetflow.core.failures import termination
 from jetflow.core.ids import to_token
 from jetflow.core.operation import RunInfo
 from jetflow.engine.context import Context
-from jetflow.errors import Failure
+from jetflow.errors import Failure, Kind
 from jetflow.protocol.commands import ChildNotice, StartCommand
 from jetflow.protocol.headers import ARGS, EXPIRE, ORIGIN, PARENT, SENDER
 
@@ -78,7 +78,7 @@ class Outbox:
         """The id is taken; a parent that asked for it is told."""
         if start.parent is not None:
             message = f"workflow id {workflow_id!r} is already taken on task queue {self._task_queue!r}"
-            failure = Failure("WorkflowAlreadyStartedError", message, 409)
+            failure = Failure("WorkflowAlreadyStartedError", message, 409, kind=Kind.REFUSED)
             await self.notify(start.parent, ChildNotice(start.parent.run, workflow_id, "rejected", failure=failure))
 
     async def tell_closing(self, info: RunInfo, closing: Any, children: list[ev.ChildStarted]) -> None:
@@ -112,4 +112,4 @@ class Outbox:
 
 
 def _termination(info: RunInfo, closing: ev.Terminated) -> Failure:
-    return termination(info.workflow_id, closing.reason, closing.code, closing.stack)
+    return termination(info.workflow_id, closing.reason, closing.code, closing.stack, closing.kind)

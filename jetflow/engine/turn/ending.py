@@ -10,6 +10,7 @@ from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.addressing import ending_command
 from jetflow.engine.turn.first_commit import guard
 from jetflow.engine.turn.starting import REPLACED, started_by
+from jetflow.errors import Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import StartCommand, TerminateCommand
 
@@ -24,6 +25,7 @@ def terminated(command: TerminateCommand) -> ev.Terminated:
         stack=command.stack,
         expire=to_ms(command.expire),
         descend=command.descend,
+        kind=Kind.TERMINATED,
     )
 
 
@@ -41,7 +43,8 @@ async def end_unseen(actor: Actor) -> bool:
         await guard(actor, command)
         last = await timeline.last(queue_token, actor.id_token)
     ends = command.payload
-    events: list[Any] = [terminated(ends) if isinstance(ends, TerminateCommand) else ev.Terminated(at=now_ms(), reason=REPLACED)]
+    ended = terminated(ends) if isinstance(ends, TerminateCommand) else ev.Terminated(at=now_ms(), reason=REPLACED, kind=Kind.TERMINATED)
+    events: list[Any] = [ended]
     if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
         run, cause = last.commit.run, last.commit.cause
         if isinstance(ends, StartCommand) and command.seq <= run:

@@ -41,7 +41,7 @@ def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: User
         record = _record(info, seq, worker, TERMINATED, -INTERRUPTED)
         record.expire = closing.expire
         if closing.throw:
-            record.failure = termination(info.workflow_id, closing.reason, closing.code, closing.stack)
+            record.failure = termination(info.workflow_id, closing.reason, closing.code, closing.stack, closing.kind)
     else:
         record = _record(info, seq, worker, FAILED, -FATAL)
         record.failure = closing.failure

@@ -7,7 +7,7 @@ from jetflow.engine.activities.dispatch import event_of
 from jetflow.engine.commands import Command
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.following import forget_alarm
-from jetflow.errors import Failure
+from jetflow.errors import Failure, Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import ChildNotice, TaskOutcome, TimerCommand
 
@@ -32,7 +32,7 @@ def on_child(actor: Actor, command: Command, notice: ChildNotice) -> None:
     elif notice.outcome == "completed":
         actor.feed(ev.ChildCompleted(index=index, at=at, result=notice.result))
     else:
-        actor.feed(ev.ChildFailed(index=index, at=at, failure=notice.failure or Failure("UnknownFailure")))
+        actor.feed(ev.ChildFailed(index=index, at=at, failure=notice.failure or Failure("UnknownFailure", kind=Kind.ERROR)))
 
 
 def on_task_outcome(actor: Actor, index: int, outcome: TaskOutcome) -> None:

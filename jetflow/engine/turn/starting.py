@@ -13,7 +13,7 @@ from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.addressing import replaces
 from jetflow.engine.turn.first_commit import guard
 from jetflow.engine.turn.publishing import tell_accepted
-from jetflow.errors import BrokerUnavailableError
+from jetflow.errors import BrokerUnavailableError, Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import StartCommand
 
@@ -77,7 +77,7 @@ def makes_way(actor: Actor, command: Command) -> bool:
     if type(command.payload) is not StartCommand or not replaces(run, command):
         return False
     if actor.machine is not None and actor.machine.closing is None:
-        actor.feed(ev.Terminated(at=now_ms(), reason=REPLACED))
+        actor.feed(ev.Terminated(at=now_ms(), reason=REPLACED, kind=Kind.TERMINATED))
     return (actor.machine is not None or run.closing is not None) and not (run.closing is not None and run.told_closing)
 
 

@@ -12,7 +12,7 @@ export function failure(found) {
       {},
       h("b", { class: "failed-text" }, found.type),
       found.message && `: ${found.message}`,
-      h("span", { class: "muted" }, ` code ${found.code}`),
+      h("span", { class: "muted" }, ` code ${found.code}${found.kind === "error" ? "" : `, ${found.kind.replace("_", " ")}`}`),
     ),
     found.stack && h("details", {}, h("summary", {}, "Stack"), h("pre", {}, found.stack)),
     found.cause && h("div", { class: "cause" }, h("span", { class: "muted" }, "caused by"), failure(found.cause)),
