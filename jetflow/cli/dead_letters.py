@@ -1,4 +1,4 @@
-"""``jetflow dead-letters``: look at the commands that were refused, send them again, or drop them."""
+"""``jetflow dead-letters``: look at the commands that were refused and the signals that expired, send them again, or drop them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def list_letters(
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """List the commands that could not be understood, oldest first.
+    """List the commands that could not be understood, and the signals that expired before anyone waited for them, oldest first.
 
     Examples:
       jetflow dead-letters list

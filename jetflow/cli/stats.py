@@ -56,6 +56,8 @@ def _print(found: Stats) -> None:
     _heading("waiting")
     for what, number in (("commands", found.commands), ("timers", found.timers), ("dead letters", found.dead_letters)):
         say(f"  {what:<12}{number:>12,}")
+    if found.expired_signals:
+        say(Text(f"  of the dead letters {found.expired_signals:,} are signals that expired before anyone waited for them", "yellow"))
     _heading("stored")
     for stream in found.seen.streams:
         say(f"  {clean(stream.name):<24}{stream.messages:>12,}{_size(stream.bytes):>12}  {stream.what}")

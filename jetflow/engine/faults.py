@@ -25,10 +25,12 @@ TASK_POINTS = ("before_outcome", "after_outcome")
 """Those that a task of a remote activity meets."""
 ROUTING = ("after_claim", "after_forward", "after_taken")
 """Those that a signal by id meets: two in its router, and where its receiver's owner has removed it."""
+LAPSING = ("before_letter", "after_letter")
+"""What an expired signal meets."""
 TIDYING = ("before_compaction", "after_compaction", "before_purge")
 """What comes after a run has ended, and after its record has expired."""
 
-EVERY = POINTS + TASK_POINTS + ROUTING + TIDYING
+EVERY = POINTS + TASK_POINTS + ROUTING + LAPSING + TIDYING
 
 _point, _sign, _count = os.environ.get("JETFLOW_FAULT", "").partition(":")
 if _point and _point not in EVERY:

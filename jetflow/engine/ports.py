@@ -121,7 +121,7 @@ class SignalStore(Protocol):
     """Signals that nobody waits for yet."""
 
     async def put(self, queue_token: str, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
-        """Keeps a signal until it expires. Gives its position."""
+        """Keeps a signal until it expires, and for some time after that; a cancel until it expires. Gives its position."""
         ...
 
     async def load(self, queue_token: str, id_token: str) -> list[Stored]:
@@ -196,6 +196,10 @@ class WaitStore(Protocol):
         """Says which wait a signal is for; raises ConflictError if that was said before."""
         ...
 
+    async def claim_expired(self, number: int, revision: int = 0) -> None:
+        """Says that a signal is for nobody any more; raises ConflictError if something else was said before."""
+        ...
+
     async def claim_of(self, number: int) -> Claim:
         """Which wait a signal is for; always fresh."""
         ...
@@ -236,8 +240,8 @@ class TaskStore(Protocol):
 class DeadLetterStore(Protocol):
     """Commands that nothing can be done with."""
 
-    async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str) -> None:
-        """Keeps one with the reason; a repeat of the same origin within minutes is dropped."""
+    async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str, expired: bool = False) -> None:
+        """Keeps one with the reason; a repeat of the same origin within minutes is dropped. ``expired`` says that it is a signal that expired."""
         ...
 
 

@@ -6,6 +6,8 @@ from jetflow.errors import InvalidInputError
 
 DEFAULT_NAMESPACE = "jetflow"
 DEFAULT_PARTITIONS = 64
+EXPIRED = "=expired"
+"""Last token of an expired signal's dead letter, which no text escapes to."""
 
 
 class Names:
@@ -164,9 +166,14 @@ class Names:
         """The dead letters of the namespace."""
         return f"{self.dead_prefix}>"
 
-    def dead_letter(self, subject: str) -> str:
-        """Subject of the dead letter for a message that was published on ``subject``."""
-        return f"{self.dead_prefix}{'.'.join(subject.split('.')[1:3])}"
+    def dead_letter(self, subject: str, *, expired: bool = False) -> str:
+        """Subject of the dead letter for a message that was published on ``subject``; an ``expired`` signal's can be told from others."""
+        return f"{self.dead_prefix}{'.'.join([*subject.split('.')[1:3], *([EXPIRED] if expired else [])])}"
+
+    @property
+    def expired_letters(self) -> tuple[str, str]:
+        """The dead letters of expired signals: to a workflow, and by id."""
+        return f"{self.dead_prefix}*.*.{EXPIRED}", f"{self.dead_prefix}*.{EXPIRED}"
 
     # ---- workers and who owns what
 

@@ -40,6 +40,7 @@ class Stats(Struct):
         commands: stored and not done.
         timers: that wait at the broker.
         dead_letters: kept for a person to look at.
+        expired_signals: those of them that are signals which expired before anyone waited for them.
         seen: workers, who owns which partitions, and the streams.
         throughput: None if nothing was waited for.
     """
@@ -50,6 +51,7 @@ class Stats(Struct):
     dead_letters: int
     seen: Overview
     throughput: Throughput | None
+    expired_signals: int = 0
 
 
 class _Times(Struct):
@@ -74,7 +76,8 @@ async def stats(broker: Broker, *, interval: float = 0, counted: bool = True) ->
     commands = await Walk(broker.lane, names.inbox_stream, names.every_command).taken()
     timers = await Walk(broker.lane, names.inbox_stream, names.every_timer).taken()
     letters = await Walk(broker.lane, names.dead_stream, names.every_dead_letter).taken()
-    return Stats(workflows, commands, timers, letters, await overview(broker), throughput)
+    expired = sum([await Walk(broker.lane, names.dead_stream, subjects).taken() for subjects in names.expired_letters])
+    return Stats(workflows, commands, timers, letters, await overview(broker), throughput, expired)
 
 
 async def _state(broker: Broker, stream: str) -> dict[str, Any]:

@@ -99,9 +99,11 @@ async def test_what_was_kept_up_to_a_time_is_removed_and_what_came_later_stays(b
     assert [signal.seq for _, signal, _ in await signals.load(queue, "w2")] == [4]
 
 
-async def test_an_expired_one_goes_by_itself(signals: OwnedSignals, broker: Broker, queue: str) -> None:
-    await signals.put(queue, "w", _signal(1, expires=1), _now())
+async def test_an_expired_cancel_goes_by_itself_and_an_expired_signal_waits_for_its_owner(signals: OwnedSignals, broker: Broker, queue: str) -> None:
+    await signals.put(queue, "w", _signal(1, expires=1), _now(), CANCEL)
     await signals.put(queue, "w", _signal(2), _now())
+    await signals.put(queue, "w", _signal(3, expires=1), _now())
+    await signals.put(queue, "w", _signal(4, expires=-60_000), _now())
     stored: set[str] = set()
 
     async def look() -> None:
@@ -111,12 +113,13 @@ async def test_an_expired_one_goes_by_itself(signals: OwnedSignals, broker: Brok
         stored.update(subject[len(prefix) :] for subject in info["state"]["subjects"])
 
     await look()
-    assert stored == {"w.go.1", "w.go.2"}
+    assert stored == {"w.=cancel.1", "w.go.2", "w.go.3", "w.go.4"}
     async with asyncio.timeout(20):
-        while "w.go.1" in stored:
+        while "w.=cancel.1" in stored:
             await asyncio.sleep(0.05)
             await look()
-    assert [signal.seq for _, signal, _ in await signals.load(queue, "w")] == [2]
+    await asyncio.sleep(1.1)  # a signal without more time would be gone too
+    assert [signal.seq for _, signal, _ in await signals.load(queue, "w")] == [2, 3, 4]
 
 
 async def test_an_early_cancel_has_a_token_that_no_signal_has(signals: OwnedSignals, queue: str) -> None:

@@ -231,6 +231,60 @@ def signals_by_id_reach_one(seen: Seen) -> Iterator[Problem]:
                     taken[event.number] = where
 
 
+NOTICED = 6.0
+"""Seconds in which an expired signal is noticed at the latest, once all faults are over: a worker may have to take over first."""
+
+
+def expired_signals_leave_a_trace(seen: Seen) -> Iterator[Problem]:
+    """A signal is taken by a wait, or becomes one dead letter, or goes with the run that has ended; never two of these."""
+    simulation = seen.simulation
+    forgets = any(line[2] == "FAULT" and "loses ('ids',)" in str(line) for line in simulation.trace)  # then a repeat is stored again
+    for command in seen.commands.values():
+        if command.kind != "signal":
+            continue
+        ident, letters = seen.ident(command.id), seen.letter_of(command)
+        text = f"signal {command.seq}, {command.name} of {command.id}"
+        taken = any(command.seq in run.consumed for run in ident.runs.values())
+        if letters and taken:
+            yield Problem("expired signals", f"{text}, was taken, and is a dead letter too", (ident.id,))
+        if len(letters) > 1 and not forgets:
+            yield Problem("expired signals", f"{text}, is {len(letters)} dead letters", (ident.id,))
+        if letters and simulation.trace[letters[0]][0] < seen.expires(command) - simulation.plan.skew:
+            yield Problem("expired signals", f"{text}, is a dead letter before it has expired", (ident.id,))
+        if taken or letters or not simulation.settled or seen.is_repeat(ident, command):
+            continue
+        noticed = max(seen.expires(command), simulation.calm_at or 0.0) + NOTICED + simulation.plan.skew
+        if any(run.closed and run.closed[0] > command.order and run.closed[1] < noticed for run in ident.runs.values()):
+            continue  # it went with the run
+        if any(run.closed and run.closed[0] < command.order for run in ident.runs.values()):
+            continue  # it came when the run had ended, perhaps while its record was kept
+        yield Problem("expired signals", f"{text}, was not taken, and left no trace", (ident.id,))
+
+
+def expired_signals_by_id_leave_a_trace(seen: Seen) -> Iterator[Problem]:
+    """The same of signals by id."""
+    simulation = seen.simulation
+    forgets = any(line[2] == "FAULT" and "loses ('ids',)" in str(line) for line in simulation.trace)
+    taken = {
+        event.number
+        for ident in seen.ids.values()
+        for run in ident.runs.values()
+        for event in run.events
+        if isinstance(event, ev.Signaled) and not event.seq
+    }
+    for number, message in seen.kept[NAMES.by_id_stream].items():
+        if not message.subject.startswith(NAMES.by_id_prefix):
+            continue
+        letters = seen.letters.get(f"{NAMES.namespace}-by-id-{number}", [])
+        text = f"signal by id {number}, {message.subject}"
+        if letters and number in taken:
+            yield Problem("expired signals", f"{text}, was taken, and is a dead letter too")
+        if len(letters) > 1 and not forgets:
+            yield Problem("expired signals", f"{text}, is {len(letters)} dead letters")
+        if simulation.settled and not letters and number not in taken:
+            yield Problem("expired signals", f"{text}, was not taken, and left no trace")
+
+
 CHECKS: list[Callable[[Seen], Iterator[Problem]]] = [
     nothing_acknowledged_is_lost,
     early_signals_are_found,
@@ -242,6 +296,8 @@ CHECKS: list[Callable[[Seen], Iterator[Problem]]] = [
     every_loop_lives,
     workers_stop,
     signals_by_id_reach_one,
+    expired_signals_leave_a_trace,
+    expired_signals_by_id_leave_a_trace,
 ]
 
 

@@ -271,6 +271,25 @@ class Drawing:
             self.start(at + rng.uniform(0.0, 1.0), f"{id}-{number}", {"ops": ops})
             self.call(at + rng.uniform(0.0, 3.0), "by_id", f"s-{id}", value=1000 + self.next(), expire="20s")
 
+    def unheard(self, at: float, id: str) -> None:
+        """Signals that expire: nobody waits for them, or only just."""
+        rng = self.rng
+        for _ in range(rng.randrange(1, 4)):
+            kept = self.ms(20, 3000)
+            self.call(at + rng.uniform(-0.3, 2.0), "signal", id, name="u", value=1000 + self.next(), expire=f"{kept}ms")
+        match rng.choice(["nobody", "sleeps", "works", "waits late", "by id"]):
+            case "sleeps":
+                self.start(at, id, {"ops": [["sleep", rng.choice([3000, 12_000, 200_000])]]})
+            case "works":
+                self.start(at, id, {"ops": [["work", 1, 400] for _ in range(rng.randrange(1, 12))]})
+            case "waits late":
+                self.start(at, id, {"ops": [["sleep", self.ms(20, 3000)], ["wait", "u", self.ms(100, 1000)], ["sleep", rng.choice([10, 9000])]]})
+            case "by id":
+                self.call(at, "by_id", f"s-{id}", value=1000 + self.next(), expire=f"{self.ms(20, 3000)}ms")
+                self.start(at + rng.uniform(0.0, 3.0), f"{id}-0", {"ops": [["wait", f"s-{id}", 2000]]})
+            case _:
+                pass
+
 
 STORIES = ["simple", "simple", "chain", "chain", "signaled", "signaled", "early", "ended", "ended", "updated", "family", "family", "generations",
            "replaced", "taken", "again", "delayed", "telling", "by_id"]  # fmt: skip
@@ -287,6 +306,11 @@ def draw(seed: int) -> Plan:
     drawing.remote = rng.random() < 0.2
     for number in range(rng.randrange(3, 7)):
         getattr(drawing, rng.choice(STORIES))(0.3 + rng.random() * 4.0, f"w{number}")
+    lapsing = Drawing(Random(f"{seed}/lapsing"), clients)
+    lapsing.number = 100_000
+    for number in range(lapsing.rng.choice([0, 1, 1, 2])):
+        lapsing.unheard(0.3 + lapsing.rng.random() * 4.0, f"u{number}")
+    drawing.calls += lapsing.calls
     faults = []
     for _ in range(0 if rng.random() < 0.08 else rng.choice([1, 2, 2, 3, 3, 4, 5])):
         faults.append(Fault(0.3 + rng.random() * (BUSY - 1), rng.choice(FAULTS), rng.randrange(1 << 20), rng.random(), rng.random()))

@@ -22,8 +22,9 @@ from jetflow.core import events as ev
 from jetflow.core import handlers, machine
 from jetflow.core.ids import to_token
 from jetflow.engine.activities import inflight
-from jetflow.engine.ownership import actors, outbox, tenure
+from jetflow.engine.ownership import actors, claiming, outbox, tenure
 from jetflow.engine.signals import buffer as signal_buffer
+from jetflow.engine.signals import lots
 from jetflow.engine.turn import actor, alarms, applying, closing, committing, effects, head_start, opening, publishing, resting, starting, turn
 from jetflow.engine.upkeep import compaction, janitor, removal, supervision
 from jetflow.errors import BrokerError
@@ -232,6 +233,31 @@ def withdrawn_start_runs() -> AbstractContextManager[None]:
 def early_cancel_forgotten() -> AbstractContextManager[None]:
     """A cancel that came before the start is not looked for."""
     return replaced((signal_buffer.SignalBuffer, "take_cancel", lambda _: None))
+
+
+@bug
+def expired_signals_not_looked_for() -> AbstractContextManager[None]:
+    """A new owner does not find out when the signals expire that were stored before."""
+    return replaced((claiming, "learn_expiries", _nothing))
+
+
+@bug
+def expired_signal_without_a_letter() -> AbstractContextManager[None]:
+    """A signal that had expired when a wait for it began is forgotten."""
+
+    async def bury(self: Any) -> None:
+        for item in self.lapsed:
+            if item.command is not None:
+                self._ack(item.command)
+        self.lapsed.clear()
+
+    return replaced((signal_buffer.SignalBuffer, "bury", bury))
+
+
+@bug
+def expired_signal_by_id_only_acked() -> AbstractContextManager[None]:
+    """A signal by id that has expired is removed without a letter."""
+    return replaced((lots.Lot, "_bury", _nothing))
 
 
 @bug

@@ -14,6 +14,7 @@ import msgspec
 from jetflow.broker.stores.signals import CANCEL
 from jetflow.core import events as ev
 from jetflow.protocol.headers import EXPIRE, NEW_ID, PARENT, REPLACE, SENDER
+from jetflow.protocol.subjects import EXPIRED
 from tests.simulation.run import NAMES, Simulation
 
 INBOX, TIMELINE, STATE = NAMES.inbox_stream, NAMES.timeline_stream, NAMES.state_stream
@@ -145,6 +146,7 @@ class Seen:
         self.commands: dict[int, Command] = {}
         self.executions: list[Execution] = []
         self.dead: set[bytes] = set()
+        self.letters: dict[str, list[int]] = {}
         self.children: set[tuple[str, int, int]] = set()
         self.problems: list[Problem] = []
         self.sent: dict[tuple[str, int, int], ev.SignalSent] = {}
@@ -196,6 +198,8 @@ class Seen:
                     ident.cancel = seq
         elif stream == NAMES.dead_stream and subject.startswith(NAMES.dead_prefix):
             self.dead.add(message.data)
+            if subject.endswith(f".{EXPIRED}"):
+                self.letters.setdefault(message.fields["Nats-Msg-Id"], []).append(order)
         elif stream == STATE and subject.startswith(NAMES.state_prefix):
             id = subject.rpartition(".")[2]
             self.records[id] = (0, seq)
@@ -415,11 +419,9 @@ class Seen:
                     return
                 if any(run.closed is not None and run.closed[0] > command.order for run in runs.values()):
                     return
-                if self._expires(command) <= self.simulation.trace[self.order][0] + self.simulation.plan.skew + 0.002 or self._is_repeat(
-                    ident, command
-                ):
+                if self.letter_of(command) or self.is_repeat(ident, command):
                     return
-                self.problem("nothing lost", f"{text}, and was neither taken nor kept", command.id)
+                self.problem("nothing lost", f"{text}, and was neither taken nor kept, and is no dead letter", command.id)
             case "cancel" | "terminate":
                 body = msgspec.json.decode(command.message.data) if command.message.data else {}
                 parent = body.get("parent")
@@ -456,11 +458,17 @@ class Seen:
                 if pending is not None:
                     self.problem("nothing lost", f"{text}, and run {latest.number} still waits for it", command.id)
 
-    def _expires(self, command: Command) -> float:
+    def letter_of(self, command: Command) -> list[int]:
+        """The orders at which an expired signal became a dead letter."""
+        return self.letters.get(f"{NAMES.namespace}-{command.seq}", [])
+
+    def expires(self, command: Command) -> float:
+        """When a signal expires, in seconds of the simulation."""
         expire = command.message.fields.get(EXPIRE, "600000ms")
         return command.time + int(expire.removesuffix("ms")) / 1000
 
-    def _is_repeat(self, ident: Ident, command: Command) -> bool:
+    def is_repeat(self, ident: Ident, command: Command) -> bool:
+        """Whether its sender has sent it before, or a later one that was taken."""
         sender, slash, number = command.message.fields.get(SENDER, "").rpartition("/")
         if not slash:
             return False

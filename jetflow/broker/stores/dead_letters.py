@@ -1,4 +1,4 @@
-"""Dead letters: commands that nothing could be done with, kept with the reason for a person to look at.
+"""Dead letters: commands that nothing could be done with, and signals that expired, kept with the reason for a person to look at.
 
 A letter is numbered by its place in the stream. ``requeue`` sends the command again, as it was or with another body or
 subject, and then removes the letter; should it fail in between the letter is still there.
@@ -55,8 +55,10 @@ class OwnedDeadLetters:
         self._names = names
         self._max_payload = max_payload
 
-    async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str) -> None:
-        """Keeps a command; ``origin`` is its sequence in the inbox, or what else names it, so that a repeat within minutes is dropped."""
+    async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str, expired: bool = False) -> None:
+        """Keeps a command; ``origin`` is its sequence in the inbox, or what else names it, so that a repeat within minutes is dropped. One
+        that is ``expired`` is a signal, and counted as such.
+        """
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
         kept = {name: value for name, value in parse_headers(headers).items() if name.startswith(OWN_PREFIX) and name not in OWN}
         kept |= {SUBJECT: subject, REASON: text[:900], "Nats-Msg-Id": f"{self._names.namespace}-{origin}"}
@@ -65,7 +67,7 @@ class OwnedDeadLetters:
             kept[SIZE] = str(len(body))
             body = body[: max(room, 0)]
         fields = "".join(f"{name}:{value}\r\n" for name, value in kept.items()).encode()
-        await self._lane.store("dead", self._names.dead_letter(subject), body, fields)
+        await self._lane.store("dead", self._names.dead_letter(subject, expired=expired), body, fields)
 
 
 class DeadLetters:

@@ -1,4 +1,7 @@
-"""Signals that nobody waits for yet: kept under per-message TTL until somebody does."""
+"""Signals that nobody waits for yet: kept until somebody does, or until they expire.
+
+An expired signal stays for ``KEPT_AFTER`` seconds at most, in which an owner makes a dead letter of it.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,16 @@ from jetflow.protocol.subjects import Names
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
+KEPT_AFTER = 30 * 86_400
+"""Seconds that an expired signal waits for an owner."""
 CANCEL = "=cancel"
 """Reserved name token, which no text escapes to: a cancel that came before the start."""
 
 
 class EarlySignal(Struct, omit_defaults=True):
-    """A buffered signal; ``seq`` is its place in the inbox, ``expires`` ms since the epoch; its sender may have numbered it."""
+    """A buffered signal; ``seq`` is its place in the inbox, ``expires`` ms since the epoch; its sender may have numbered it, and may have said
+    for how many ms it is to be kept.
+    """
 
     signal: str
     seq: int
@@ -31,6 +38,7 @@ class EarlySignal(Struct, omit_defaults=True):
     data: Raw = Raw(b"null")
     sender: str | None = None
     number: int = 0
+    kept_for: int | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -78,13 +86,15 @@ class OwnedSignals(EarlySignals):
         self._owned = lane
 
     async def put(self, queue_token: str, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
-        """Keeps a signal until it expires; putting the same one again changes nothing. Gives its position.
+        """Keeps a signal until it expires, and then for its owner to see; a cancel only until it expires. Putting the same one again changes
+        nothing. Gives its position.
 
         Raises:
             TenureOverError: another worker has taken over.
         """
         subject = self._subject(queue_token, id_token, name_token or to_token(signal.signal), signal.seq)
-        ack = await self._owned.store("signals", subject, _encoder.encode(signal), ttl_field(ttl_of(signal.expires - now)))
+        ttl = max(0, signal.expires - now) + (0 if name_token == CANCEL else KEPT_AFTER * 1000)
+        ack = await self._owned.store("signals", subject, _encoder.encode(signal), ttl_field(ttl_of(ttl)))
         return ack.seq
 
     async def remove(self, queue_token: str, id_token: str, name_token: str, seq: int, position: int) -> None:

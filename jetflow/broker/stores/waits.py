@@ -27,6 +27,8 @@ from jetflow.protocol.subjects import Names
 _GONE = b"KV-Operation:PURGE\r\nNats-TTL:1s\r\n"
 CLAIM = "=claim"
 """Reserved first token, which no signal's name escapes to."""
+EXPIRED = "=expired"
+"""Value of a claim that no wait has: the signal is for nobody any more, and becomes a dead letter."""
 
 
 class Wait(NamedTuple):
@@ -63,7 +65,7 @@ class Registered(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Which wait a signal is for, None for none; ``revision`` is what a change of it must name."""
+    """Which wait a signal is for, None for none, ``EXPIRED`` for none ever; ``revision`` is what a change of it must name."""
 
     revision: int
     wait: str | None
@@ -118,7 +120,7 @@ class Waits:
         self._lane.send("waits", self._subject(wait.key), b"", _GONE)
 
     async def taken(self, number: int) -> None:
-        """A wait has got the signal, in a commit: it goes, and only then its claim, which tells nobody anything any more."""
+        """A wait has got the signal, in a commit, or a dead letter has: it goes, and only then its claim, which tells nobody anything any more."""
         await self.discard(number)
         await self.withdraw(number)
 
@@ -151,6 +153,14 @@ class Waits:
             ConflictError: somebody has said so before.
         """
         await self._write_claim(number, wait.key.encode(), revision)
+
+    async def claim_expired(self, number: int, revision: int = 0) -> None:
+        """Says that a signal is for nobody any more.
+
+        Raises:
+            ConflictError: somebody has said otherwise before.
+        """
+        await self._write_claim(number, EXPIRED.encode(), revision)
 
     async def claim_of(self, number: int) -> Claim:
         """Which wait a signal is for, asked of the leader."""

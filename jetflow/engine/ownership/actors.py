@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from jetflow.broker.transport.pull import Delivery
-from jetflow.core.ids import partition_of
+from jetflow.core.ids import from_token, partition_of
 from jetflow.engine.commands import understand
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.services import Services
@@ -130,7 +130,8 @@ class Actors:
         self._dirty[actor] = None
 
     def sweep(self) -> None:
-        """Called a few times a second: shows what has been busy for a while."""
+        """Called a few times a second: shows what has been busy for a while, and looks at signals that have expired."""
+        self._look_at_signals()
         now = clock.monotonic()
         for actor in list(self._dirty):
             if actor.dirty_since is None:
@@ -138,6 +139,18 @@ class Actors:
             elif now - actor.dirty_since >= SHOW_AFTER:
                 del self._dirty[actor]
                 actor.show_state()
+
+    def _look_at_signals(self) -> None:
+        now, lapses = clock.now_ms(), self._tenure.lapses
+        for id_token in lapses.pop_due(now):
+            try:
+                actor = self.get(id_token, from_token(id_token))
+            except InvalidInputError:
+                continue  # a key of somebody else's
+            if actor is None or actor.parked:
+                lapses.again(id_token, now)
+            else:
+                actor.look_at_signals()
 
     def are_quiet(self, partitions: frozenset[int]) -> bool:
         """Whether nothing of the workflows of some partitions is under way in this process."""

@@ -13,6 +13,7 @@ from jetflow.engine.engine import Engine
 from jetflow.engine.ownership.actors import Actors
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.ports import Inbox, Ledger
+from jetflow.engine.signals.burying import learn_expiries
 from jetflow.errors import BrokerError
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
@@ -91,6 +92,8 @@ class Claiming:
             raise
         tenure.leave(leaving())
         engine.own(tenure, actors)
+        if tenure.all_early():
+            engine.context.background.spawn(learn_expiries(tenure))
         engine.services.inflight.claimed(target)
         consumer.begin()
 

@@ -17,6 +17,7 @@ from jetflow.engine.commands import Command
 from jetflow.engine.context import Context
 from jetflow.engine.ownership.outbox import Outbox
 from jetflow.engine.ports import DeadLetterStore, Inbox, Records, SignalStore, TaskStore, Timelines, TimerStore, WaitStore
+from jetflow.engine.signals.lapses import Lapses
 from jetflow.engine.upkeep.compaction import Compaction
 from jetflow.errors import BrokerError
 
@@ -38,6 +39,7 @@ class Tenure:
         on_over: called once, in order and with the reason, when it is over.
         leaving: partitions that another worker is to have: nothing new begins in them.
         position: the highest place in the inbox that is known of; whatever a later owner stores lies behind it.
+        lapses: when signals expire that no wait has taken.
     """
 
     def __init__(self, context: Context, consumer: Inbox, partitions: frozenset[int], lasts: Callable[[], bool]) -> None:
@@ -50,6 +52,7 @@ class Tenure:
         self.leaving: frozenset[int] = frozenset()
         self.position: int = 0
         self._early: set[str] = set()
+        self.lapses: Lapses = Lapses()
         self._consumer = consumer
         self._lasts = lasts
         self._why = ""
@@ -115,6 +118,10 @@ class Tenure:
     def has_early(self, id_token: str) -> bool:
         """Return whether a workflow has something in the signals bucket; exact for the partitions owned."""
         return id_token in self._early
+
+    def all_early(self) -> list[str]:
+        """Return the workflows that have something in the signals bucket."""
+        return sorted(self._early)
 
     def note_early(self, id_token: str, *, kept: bool) -> None:
         """Note whether a workflow may have something in the signals bucket."""

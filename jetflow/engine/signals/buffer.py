@@ -1,7 +1,7 @@
 """Signals of one workflow that its code does not wait for yet, in inbox order by name.
 
-They are kept in memory with their commands un-acked while the workflow is busy, and move to the signals bucket, under the
-TTL that their sender chose, when it rests.
+They are kept in memory with their commands un-acked while the workflow is busy, and move to the signals bucket when it rests. Those that
+expire become dead letters, after the commit of the turn that found them so.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from jetflow.core.ids import to_token
 from jetflow.engine import faults
 from jetflow.engine.commands import Command
 from jetflow.engine.ownership.tenure import Tenure
+from jetflow.engine.signals.burying import bury
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import DEFAULT_EXPIRE_MS, SignalCommand
+
+NEVER = 1 << 62
+"""Later than any signal expires, ms since the epoch."""
 
 
 class Buffered:
@@ -43,6 +47,10 @@ class SignalBuffer:
 
     Args:
         ack: acks a command that nothing else waits for.
+
+    Attributes:
+        lapsed: signals that have expired, and are to become dead letters.
+        looking: whether the next turn is to look for such.
     """
 
     def __init__(self, tenure: Tenure, id_token: str, ack: Callable[[Command], None]) -> None:
@@ -56,6 +64,9 @@ class SignalBuffer:
         self._removals: list[tuple[str, int, int]] = []
         self._cancels: list[tuple[EarlySignal, int]] = []
         self._loaded = False
+        self._soonest = NEVER
+        self.lapsed: list[Buffered] = []
+        self.looking: bool = False
 
     @property
     def unstored(self) -> int:
@@ -78,6 +89,8 @@ class SignalBuffer:
         self._queues.clear()
         self._known.clear()
         self._fresh.clear()
+        self.lapsed.clear()
+        self._soonest = NEVER
 
     async def load(self, consumed: dict[str, int]) -> None:
         """Reads what the bucket has, once. A signal that the timeline shows as consumed is dropped, whoever stored it."""
@@ -96,6 +109,7 @@ class SignalBuffer:
                 self._removals.append((name_token, signal.seq, position))
             else:
                 self._append(Buffered(signal, None, position))
+        self.watch()
 
     def take_cancel(self) -> str | None:
         """The reason of a cancel that came before the start, if there is one; it is removed after the next commit."""
@@ -110,6 +124,8 @@ class SignalBuffer:
     def _append(self, item: Buffered) -> None:
         self._known.add(item.signal.seq)
         self._queues.setdefault(item.signal.signal, deque()).append(item)
+        if item.signal.expires < self._soonest:
+            self._soonest = item.signal.expires
 
     def add(self, command: Command, signal: SignalCommand) -> bool:
         """Keeps a signal with its command un-acked; False if it is here already."""
@@ -119,26 +135,73 @@ class SignalBuffer:
         self._append(item)
         return True
 
-    def take(self, name: str, since: int) -> tuple[Buffered | None, list[Command]]:
-        """The oldest signal of a name that had not expired when its wait began (ms since the epoch), and the commands of expired ones.
+    def take(self, name: str, since: int) -> Buffered | None:
+        """The oldest signal of a name that had not expired when its wait began (ms since the epoch). Expired ones lapse.
 
-        Those are acked with what follows, like any other: a start that turns out to be a repeat has begun its wait too late.
+        Their letters follow the commit: a start that turns out to be a repeat has begun its wait too late.
         """
-        expired: list[Command] = []
         queue = self._queues.get(name)
         while queue:
             item = queue.popleft()
             if not queue:
                 del self._queues[name]
-            self._known.discard(item.signal.seq)
-            self._fresh.pop(item.signal.seq, None)
-            if item.position:
-                self._removals.append((to_token(name), item.signal.seq, item.position))
+            self._forget(item)
             if item.signal.expires > since:
-                return item, expired
+                if item.position:
+                    self._removals.append((to_token(name), item.signal.seq, item.position))
+                return item
+            self.lapsed.append(item)
+        return None
+
+    def _forget(self, item: Buffered) -> None:
+        self._known.discard(item.signal.seq)
+        self._fresh.pop(item.signal.seq, None)
+
+    # ---- expired
+
+    def look(self) -> None:
+        """Have the next turn look for signals that have expired."""
+        self.looking = True
+
+    def looked(self) -> None:
+        """Note that a turn has done so."""
+        self.looking = False
+
+    def watch(self) -> None:
+        """Have the workflow looked at when the next of its signals expires."""
+        if self._soonest < NEVER:
+            self._tenure.lapses.note(self._id_token, self._soonest)
+            self._soonest = NEVER
+
+    def lapse(self, until: int) -> None:
+        """Take out those that expired up to a time, ms since the epoch. No wait is to have them any more."""
+        for name in list(self._queues):
+            left: deque[Buffered] = deque()
+            for item in self._queues[name]:
+                if item.signal.expires <= until:
+                    self._forget(item)
+                    self.lapsed.append(item)
+                else:
+                    left.append(item)
+                    self._soonest = min(self._soonest, item.signal.expires)
+            if left:
+                self._queues[name] = left
+            else:
+                del self._queues[name]
+        self.watch()
+
+    async def bury(self) -> None:
+        """Make dead letters of those that have lapsed, and remove them, or ack their commands. To be called after the turn's commit."""
+        for item in list(self.lapsed):
+            await bury(self._tenure, self._id_token, item.signal)
+            if item.position:
+                name_token = to_token(item.signal.signal)
+                await self._tenure.signals.remove(self._queue_token, self._id_token, name_token, item.signal.seq, item.position)
             if item.command is not None:
-                expired.append(item.command)
-        return None, expired
+                self._ack(item.command)
+        self.lapsed.clear()
+
+    # ---- in the bucket
 
     async def store(self) -> None:
         """Moves signals from memory to the bucket, and acks their commands."""
@@ -153,6 +216,7 @@ class SignalBuffer:
             command = item.stored(position)
             if command is not None:
                 self._ack(command)
+        self.watch()
 
     def flush_removals(self) -> None:
         """Removes from the bucket what a commit has consumed; to be called after that commit."""
@@ -179,12 +243,10 @@ def early_signal(command: Command, signal: SignalCommand) -> EarlySignal:
     """A signal command as it is buffered."""
     expire = DEFAULT_EXPIRE_MS if signal.expire is None else signal.expire
     expires = command.delivery.stored_ms + expire
-    return EarlySignal(signal.name, command.seq, expires, signal.data, signal.sender, signal.number)
+    return EarlySignal(signal.name, command.seq, expires, signal.data, signal.sender, signal.number, signal.expire)
 
 
 async def store_early(tenure: Tenure, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
-    """Puts a signal into the bucket unless it has expired; gives where the bucket has it, 0 for nowhere."""
-    if signal.expires <= now:
-        return 0
+    """Puts a signal or a cancel into the bucket; gives where the bucket has it."""
     tenure.note_early(id_token, kept=True)
     return await tenure.signals.put(tenure.context.queue_token, id_token, signal, now, name_token)

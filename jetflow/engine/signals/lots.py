@@ -9,13 +9,16 @@ from collections.abc import Callable
 
 from msgspec import Raw
 
-from jetflow.broker.stores.waits import Registered, Wait
+from jetflow.broker.stores.waits import EXPIRED, Registered, Wait
+from jetflow.broker.transport.lane import StoredMessage
+from jetflow.core.times import to_iso
 from jetflow.core.values import as_json
 from jetflow.engine import faults
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.errors import BrokerError, ConflictError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import RoutedSignal
+from jetflow.protocol.headers import header_block
 from jetflow.protocol.subjects import Names
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
@@ -36,9 +39,10 @@ class Kept:
         unsure: whether it is to be asked what became of it.
         wait: which wait it is claimed for.
         refused: waits that turned out to be over.
+        lapsed: whether it is claimed for nobody, since it has expired.
     """
 
-    __slots__ = ("expires", "forwarded", "number", "refused", "reply", "unsure", "wait")
+    __slots__ = ("expires", "forwarded", "lapsed", "number", "refused", "reply", "unsure", "wait")
 
     def __init__(self, number: int, expires: int, reply: str, *, unsure: bool) -> None:
         self.number: int = number
@@ -48,6 +52,7 @@ class Kept:
         self.refused: set[Wait] = set()
         self.forwarded: bool = False
         self.unsure: bool = unsure
+        self.lapsed: bool = False
 
     def claimed(self, wait: Wait) -> None:
         """Note which wait it is for, to which it is to be forwarded."""
@@ -62,6 +67,10 @@ class Kept:
         if self.wait is not None:
             self.refused.add(self.wait)
             self.wait = None
+
+    def lapse(self) -> None:
+        """Note that it is for nobody any more."""
+        self.wait, self.lapsed = None, True
 
     def doubt(self, unsure: bool) -> None:
         """Note whether it is to be asked what became of it."""
@@ -88,6 +97,7 @@ class Lot:
         self.token = token
         self.name = name
         self._waits = tenure.waits
+        self._dead_letters = tenure.dead_letters
         self._background = tenure.context.background
         self._wire = tenure.context.broker.wire
         self._names: Names = tenure.context.broker.names
@@ -180,7 +190,8 @@ class Lot:
             waits = await self._waits.waiting_for(self.token)
             pairs = self._pair(waits)
             outcomes = await asyncio.gather(*(self._give(kept, wait) for kept, wait in pairs), return_exceptions=True)
-            await self._drop_expired()
+            for kept in [kept for kept in self._kept.values() if kept.wait is None and (kept.lapsed or kept.is_expired)]:
+                await self._lapse(kept)
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -192,7 +203,7 @@ class Lot:
         busy = {kept.wait[1:3] for kept in self._kept.values() if kept.wait is not None}
         free = [one for one in waits if one.wait[1:3] not in busy]
         pairs: list[tuple[Kept, Wait]] = []
-        for kept in [kept for kept in self._kept.values() if kept.wait is None]:
+        for kept in [kept for kept in self._kept.values() if kept.wait is None and not kept.lapsed]:
             if not free:
                 break
             found = next((one for one in free if one.since < kept.expires and one.wait not in kept.refused), None)
@@ -209,6 +220,9 @@ class Lot:
                 break
             except ConflictError:
                 claim = await self._waits.claim_of(kept.number)
+                if claim.wait == EXPIRED:
+                    kept.lapse()
+                    return
                 if claim.wait is not None:
                     wait = Wait.of(claim.wait)  # another router's: that holds
                     break
@@ -236,15 +250,50 @@ class Lot:
             self._forget(kept)
             return
         claim = await self._waits.claim_of(kept.number)
-        if claim.wait is None:
+        if claim.wait == EXPIRED:
+            kept.lapse()
+        elif claim.wait is None:
             kept.returned()
         else:
             kept.claimed(Wait.of(claim.wait))
 
-    async def _drop_expired(self) -> None:
-        for kept in [kept for kept in self._kept.values() if kept.wait is None and kept.is_expired]:
+    async def _lapse(self, kept: Kept) -> None:
+        """Make a dead letter of an expired signal: claim it for nobody, write the letter, and remove it, in this order."""
+        stored = await self._waits.signal(kept.number)
+        if stored is None:
             await self._waits.withdraw(kept.number)
             self._forget(kept)
+            return
+        if not kept.lapsed and not await self._claim_for_nobody(kept):
+            return
+        faults.reach("before_letter")
+        await self._bury(kept, stored)
+        faults.reach("after_letter")
+        await self._waits.taken(kept.number)
+        self._forget(kept)
+
+    async def _claim_for_nobody(self, kept: Kept) -> bool:
+        """Claim an expired signal. Return False if another router has given it to a wait."""
+        revision = 0
+        while True:
+            try:
+                await self._waits.claim_expired(kept.number, revision)
+            except ConflictError:
+                claim = await self._waits.claim_of(kept.number)
+                if claim.wait is None:
+                    revision = claim.revision
+                    continue
+                if claim.wait != EXPIRED:
+                    kept.claimed(Wait.of(claim.wait))
+                    return False
+            kept.lapse()
+            return True
+
+    async def _bury(self, kept: Kept, stored: StoredMessage) -> None:
+        reason = f"the signal expired at {to_iso(kept.expires)}, before any workflow waited for it"
+        log.warning("dead letter %s: %s", stored.subject, reason)
+        headers = header_block(**{name.replace("-", "_"): value for name, value in stored.headers.items() if name.startswith("Jetflow-")})
+        await self._dead_letters.write(stored.subject, stored.data, headers, reason, origin=f"by-id-{kept.number}", expired=True)
 
     def _forget(self, kept: Kept) -> None:
         self._kept.pop(kept.number, None)

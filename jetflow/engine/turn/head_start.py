@@ -24,6 +24,7 @@ def may_run_ahead(actor: Actor, machine: Machine) -> bool:
         or actor.draining
         or actor.state_wanted
         or actor.questions
+        or actor.signals.lapsed  # their dead letters follow the commit
         or len(actor.mailbox.held) != 1
     ):
         return False

@@ -52,8 +52,11 @@ def _rest_without_run(actor: Actor) -> None:
 
 async def _rest_busy(actor: Actor, machine: Machine) -> None:
     """Work is under way here: leave one command un-acked to wake the next owner, and be done with the others."""
-    if actor.signals.unstored > MAX_UNSTORED:
+    unstored = actor.signals.unstored
+    if unstored > MAX_UNSTORED:
         await actor.signals.store()
+    elif unstored:
+        actor.signals.watch()
     if actor.state_wanted:
         await _put_record(actor, machine)
     actor.mailbox.release_others()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from jetflow.broker.stores.signals import EarlySignal
 from jetflow.core import events as ev
 from jetflow.core.machine import Machine
 from jetflow.engine import faults
 from jetflow.engine.commands import Command
 from jetflow.engine.signals.buffer import early_signal, store_early
+from jetflow.engine.signals.burying import bury
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.starting import is_taken
 from jetflow.protocol.clock import now_ms
@@ -16,11 +18,10 @@ from jetflow.protocol.commands import RoutedSignal, SignalCommand
 async def on_signal(actor: Actor, command: Command, signal: SignalCommand) -> bool:
     """Keep a signal. Return True if its command is to be acked with what it leads to."""
     machine = actor.machine
-    if actor.run.closing is not None and await is_taken(actor):
+    if actor.run.closing is not None and (command.seq <= actor.run.cause or await is_taken(actor)):
         return True  # the workflow has ended: nobody will ever wait for it
     if machine is None:
-        await store_early(actor.tenure, actor.id_token, early_signal(command, signal), now_ms())
-        faults.reach("after_buffer")
+        await _keep_for_next_start(actor, early_signal(command, signal))
         actor.mailbox.ack(command)
         return False
     if command.seq < actor.run.number:
@@ -30,6 +31,16 @@ async def on_signal(actor: Actor, command: Command, signal: SignalCommand) -> bo
         return True  # a repeat
     await actor.signals.load(machine.consumed)
     return not actor.signals.add(command, signal)
+
+
+async def _keep_for_next_start(actor: Actor, signal: EarlySignal) -> None:
+    now = now_ms()
+    if signal.expires <= now:
+        await bury(actor.tenure, actor.id_token, signal)
+        return
+    await store_early(actor.tenure, actor.id_token, signal, now)
+    faults.reach("after_buffer")
+    actor.tenure.lapses.note(actor.id_token, signal.expires)
 
 
 async def on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> bool:
@@ -62,8 +73,7 @@ def _give(actor: Actor, machine: Machine, name: str) -> bool:
     operation = machine.waiter(name)
     if operation is None:
         return False
-    item, expired = actor.signals.take(name, operation.event.at)
-    actor.mailbox.hold_all(expired)
+    item = actor.signals.take(name, operation.event.at)
     if item is None:
         return False
     if item.command is not None:

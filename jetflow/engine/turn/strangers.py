@@ -25,7 +25,8 @@ async def on_stranger(actor: Actor, command: Command) -> None:
     if isinstance(payload, CancelCommand):
         reason = msgspec.Raw(msgspec.json.encode(payload.reason))
         expires = command.delivery.stored_ms + DEFAULT_EXPIRE_MS
-        await store_early(tenure, id_token, EarlySignal("cancel", command.seq, expires, reason), now_ms(), CANCEL)
-        faults.reach("after_buffer")
+        if expires > (now := now_ms()):
+            await store_early(tenure, id_token, EarlySignal("cancel", command.seq, expires, reason), now, CANCEL)
+            faults.reach("after_buffer")
     else:
         await tenure.dead_letter(command.delivery, f"there is no workflow {actor.workflow_id!r} to terminate")

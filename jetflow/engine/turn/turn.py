@@ -23,6 +23,7 @@ from jetflow.engine.turn.answering import answer_queries
 from jetflow.engine.turn.applying import apply
 from jetflow.engine.turn.committing import commit
 from jetflow.engine.turn.effects import carry_out, publish_tasks
+from jetflow.engine.turn.expiring import look_at_expired
 from jetflow.engine.turn.opening import open_actor
 from jetflow.engine.turn.recovering import recover
 from jetflow.engine.turn.resting import rest
@@ -57,9 +58,13 @@ async def _turn(actor: Actor) -> None:
         if not actor.run.loaded:
             await open_actor(actor)
         await apply(actor)
+        if actor.signals.looking:
+            await look_at_expired(actor)
         decision = await commit(actor)
         if decision is not None:
             await carry_out(actor, decision)
+        if actor.signals.lapsed:
+            await actor.signals.bury()
         if actor.by_id.is_due(actor.machine):
             await actor.by_id.settle(actor.machine)
         if actor.run.tasks_due:
@@ -81,6 +86,7 @@ def _has_input(actor: Actor) -> bool:
         or actor.steps.outcomes
         or actor.state_wanted
         or actor.questions
+        or actor.signals.looking
         or actor.run.continued is not None
         or (due is not None and due <= now_ms())
         or not actor.run.loaded

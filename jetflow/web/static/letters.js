@@ -18,7 +18,7 @@ export function letters(main, { about }) {
       "div",
       { class: "head" },
       h("h1", {}, "Dead letters"),
-      h("p", { class: "muted" }, "Commands that could not be understood, oldest first. They are kept for 30 days."),
+      h("p", { class: "muted" }, "Commands that could not be understood, and signals that expired before anyone waited for them. Oldest first; kept for 30 days."),
     ),
     content,
     below,
@@ -54,7 +54,7 @@ function nothing(page) {
     "div",
     { class: "empty" },
     h("h2", {}, page ? "No more dead letters" : "No dead letters"),
-    h("p", {}, "Every command so far was understood."),
+    h("p", {}, "Every command so far was understood, and no signal has expired unseen."),
   );
 }
 
