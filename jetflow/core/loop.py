@@ -14,13 +14,14 @@ import logging
 import sys
 import threading
 import zlib
-from asyncio import events
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from types import FrameType
 from typing import Any, Protocol
 
+from jetflow.core import anyio_internals
+from jetflow.core.asyncio_internals import SLEEP, LoopHandle, LoopTimerHandle, as_completed_around, may_be_left_pending
 from jetflow.core.location import user_location
 from jetflow.errors import NotAllowedInWorkflowError
 
@@ -94,7 +95,7 @@ class WorkflowTask(_Ordered, asyncio.Task[Any]):
         self._order = loop.next_order()
         self.context: Context = context if context is not None else copy_context()
         super().__init__(coro, loop=loop, name=name or f"Task-{self._order - loop.first_order}", context=self.context)
-        self._log_destroy_pending = False  # a run that is put away leaves tasks pending, as it should
+        may_be_left_pending(self)  # as those of a run that is put away are
 
 
 class WorkflowFuture(_Ordered, asyncio.Future[Any]):
@@ -103,14 +104,14 @@ class WorkflowFuture(_Ordered, asyncio.Future[Any]):
         super().__init__(loop=loop)
 
 
-class DurableTimerHandle(asyncio.TimerHandle):
+class DurableTimerHandle(LoopTimerHandle):
     """A timer handle that knows its operation; ``index`` is 0 for a timer that can never fire."""
 
     index = 0
 
     def sleeper(self) -> WorkflowFuture | None:
         """Return the future that ``asyncio.sleep`` waits for, if this timer is one of its own."""
-        return self._args[0] if self._callback is _WAKE_SLEEPER else None  # type: ignore[attr-defined]
+        return self.args[0] if self.callback is SLEEP else None
 
 
 class WorkflowLoop(asyncio.AbstractEventLoop):
@@ -126,16 +127,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.workflow_id = workflow_id
         self.host = host
         self.tasks: list[WorkflowTask] = []
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[LoopHandle | LoopTimerHandle] = deque()
         self._running = False
         self.first_order: int = zlib.crc32(f"{workflow_id}/{run}".encode())
         self._order = self.first_order
-        self._set_aside: list[asyncio.Handle] = []
+        self._set_aside: list[LoopHandle | LoopTimerHandle] = []
         self._time_floor = 0.0
         self._tidy_at = 64
         self._started_early: dict[int, WorkflowTask] = {}
-        if _anyio is None:
-            _prepare_anyio()
+        anyio_internals.prepare(WorkflowTask)
 
     @property
     def ready(self) -> int:
@@ -153,10 +153,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._inside(self._drain, also)
 
     def _inside(self, function: Callable[..., Any], *args: Any) -> None:
-        outer = self.host or events._get_running_loop()
+        outer = self.host or asyncio._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         thread = threading.get_ident()
-        events._set_running_loop(self)
+        asyncio._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._finish_generator)
         running[thread] = self
         self._running = True
@@ -166,7 +166,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             self._running = False
             running.pop(thread, None)
             sys.set_asyncgen_hooks(*hooks)
-            events._set_running_loop(outer)
+            asyncio._set_running_loop(outer)
 
     def _drain(self, also: Callable[[], bool]) -> None:
         ready, machine, steps, patience = self._ready, self.machine, 0, PATIENCE
@@ -179,9 +179,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 if machine.halted:
                     return
                 handle = ready.popleft()
-                if not handle._cancelled:
+                if not handle.dropped:
                     try:  # noqa: SIM105 - `with suppress` is dearer, and every callback passes here
-                        handle._run()
+                        handle.run()
                     except SystemExit:  # a task keeps it as its exception; it must not end the worker
                         pass
                 steps += 1
@@ -199,17 +199,17 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def outside(self, function: Callable[[], Any]) -> Any:
         """Calls a function as if it were no workflow code: nothing is refused, and the workflow's own calls are not there."""
         thread = threading.get_ident()
-        events._set_running_loop(None)
+        asyncio._set_running_loop(None)
         running.pop(thread, None)
         try:
             return function()
         finally:
             running[thread] = self
-            events._set_running_loop(self)
+            asyncio._set_running_loop(self)
 
     def _set_retries_aside(self) -> None:
         """anyio cancels again and again what does not give way, such as durable clean-up: it may go on at the next input."""
-        for handle in [handle for handle in self._ready if getattr(handle._callback, "__func__", None) is _anyio.CancelScope._deliver_cancellation]:
+        for handle in [handle for handle in self._ready if anyio_internals.is_retry(handle.callback)]:
             self._ready.remove(handle)
             self._set_aside.append(handle)
 
@@ -233,15 +233,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             for task in tasks:
                 if not task.done():
                     self._stop(task)
-                if _anyio._task_states.data:  # anyio forgets a task when it ends, which these never do
-                    _anyio._task_states.pop(task, None)
+                anyio_internals.forget(task)  # they never end
         self._ready.clear()
 
     def _stop(self, task: WorkflowTask) -> None:
         """Unwinds a task's code. It is thrown out rather than closed: a coroutine that waits in a ``finally`` stays in one piece."""
         coro: Any = task.get_coro()
         _close_unstarted(coro)
-        asyncio.tasks._enter_task(self, task)
+        asyncio._enter_task(self, task)
         try:
             for _ in range(MAX_STOPS):
                 task.context.run(coro.throw, Stop())
@@ -252,7 +251,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         except BaseException as error:
             log.debug("workflow code raised while it was put away: %r", error)
         finally:
-            asyncio.tasks._leave_task(self, task)
+            asyncio._leave_task(self, task)
 
     def _finish_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """An async generator that was left half-way runs its ``finally``, as under asyncio; never once the run is put away."""
@@ -261,8 +260,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # ---- what asyncio asks of a loop
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> LoopHandle:
+        handle = LoopHandle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -277,7 +276,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             self.machine.start_timer(handle)
         return handle
 
-    def fire(self, handle: asyncio.TimerHandle) -> None:
+    def fire(self, handle: LoopTimerHandle) -> None:
         self._time_floor = handle.when()  # the deadline has passed, whatever rounding to milliseconds made of it
         self._ready.append(handle)
 
@@ -296,10 +295,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         caller = sys._getframe(1)
         if self.machine.halted and str(caller.f_globals.get("__name__")).startswith("anyio."):
             raise Stop  # anyio closes the coroutine that this one wraps
-        if caller.f_code is _ENSURE_FUTURE:
-            completed = _as_completed_frame(caller.f_back)
-            if completed is not None:
-                return self._in_given_order(coro, completed)
+        completed = as_completed_around(caller)
+        if completed is not None:
+            return self._in_given_order(coro, completed)
         task = WorkflowTask(coro, self, name, context)
         self.tasks.append(task)
         if len(self.tasks) > self._tidy_at:
@@ -357,39 +355,6 @@ def _close_unstarted(coro: Any) -> None:
             if inspect.iscoroutine(inner) and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:
                 inner.close()
         coro = getattr(coro, "cr_await", None)
-
-
-_WAKE_SLEEPER: Any = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
-_ENSURE_FUTURE = getattr(asyncio.tasks, "_ensure_future", asyncio.ensure_future).__code__
-_WITHIN_AS_COMPLETED = {asyncio.ensure_future.__code__}
-_AS_COMPLETED = {asyncio.as_completed.__code__}
-if hasattr(asyncio.tasks, "_AsCompletedIterator"):
-    _AS_COMPLETED.add(asyncio.tasks._AsCompletedIterator.__init__.__code__)  # type: ignore[attr-defined]
-
-
-def _as_completed_frame(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and (frame.f_code in _WITHIN_AS_COMPLETED or frame.f_code.co_name == "<setcomp>"):
-        frame = frame.f_back
-    return frame if frame is not None and frame.f_code in _AS_COMPLETED else None
-
-
-_anyio: Any = None
-
-
-def _prepare_anyio() -> None:
-    """anyio cancels nested scopes from a set of them: a scope of workflow code hashes like the task it is in, which is in creation order.
-
-    Scopes of other code hash as ever, since some may be in such sets already.
-    """
-    global _anyio
-    from anyio._backends import _asyncio
-
-    def hash_of(scope: Any) -> int:
-        task = scope._host_task
-        return hash(task) if isinstance(task, WorkflowTask) else object.__hash__(scope)
-
-    _asyncio.CancelScope.__hash__ = hash_of  # type: ignore[method-assign]
-    _anyio = _asyncio
 
 
 _BLOCKED = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from asyncio import events
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from random import Random
 from typing import Any, Protocol
+
+from jetflow.core.asyncio_internals import LoopHandle, LoopTimerHandle
 
 log: logging.Logger = logging.getLogger("jetflow.testing")
 
@@ -99,8 +100,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def __init__(self, process: Owner, world: Schedule) -> None:
         self.process = process
         self.world = world
-        self.ready: deque[asyncio.Handle] = deque()
-        self.late: list[asyncio.Handle] = []
+        self.ready: deque[LoopHandle | LoopTimerHandle] = deque()
+        self.late: list[LoopTimerHandle] = []
         self.listed = False
         self._timers = self.world.timers
         self._exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
@@ -108,7 +109,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     # ---- callbacks
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = LoopHandle(callback, args, self, context)
         process = self.process
         if not process.dead:
             self.ready.append(handle)
@@ -123,15 +124,15 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self.call_at(self.world.now + delay, callback, *args, context=context)
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = LoopTimerHandle(when, callback, args, self, context)
         if not self.process.dead:
             self.world.events += 1
             heapq.heappush(self._timers, (when, self.world.events, self._due, handle))
         return handle
 
-    def _due(self, handle: asyncio.TimerHandle) -> None:
+    def _due(self, handle: LoopTimerHandle) -> None:
         process = self.process
-        if handle._cancelled or process.dead:
+        if handle.dropped or process.dead:
             return
         if process.paused:
             self.late.append(handle)
@@ -190,7 +191,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         pass
 
     def is_running(self) -> bool:
-        return events._get_running_loop() is self
+        return asyncio._get_running_loop() is self
 
     def is_closed(self) -> bool:
         return self.process.dead

@@ -11,7 +11,6 @@ import gc
 import heapq
 import sys
 import warnings
-from asyncio import events
 from collections.abc import Callable, Coroutine
 from random import Random
 from types import TracebackType
@@ -108,12 +107,11 @@ class World(Schedule):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined]
-                    loop = task.get_loop()
-                    if isinstance(loop, SimLoop) and loop.world is self and not task.done():
-                        events._set_running_loop(loop)
+                for loop in [loop for process in self.processes for loop in process.loops]:
+                    for task in asyncio.all_tasks(loop):
+                        asyncio._set_running_loop(loop)
                         with contextlib.suppress(BaseException):  # what is awaited in a ``finally``
-                            task.get_coro().close()
+                            task.get_coro().close()  # type: ignore[union-attr]
                 for process in self.processes:
                     process.put_away()
                 self.timers.clear()
@@ -122,7 +120,7 @@ class World(Schedule):
                 gc.collect(0)
                 gc.collect(1)
         finally:
-            events._set_running_loop(None)
+            asyncio._set_running_loop(None)
             sys.unraisablehook = hook
             if self._gc:
                 gc.enable()
@@ -154,9 +152,9 @@ class World(Schedule):
 
     def _run(self, until: float, predicate: Callable[[], bool] | None) -> bool:
         timers, runnable, chance = self.timers, self.runnable, self.rng.random
-        set_loop, pop = events._set_running_loop, heapq.heappop
+        set_loop, pop = asyncio._set_running_loop, heapq.heappop
         inside: SimLoop | None = None
-        outer, outer_hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
+        outer, outer_hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(None, self._finish_generator)
         set_loop(None)
         try:
@@ -166,7 +164,7 @@ class World(Schedule):
                     function(argument)
                 count = len(runnable)
                 if not count:
-                    while timers and getattr(timers[0][3], "_cancelled", False):
+                    while timers and getattr(timers[0][3], "dropped", False):
                         pop(timers)
                     if not timers or timers[0][0] > until:
                         return False
@@ -190,14 +188,14 @@ class World(Schedule):
                 if not ready:
                     loop.listed = False
                     del runnable[place]
-                if handle._cancelled:
+                if handle.dropped:
                     continue
                 if loop is not inside:
                     set_loop(loop)
                     inside = loop
                 self.current = process
                 self.steps += 1
-                handle._run()
+                handle.run()
                 self.current = None
                 self.now += chance() * STEP
                 if predicate is not None and predicate():
