@@ -100,17 +100,9 @@ class Client(Finding):
             BrokerError: what is missing on the server's side, and what to do about it.
         """
 
-        async def again(purpose: str) -> Wire:
-            return await open_wire(servers, credentials=credentials, tls=tls, name=purpose, timeout=timeout, secondary=True)
-
-        async def open_client() -> Client:
-            broker = await Broker.connect(
-                servers, namespace=namespace, credentials=credentials, tls=tls, name=name,
-                partitions=partitions, replicas=replicas, timeout=timeout,
-            )  # fmt: skip
-            return Client(broker, again)
-
-        return Connecting(open_client)
+        return connecting(
+            servers, namespace=namespace, credentials=credentials, tls=tls, name=name, partitions=partitions, replicas=replicas, timeout=timeout
+        )
 
     @property
     def url(self) -> str:
@@ -496,6 +488,38 @@ class Connecting:
     async def __aexit__(self, *_: object) -> None:
         if self._client is not None:
             await self._client.close()
+
+
+def connecting(
+    servers: str | Sequence[str] | None,
+    *,
+    namespace: str,
+    credentials: str | Path | None,
+    tls: ssl.SSLContext | None = None,
+    name: str,
+    partitions: int | None = None,
+    replicas: int | None = None,
+    timeout: float = 5,
+    refuse: bool = True,
+) -> Connecting:
+    """A client to be, as ``Client.connect`` gives it.
+
+    Args:
+        servers, namespace, credentials, tls, name, partitions, replicas, timeout: see ``Client.connect``.
+        refuse: whether a namespace that the engine cannot work with is an error. Who only looks at it says False, and is told by the log.
+    """
+
+    async def again(purpose: str) -> Wire:
+        return await open_wire(servers, credentials=credentials, tls=tls, name=purpose, timeout=timeout, secondary=True)
+
+    async def open_client() -> Client:
+        broker = await Broker.connect(
+            servers, namespace=namespace, credentials=credentials, tls=tls, name=name,
+            partitions=partitions, replicas=replicas, timeout=timeout, refuse=refuse,
+        )  # fmt: skip
+        return Client(broker, again)
+
+    return Connecting(open_client)
 
 
 @asynccontextmanager

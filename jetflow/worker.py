@@ -26,15 +26,17 @@ from jetflow.core import guard
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
 from jetflow.core.durations import Duration, to_ms
 from jetflow.core.ids import to_token
-from jetflow.engine.activities.remote import TaskRunner
+from jetflow.engine.activities.remote import OUTCOME_MARGIN, TaskRunner
 from jetflow.engine.activities.steps import StepRunner
 from jetflow.engine.calls.queries import Queries
 from jetflow.engine.context import PAYLOAD_MARGIN
 from jetflow.engine.engine import Engine
 from jetflow.engine.ownership.ownership import Ownership
 from jetflow.engine.signals.router import Router
+from jetflow.engine.upkeep.inspection import Inspection
 from jetflow.engine.upkeep.janitor import Janitor
 from jetflow.engine.upkeep.supervision import Supervisor
+from jetflow.engine.upkeep.waking import Waking
 from jetflow.errors import BrokerError, InvalidInputError, RegistrationError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
@@ -159,7 +161,7 @@ class Worker:
         guard.install()
         broker = self.client.broker
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="jetflow-activity")
-        runner = StepRunner(self._activities, self._pool, self._max_activities, broker.max_payload - PAYLOAD_MARGIN)
+        runner = self._runner = StepRunner(self._activities, self._pool, self._max_activities, broker.max_payload - PAYLOAD_MARGIN)
         self._engine = Engine(
             broker,
             task_queue=self.task_queue,
@@ -183,18 +185,24 @@ class Worker:
         self._janitor = Janitor(self._engine)
         self._remote = TaskRunner(broker, self.task_queue, self._activities, runner, limit=self._max_activities, lease=self._lease)
         self._queries = Queries(self._engine)
+        self._inspection = Inspection(broker)
+        broker.wire.on_reconnect.append(self._heed_limits)
         if self._workflows:
             self._queries.open()
             await self._engine.services.lifecycle.look()
         self._heart.start()
         self._remote.start(at_once=not self._workflows)
         # without workflows it owns nothing, and no actor ever comes to be
-        loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"the sweep": self._sweep}
+        loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "the sweep": self._sweep,
+            "the look at the streams": self._inspection.run,
+        }
         if self._workflows:
             loops |= {
                 OWNERSHIP: self._ownership.run,
                 "the janitor": self._janitor.run,
                 "the router of signals by id": Router(self._engine).run,
+                "the waking of workflows": Waking(self._engine).run,
                 "the look for lifecycle events": self._engine.services.lifecycle.run,
             }
         self._supervisor = Supervisor()
@@ -216,6 +224,7 @@ class Worker:
         await self._supervisor.stop()
         await self._engine.stop()
         await self._heart.stop()
+        self.client.broker.wire.on_reconnect.remove(self._heed_limits)
         self._pool.shutdown(wait=False, cancel_futures=True)
         log.info("worker %s has stopped", self.worker_id)
 
@@ -242,9 +251,18 @@ class Worker:
         assert self._supervisor is not None
         failures = dict(self._supervisor.failures + self._engine.context.background.failures)
         set_aside = dict(islice(self._janitor.set_aside.items(), MOST_SET_ASIDE))
-        if failures != self._member.failures or set_aside != self._member.set_aside:
-            self._member.failures, self._member.set_aside = failures, set_aside
+        refused = [self._ownership.refused] if self._ownership.refused else []
+        shown = (failures, set_aside, [*refused, *self._inspection.complaints])
+        if shown != (self._member.failures, self._member.set_aside, self._member.complaints):
+            self._member.failures, self._member.set_aside, self._member.complaints = shown
             self._heart.tell(self._member)
+
+    def _heed_limits(self) -> None:
+        """A server that was restarted may take smaller messages, or larger ones."""
+        limit = self.client.broker.max_payload
+        self._engine.context.heed_limits()
+        self._runner.max_bytes = limit - PAYLOAD_MARGIN
+        self._remote.max_outcome = limit - OUTCOME_MARGIN
 
     async def _heart_connection(self) -> tuple[Wire, Lane]:
         wire = await self.client.another_wire(f"heart/{self.task_queue}")

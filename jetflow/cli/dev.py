@@ -126,7 +126,7 @@ async def _dashboard(connection: Connection, page: socket.socket | None) -> Asyn
     if page is None:
         yield
         return
-    thread = DashboardThread(connection.open("ui"), page)
+    thread = DashboardThread(connection.look("ui"), page)
     thread.start()
     try:
         yield

@@ -64,7 +64,7 @@ def export(
     """
 
     async def read(progress: Callable[[int, int], None]) -> WorkflowExecution:
-        async with connection.open("export") as client:
+        async with connection.look("export") as client:
             return await client.get_handle(workflow_id, task_queue).export_execution(
                 mode=mode.value, max_depth=max_depth, exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs,
                 allow_direct_query=allow_direct_query, include_lineage=include_lineage, include_stream_history=include_stream_history,

@@ -49,7 +49,7 @@ def history(
     """
 
     async def run() -> None:
-        async with connection.open("history") as client:
+        async with connection.look("history") as client:
             handle = client.get_handle(workflow_id, task_queue)
             if follow:
                 await _follow(handle, after, extended=not basic, utc=utc, as_json=as_json)

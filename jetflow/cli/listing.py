@@ -67,7 +67,7 @@ def list_workflows(
     """
 
     async def read() -> None:
-        async with connection.open("list") as client:
+        async with connection.look("list") as client:
             if limit == 0 or (limit is None and as_json):
                 await _all(client, which, cursor, as_json=as_json)
                 return
@@ -121,7 +121,7 @@ def count_workflows(
     """
 
     async def read() -> int | dict[str, int]:
-        async with connection.open("count") as client:
+        async with connection.look("count") as client:
             return await (client.count(**which.wanted) if by is None else client.count_by(FIELDS[by], **which.wanted))
 
     with reporting(as_json):

@@ -13,7 +13,7 @@ import typer
 
 from jetflow.broker.transport.connection import DEFAULT_URL
 from jetflow.cli.output import use_utc
-from jetflow.client import DEFAULT_QUEUE, Client
+from jetflow.client import DEFAULT_QUEUE, Client, connecting
 from jetflow.protocol.subjects import DEFAULT_NAMESPACE
 
 CONNECTION = "Connection"
@@ -61,6 +61,10 @@ class Connection:
     def open(self, name: str) -> Any:
         """A client to be, for ``async with``; ``name`` shows in the server's connection list."""
         return Client.connect(self.server, namespace=self.namespace, credentials=self.creds, name=name)
+
+    def look(self, name: str) -> Any:
+        """As ``open``, for a command that changes nothing: a namespace that the engine cannot work with is shown all the same."""
+        return connecting(self.server, namespace=self.namespace, credentials=self.creds, name=name, refuse=False)
 
 
 HERE = Connection()

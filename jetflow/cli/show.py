@@ -37,7 +37,7 @@ def show(
     """
 
     async def read() -> tuple[StateRecord | None, dict[str, Any]]:
-        async with connection.open("show") as client:
+        async with connection.look("show") as client:
             handle = client.get_handle(workflow_id, task_queue)
             record = await handle.describe()
             return record, {} if record is not None else (await handle.state(metadata=True))["metadata"]

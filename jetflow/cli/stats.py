@@ -35,7 +35,7 @@ def show_stats(
 
     async def read() -> Stats:
         seconds = to_ms(interval, "--interval") / 1000
-        async with connection.open("stats") as client:
+        async with connection.look("stats") as client:
             return await stats(client.broker, interval=seconds, counted=not quick)
 
     with reporting(as_json):
@@ -47,6 +47,10 @@ def show_stats(
 
 
 def _print(found: Stats) -> None:
+    if found.seen.complaints:
+        _heading("wrong")
+        for complaint in found.seen.complaints:
+            say(Text(f"  {clean(complaint)}", "red"))
     if found.workflows is not None:
         _heading("workflows")
         for status, number in found.workflows.items():

@@ -34,7 +34,7 @@ def tail(
     """
 
     async def follow() -> None:
-        async with connection.open("tail") as client, client.changes(**which.wanted) as changes:
+        async with connection.look("tail") as client, client.changes(**which.wanted) as changes:
             if last:
                 page = await client.list_page(limit=last, **which.wanted)
                 for record in reversed(page.workflows):

@@ -39,7 +39,7 @@ def show_tree(workflow_id: str, task_queue: str, connection: Connection, *, as_j
     """Prints the tree of a workflow."""
 
     async def read() -> Node:
-        async with connection.open("show") as client:
+        async with connection.look("show") as client:
             record = await client.get_handle(workflow_id, task_queue).describe()  # refuses an unknown one
             turn = asyncio.Semaphore(AT_ONCE)
             return await _node(client, turn, workflow_id, task_queue, record, "", frozenset())

@@ -49,7 +49,7 @@ def ui(
 async def _serve(connection: Connection, host: str, port: int | None, token: str | None, *, read_only: bool) -> None:
     from jetflow.web.app import create_app
 
-    async with connection.open("ui") as client:
+    async with connection.look("ui") as client:
         listening = bind(host, port)
         access = _access(host, listening, token, read_only=read_only)
         async with served(create_app(client, access), listening) as task:

@@ -33,7 +33,7 @@ def explain(
     """
 
     async def look() -> Why:
-        async with connection.open("why") as client:
+        async with connection.look("why") as client:
             ref = WorkflowRef.of(workflow_id, task_queue)
             try:
                 return await why(client.lookups, ref)

@@ -34,8 +34,12 @@ class Context:
         self.worker_id = worker_id
         self.default_expire = default_expire
         self.max_cached = max_cached
-        self.max_payload: int = broker.max_payload - PAYLOAD_MARGIN
-        self.max_commit: int = broker.max_payload - PAYLOAD_MARGIN // 2
+        self.heed_limits()
         self.commits_go: Choice = Choice()
         self.records_go: Choice = Choice()
         self.background: Background = Background(self.loop)
+
+    def heed_limits(self) -> None:
+        """Take the server's limits as they are now: a server that was restarted may have others."""
+        self.max_payload: int = self.broker.max_payload - PAYLOAD_MARGIN
+        self.max_commit: int = self.broker.max_payload - PAYLOAD_MARGIN // 2

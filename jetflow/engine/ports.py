@@ -35,6 +35,7 @@ class Inbox(Protocol):
 
     name: str
     born_at: int
+    origin: dict[str, Any]
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
         """Claims the partitions; False if another inbox has one of them."""

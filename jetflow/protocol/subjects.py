@@ -204,6 +204,11 @@ class Names:
         """Subject, in the state stream, of how far the janitor of a task queue is."""
         return f"{self.tenure_prefix}state.janitor.{queue_token}"
 
+    @property
+    def epoch(self) -> str:
+        """Subject, in the timeline's stream, of what is known of the inbox; see ``jetflow.broker.transport.epoch``."""
+        return f"{self.tenure_prefix}timeline.inbox.0"
+
     def guard(self, queue_token: str, id_token: str) -> str:
         """Subject of the message that keeps an earlier owner from writing a workflow's first timeline key."""
         return f"{self.guard_prefix}{queue_token}.{id_token}.0"

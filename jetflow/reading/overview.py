@@ -15,6 +15,8 @@ from jetflow.errors import InvalidInputError
 from jetflow.protocol.subjects import read_partition_filter
 
 _decode = msgspec.json.Decoder(Member).decode
+FRESH = 5.0
+"""Seconds that a look at the streams is good for: a page of the dashboard asks more often."""
 
 
 class Consumer(Struct):
@@ -42,12 +44,17 @@ class StreamSize(Struct):
 
 
 class Overview(Struct):
-    """The workers of a namespace, what they own, and what is stored."""
+    """The workers of a namespace, what they own, what is stored, and what is wrong.
+
+    Attributes:
+        complaints: what the engine cannot work with, each a sentence that says how to mend it.
+    """
 
     partitions: int
     workers: list[Member]
     consumers: list[Consumer]
     streams: list[StreamSize]
+    complaints: list[str] = []
 
 
 async def overview(broker: Broker) -> Overview:
@@ -56,7 +63,11 @@ async def overview(broker: Broker) -> Overview:
     Raises:
         BrokerError: the server cannot be asked.
     """
-    return Overview(broker.topology.partitions, await _workers(broker), await _consumers(broker), await _streams(broker))
+    workers = await _workers(broker)
+    complaints = dict.fromkeys(await broker.complaints(newer_than=FRESH))
+    if broker.wire.refused:  # workers may see what this user may not
+        complaints |= dict.fromkeys(complaint for worker in workers for complaint in worker.complaints)
+    return Overview(broker.topology.partitions, workers, await _consumers(broker), await _streams(broker), list(complaints))
 
 
 async def _workers(broker: Broker) -> list[Member]:

@@ -45,6 +45,7 @@ class Member(Struct, omit_defaults=True):
     Attributes:
         failures: unexpected ends of its own loops and tasks, by name.
         set_aside: workflows (as tokens) whose timeline its janitor cannot read, with the reason; the first of them.
+        complaints: what it cannot work with in the namespace's streams, each a sentence.
     """
 
     worker_id: str
@@ -59,6 +60,7 @@ class Member(Struct, omit_defaults=True):
     leaving: bool = False
     failures: dict[str, int] = {}
     set_aside: dict[str, str] = {}
+    complaints: list[str] = []
 
 
 _encoder = msgspec.json.Encoder()
@@ -153,6 +155,7 @@ class Heart:
     # ---- in the thread
 
     def _run(self) -> None:
+        told = ""
         while True:
             try:
                 asyncio.run(self._beat())
@@ -160,7 +163,8 @@ class Heart:
             except Exception as error:
                 if self._stop.is_set():
                     return
-                log.warning("heartbeats interrupted: %s", error)
+                log.log(logging.DEBUG if told == str(error) else logging.WARNING, "heartbeats interrupted: %s", error)
+                told = str(error)
                 self._stop.wait(BEAT_EVERY)
 
     async def _beat(self) -> None:

@@ -17,9 +17,10 @@ from jetflow.broker.transport.direct import DirectWire, usable
 from jetflow.broker.transport.lane import Lane
 from jetflow.broker.transport.outage import Outage, shown
 from jetflow.broker.transport.plain import PlainWire
-from jetflow.broker.transport.topology import Topology, ensure_topology
+from jetflow.broker.transport.topology import Topology, complaints_of, ensure_topology
 from jetflow.broker.transport.wire import Wire
 from jetflow.errors import BrokerError, BrokerUnavailableError
+from jetflow.protocol import clock
 from jetflow.protocol.subjects import DEFAULT_NAMESPACE, Names
 
 log: logging.Logger = logging.getLogger("jetflow.broker")
@@ -48,6 +49,9 @@ class Broker:
         self.lane = lane
         self.names = names
         self.topology = topology
+        self._complaints: list[str] = list(topology.complaints)
+        self._looked_at = float("-inf")
+        self._look = asyncio.Lock()
 
     @classmethod
     async def connect(
@@ -90,6 +94,8 @@ class Broker:
         except BaseException:
             await _shielded_close(wire)
             raise
+        for complaint in topology.complaints:
+            log.warning("namespace %s: %s", namespace, complaint)
         return cls(wire, lane, names, topology)
 
     @property
@@ -102,6 +108,27 @@ class Broker:
     def max_payload(self) -> int:
         """Bytes the server takes in one message."""
         return self.wire.max_payload
+
+    async def complaints(self, *, newer_than: float = 0) -> list[str]:
+        """Looks at what the engine cannot work with in this namespace; logs what is new since the last look, and what is mended.
+
+        Args:
+            newer_than: seconds that the last look may be ago, to be good enough.
+
+        Raises:
+            BrokerUnavailableError: no answer.
+        """
+        async with self._look:
+            if clock.monotonic() - self._looked_at >= newer_than:
+                found = await complaints_of(self.lane, self.names, self.topology)
+                for complaint in found:
+                    if complaint not in self._complaints:
+                        log.error("namespace %s: %s", self.names.namespace, complaint)
+                for complaint in self._complaints:
+                    if complaint not in found:
+                        log.warning("namespace %s: no longer true: %s", self.names.namespace, complaint)
+                self._complaints, self._looked_at = found, clock.monotonic()
+            return self._complaints
 
     async def close(self) -> None:
         """Writes what is pending and closes."""

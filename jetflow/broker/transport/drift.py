@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from jetflow.broker.transport.codes import STREAM_NOT_FOUND
 from jetflow.broker.transport.lane import Lane
 from jetflow.errors import BrokerError, BrokerUnavailableError
 from jetflow.protocol.subjects import Names
@@ -201,10 +202,13 @@ async def _consumers(lane: Lane, stream: str) -> list[dict[str, Any]]:
 
 async def _if_allowed(lane: Lane, operation: str, request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a question that this user need not be allowed to ask."""
-    lane.wire.optional.add(f"$JS.API.{operation}")
+    subject = f"$JS.API.{operation}"
+    lane.wire.optional.add(subject)
     try:
         return await lane.api(operation, request)  # type: ignore[no-any-return]
     except BrokerUnavailableError:
         raise
-    except BrokerError:
+    except BrokerError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            lane.wire.refused.add(subject)
         return {}

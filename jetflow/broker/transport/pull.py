@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -67,6 +68,7 @@ class PullConsumer:
     Attributes:
         name: the consumer's, which no other ever has.
         born_at: the inbox's last sequence once it was created: what comes later this consumer alone can give out while it lasts.
+        origin: what the server said of the stream then.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class PullConsumer:
         self._on_lost: Callable[[str], None] = _nobody
         self._inbox = inbox(f"pull.{clock.token(8)}")
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
-        self._sid: int | None = None
+        self._sids: list[int] = []
         self._asked = 0
         self._expected = 1
         self._heard = 0.0
@@ -96,13 +98,15 @@ class PullConsumer:
         self._lost = False
         self._begun = False
         self.born_at: int = 1 << 62
+        self.origin: dict[str, Any] = {}
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
         """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""
         self.partitions = frozenset(partitions)
         created = await self.create_over([self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)])
         if created:
-            self.born_at = (await self._lane.stream_info(self._stream))["state"]["last_seq"]
+            self.origin = await self._lane.stream_info(self._stream)
+            self.born_at = self.origin["state"]["last_seq"]
         return created
 
     async def create_over(self, filters: list[str]) -> bool:
@@ -120,7 +124,9 @@ class PullConsumer:
             "inactive_threshold": INACTIVE_THRESHOLD,
             "filter_subjects": filters,
         }
-        self._sid = self._lane.wire.listen(self._inbox, self._on_message)
+        wire, paused = self._lane.wire, f"$JS.EVENT.ADVISORY.CONSUMER.PAUSE.{stream}.{self.name}"
+        wire.optional.add(paused)
+        self._sids = [wire.listen(self._inbox, self._on_message), wire.listen(paused, self._on_pause)]
         try:
             await self._lane.api(f"CONSUMER.CREATE.{stream}.{self.name}", {"stream_name": stream, "config": config, "action": "create"})
         except BrokerError as error:
@@ -163,12 +169,12 @@ class PullConsumer:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-        if self._sid is not None:
+        for sid in self._sids:
             try:
-                self._lane.wire.unlisten(self._sid)
+                self._lane.wire.unlisten(sid)
             except BrokerError:
                 log.debug("not connected while closing consumer %s", self.name)
-            self._sid = None
+        self._sids = []
 
     async def delete(self) -> None:
         """Stops listening and deletes the consumer, which frees its partitions."""
@@ -214,6 +220,12 @@ class PullConsumer:
             level = logging.DEBUG if "shutdown" in text.lower() else logging.WARNING  # the connection says more of a server that stops
             log.log(level, "consumer %s got no messages: %s", self.name, text)
             asyncio.get_running_loop().call_later(1, self.refill)
+
+    def _on_pause(self, _subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
+        """A paused consumer goes on sending heartbeats, and no message: another one takes its place."""
+        if msgspec.json.decode(data).get("paused"):
+            log.warning("somebody has paused consumer %s of stream %s; another one is made. To stop work, stop the workers", self.name, self._stream)
+            self._lose("it was paused")
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(HEARTBEAT, self._tick)

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from jetflow.broker.transport.codes import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP
 from jetflow.broker.transport.drift import describe, strangers, takers, wrong_fields
+from jetflow.broker.transport.epoch import Epoch
 from jetflow.broker.transport.lane import Lane
 from jetflow.errors import BrokerError, InvalidInputError, TopologyError
 from jetflow.protocol import clock
@@ -148,6 +149,8 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
         if _is_of_before_tenures(names, configs[name], info["config"]):
             found[name] = await _add_tenures(lane, configs[name], info["config"])
     complaints = [*_differences(configs, found), *await takers(lane, names)]
+    if names.timeline_stream in found and (behind := await Epoch(lane, names).complaint(inbox)) is not None:
+        complaints.append(behind)
     if complaints and refuse:
         raise TopologyError("; ".join(complaints))
     for name, config in configs.items():
@@ -179,7 +182,10 @@ async def complaints_of(lane: Lane, names: Names, topology: Topology) -> list[st
     """
     configs, found = stream_configs(names, topology.partitions, topology.replicas), await _streams(lane, names)
     gone = [f"stream {name} is gone: connecting again makes it anew, without what was in it" for name in configs if name not in found]
-    return [*gone, *_differences(configs, found), *await takers(lane, names), *await strangers(lane, names)]
+    complaints = [*gone, *_differences(configs, found), *await takers(lane, names), *await strangers(lane, names)]
+    if not gone and (behind := await Epoch(lane, names).complaint(found[names.inbox_stream])) is not None:
+        complaints.append(behind)
+    return complaints
 
 
 def _is_of_before_tenures(names: Names, wanted: dict[str, Any], found: dict[str, Any]) -> bool:

@@ -57,7 +57,7 @@ class TaskRunner:
         self._runner = runner
         self._limit = limit
         self._lease = lease
-        self._max_outcome = broker.max_payload - OUTCOME_MARGIN
+        self.max_outcome: int = broker.max_payload - OUTCOME_MARGIN
         self._tasks = Tasks(broker.lane, broker.names)
         self._wanted = Wanted(broker, self._tasks)
         self._served = Served(broker, self._queue_token, self._tasks, {name: self._consumer(name) for name in activities}, self._spawn)
@@ -229,7 +229,7 @@ class TaskRunner:
             current = asyncio.current_task()
             if isinstance(error, KeyboardInterrupt) or (current is not None and current.cancelling() > 0):
                 raise
-            return outcomes.failure(task, error, attempt, self._max_outcome)
+            return outcomes.failure(task, error, attempt, self.max_outcome)
         return outcomes.success(task, result)
 
     async def _refuse(self, delivery: TaskDelivery, reason: str) -> None:

@@ -55,7 +55,7 @@ class StepRunner:
         self._activities = activities
         self._threads = threads
         self.slots: Slots = Slots(limit)
-        self._max_bytes = max_bytes
+        self.max_bytes: int = max_bytes
 
     def knows(self, name: str) -> bool:
         """Whether this worker has the activity."""
@@ -112,8 +112,8 @@ class StepRunner:
             value = await self._call_within(definition, args, attempt, timeout, options.heartbeat)
         faults.reach("after_activity")
         result = encode(value, definition.signature.result.what)
-        if len(result) > self._max_bytes:
-            raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(result), self._max_bytes)
+        if len(result) > self.max_bytes:
+            raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(result), self.max_bytes)
         return result
 
     async def _call_within(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from jetflow.broker.fencing.registry import Registry
 from jetflow.broker.stores.membership import Lease
+from jetflow.broker.transport.epoch import Epoch
 from jetflow.broker.transport.pull import PullConsumer, claimed_partitions, delete_consumer
 from jetflow.engine.engine import Engine
 from jetflow.engine.ownership.actors import Actors
@@ -37,6 +38,7 @@ class Claiming:
         self._room = room
         self._on_over = on_over
         self._registry: Ledger = Registry(broker.lane, broker.names, self._queue_token, replicated=broker.topology.replicas > 1)
+        self._epoch = Epoch(broker.lane, broker.names, self._queue_token)
 
     async def claimed_by_others(self, alive: set[str]) -> frozenset[int]:
         """Return the partitions with another's consumer. Delete consumers of workers that are gone, and those that this one has left behind."""
@@ -81,8 +83,9 @@ class Claiming:
         tenure.on_over.append(self._on_over)
         consumer.give_to(actors.deliver, tenure.lose)
         try:
+            since = await self._epoch.check(consumer.origin)
             taken = await self._registry.take(tenure.name, target, consumer.born_at)
-            await tenure.prepare(max(taken.position, consumer.born_at), taken.doubt)
+            await tenure.prepare(max(taken.position, consumer.born_at), taken.doubt, since)
         except BaseException:
             tenure.lose("it could not be entered in the registry")
             if self._broker.wire.is_connected:
@@ -111,3 +114,4 @@ class Claiming:
         """Take a tenure that has nothing under way out of the registry, so that its successor need not revoke it."""
         if not tenure.lane.under_way and not tenure.lane.is_in_doubt and self._broker.wire.is_connected:
             await self._registry.leave(tenure.name)
+            await self._epoch.note()

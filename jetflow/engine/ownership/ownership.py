@@ -19,7 +19,7 @@ from jetflow.engine.engine import Engine
 from jetflow.engine.ownership.claiming import Claiming
 from jetflow.engine.ownership.sharing import assign, eligible
 from jetflow.engine.ownership.tenure import Tenure
-from jetflow.errors import BrokerError
+from jetflow.errors import BrokerError, TopologyError
 from jetflow.protocol import clock
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
@@ -30,6 +30,8 @@ LOOK_AT_LEAVING = 0.02
 RETRY_CLAIM = 0.1
 RETRY_OPEN = 1.0
 TROUBLE = 0.25
+REFUSED = 5.0
+"""Seconds between two tries to claim partitions of an inbox that must not be used."""
 RECONNECT_GRACE = 1.0
 """Seconds after a reconnect in which the silence of others means nothing."""
 COMPACTION_GRACE = 5
@@ -58,6 +60,7 @@ class Ownership:
         self._grace = grace
         self._members = Members(broker.lane, broker.names, member.task_queue, member.worker_id, self._changed)
         self._claiming = Claiming(engine, heart.lease, room=room, on_over=self._on_over)
+        self.refused: str | None = None
         self._wake = asyncio.Event()
         self._grace_until = 0.0
         self._leaving_until: float | None = None
@@ -99,14 +102,20 @@ class Ownership:
                 try:
                     if self._broker.wire.is_connected:
                         await self._step()
+                        self.refused = None
                 except TenureOverError:
                     self._changed()
                 except BrokerError as error:
-                    log.warning("claiming partitions of %s: %s", self._member.task_queue, error)
-                    await asyncio.sleep(TROUBLE)
+                    self._tell_refusal(str(error))
+                    await asyncio.sleep(REFUSED if isinstance(error, TopologyError) else TROUBLE)
                     self._changed()
         finally:
             self._detach()
+
+    def _tell_refusal(self, why: str) -> None:
+        """Log each reason once, until a step succeeds: it is tried again all the time."""
+        log.log(logging.DEBUG if why == self.refused else logging.WARNING, "claiming partitions of %s: %s", self._member.task_queue, why)
+        self.refused = why
 
     def _attach(self) -> None:
         self._broker.wire.on_disconnect.append(self._on_disconnect)

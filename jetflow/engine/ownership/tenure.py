@@ -40,6 +40,7 @@ class Tenure:
         leaving: partitions that another worker is to have: nothing new begins in them.
         position: the highest place in the inbox that is known of; whatever a later owner stores lies behind it.
         lapses: when signals expire that no wait has taken.
+        since: commits of causes before this position were made with another inbox, and what followed from them may be gone.
     """
 
     def __init__(self, context: Context, consumer: Inbox, partitions: frozenset[int], lasts: Callable[[], bool]) -> None:
@@ -51,6 +52,7 @@ class Tenure:
         self.on_over: list[Callable[[str], None]] = []
         self.leaving: frozenset[int] = frozenset()
         self.position: int = 0
+        self.since: int = 0
         self._early: set[str] = set()
         self.lapses: Lapses = Lapses()
         self._consumer = consumer
@@ -110,9 +112,9 @@ class Tenure:
 
     # ---- commands
 
-    async def prepare(self, position: int, doubt: int) -> None:
+    async def prepare(self, position: int, doubt: int, since: int = 0) -> None:
         """Look at what must be known before the first command; to be called once the tenure is in the registry."""
-        self.position, self._doubt = position, doubt
+        self.position, self._doubt, self.since = position, doubt, since
         self._early = await self.signals.known(self.context.queue_token, self.partitions, self.context.broker.topology.partitions)
 
     def has_early(self, id_token: str) -> bool:

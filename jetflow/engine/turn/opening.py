@@ -62,7 +62,10 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
         if id(operation) not in begun:
             follow(actor, operation, maybe_scheduled=True)
     if actor.doubtful:
-        await _repeat_effects(actor, machine, history, _last_decision(entries))
+        unsure = _last_decision(entries)
+        if last.commit.cause < actor.tenure.since:  # starts of children, tasks' outcomes and notices went with the inbox
+            unsure += [operation.event for operation in machine.pending.values() if not any(operation.event is event for event in unsure)]
+        await _repeat_effects(actor, machine, history, unsure)
     else:
         actor.alarms.all_scheduled()
         actor.by_id.restore(machine)
@@ -85,7 +88,9 @@ def _is_replaced(actor: Actor) -> bool:
 
 
 def _is_doubtful(actor: Actor, last: Entry) -> bool:
-    """Whether the effects of the last commit may never have been published."""
+    """Whether the effects of the last commit may never have been published, or have gone with an inbox that is no more."""
+    if last.commit.cause < actor.tenure.since:
+        return True
     if any(seq <= last.commit.cause for seq in actor.mailbox.unacked) or _is_replaced(actor):
         return True
     if last.commit.compacted:  # of a run that never rested, whose start is un-acked until the effects are out; or they were seen to before

@@ -1,0 +1,77 @@
+"""The inbox was made anew, or restored: each open workflow is looked at once.
+
+Timers, tasks' outcomes and children's notices that waited in the inbox before are gone, and nothing would wake the workflows that wait for
+them. So the owner of partition 0 sends each workflow of its task queue that has not ended a command that means nothing. Whoever owns it
+rebuilds it from its timeline, and publishes again what its pending operations rest on. See docs/design.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from jetflow.broker.transport.walk import Walk
+from jetflow.core.ids import to_token
+from jetflow.errors import BrokerError
+from jetflow.protocol.record import decode_state
+
+if TYPE_CHECKING:
+    from jetflow.engine.engine import Engine
+    from jetflow.engine.ownership.tenure import Tenure
+
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+LOOK = 0.5
+TROUBLE = 5.0
+TOGETHER = 64
+"""Commands under way at once."""
+MEANS_NOTHING = b'{"run":0,"due":0}'
+
+
+class Waking:
+    """Wakes the workflows of one task queue, when it is this worker that owns partition 0."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._context = engine.context
+        self._woken = 0
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            tenure = self._engine.tenure
+            if tenure is None or tenure.since <= self._woken or not tenure.owns(0):
+                await asyncio.sleep(LOOK)
+                continue
+            try:
+                if await self._read(tenure) < tenure.since:
+                    await self._wake(tenure)
+                    await self._remember(tenure)
+                self._woken = tenure.since
+            except BrokerError as error:
+                log.warning("workflows of %s are woken later: %s", self._context.task_queue, error)
+                await asyncio.sleep(TROUBLE)
+
+    @property
+    def _subject(self) -> str:
+        return f"{self._context.broker.names.tenure_prefix}state.woken.{self._context.queue_token}"
+
+    async def _read(self, tenure: Tenure) -> int:
+        """Since when the inbox was another one, the last time that all were woken."""
+        message = await tenure.lane.last_message(self._context.broker.names.state_stream, self._subject)
+        return int(message.data) if message is not None and message.data.isdigit() else 0
+
+    async def _remember(self, tenure: Tenure) -> None:
+        await tenure.lane.store("state", self._subject, str(tenure.since).encode())
+
+    async def _wake(self, tenure: Tenure) -> None:
+        names, queue_token = self._context.broker.names, self._context.queue_token
+        records, woken = Walk(self._context.broker.lane, names.state_stream, f"{names.state_prefix}{queue_token}.*"), 0
+        async for rows in records.upwards(1):
+            found = [record for row in rows if row.data and (record := decode_state(row.data)) is not None and record.closed_at is None]
+            subjects = [names.command(queue_token, to_token(record.workflow_id), "timer.0") for record in found]
+            for start in range(0, len(subjects), TOGETHER):
+                await asyncio.gather(*(tenure.lane.store("inbox", subject, MEANS_NOTHING) for subject in subjects[start : start + TOGETHER]))
+            woken += len(found)
+        log.warning("woke %d workflows of %s, since the inbox is another one", woken, self._context.task_queue)
