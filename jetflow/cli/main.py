@@ -32,6 +32,7 @@ COMMANDS = {
     "count": (USE, "listing:count_workflows"),
     "tail": (USE, "tail:tail"),
     "stats": (USE, "stats:show_stats"),
+    "mend": (RUN, "mend:mend"),
     "signal": (USE, "commands:signal"),
     "query": (USE, "ask:query"),
     "update": (USE, "ask:update"),

@@ -45,8 +45,9 @@ async def throttle(server: LocalServer) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def slow(kind: str, server: LocalServer, broker: Broker, throttle: Proxy) -> AsyncIterator[Broker]:
-    """A connection through it."""
+async def slow(kind: str, server: LocalServer, broker: Broker, throttle: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+    """A connection through it, which is not given up while the server is silent."""
+    monkeypatch.setattr("jetflow.broker.transport.connection.PING_EVERY", 5)
     slow = await Broker.connect(throttle.url)
     assert type(slow.wire) is (PlainWire if kind == "plain" else DirectWire)
     yield slow

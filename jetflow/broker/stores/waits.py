@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -18,12 +20,15 @@ from msgspec import Struct
 from jetflow.broker.fencing.fence import EVERYTHING, FencedLane
 from jetflow.broker.fencing.fresh import newest_of_each
 from jetflow.broker.transport.lane import StoredMessage
-from jetflow.core.ids import partition_of
-from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError
+from jetflow.core.ids import from_token, partition_of
+from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, InvalidInputError
 from jetflow.protocol.commands import RoutedSignal
 from jetflow.protocol.headers import header_block
 from jetflow.protocol.subjects import Names
 
+log: logging.Logger = logging.getLogger("jetflow.worker")
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _GONE = b"KV-Operation:PURGE\r\nNats-TTL:1s\r\n"
 CLAIM = "=claim"
 """Reserved first token, which no signal's name escapes to."""
@@ -50,9 +55,13 @@ class Wait(NamedTuple):
         """The wait that has a key.
 
         Raises:
-            ValueError: it is none.
+            ValueError, InvalidInputError: it is none.
         """
         signal, queue, workflow, run, index = key.split(".")
+        for token in (signal, queue, workflow):
+            from_token(token)
+        if not _NUMBER.fullmatch(run) or not _NUMBER.fullmatch(index):
+            raise InvalidInputError(f"{key!r} names no run and operation")
         return cls(signal, queue, workflow, int(run), int(index))
 
 
@@ -142,7 +151,7 @@ class Waits:
         waits: list[Registered] = []
         for one in found:
             if one.data:
-                with contextlib.suppress(ValueError, msgspec.DecodeError):  # somebody else's key
+                with contextlib.suppress(ValueError, InvalidInputError, msgspec.DecodeError):  # somebody else's key
                     waits.append(Registered(Wait.of(one.subject[at:]), one.seq, _since.decode(one.data).since))
         return sorted(waits, key=lambda one: (one.since, one.position))
 
@@ -165,7 +174,17 @@ class Waits:
     async def claim_of(self, number: int) -> Claim:
         """Which wait a signal is for, asked of the leader."""
         message = await self._lane.last_message(self._names.wait_stream, self._subject(f"{CLAIM}.{number}"))
-        return Claim(0, None) if message is None else Claim(message.seq, message.data.decode() or None)
+        if message is None:
+            return Claim(0, None)
+        try:
+            key = message.data.decode()
+            if key:
+                Wait.of(key)
+        except (ValueError, InvalidInputError):
+            log.warning("%s is not what a worker wrote, and is removed: %r", message.subject, message.data[:80])
+            await self._lane.purge(self._names.wait_stream, message.subject, message.seq + 1)
+            return Claim(0, None)
+        return Claim(message.seq, key or None)
 
     async def _write_claim(self, number: int, value: bytes, revision: int) -> None:
         headers = header_block(Nats_Expected_Last_Subject_Sequence=str(revision))
@@ -179,7 +198,15 @@ class Waits:
         """Numbers of the signals that have a claim."""
         prefix = self._subject(f"{CLAIM}.")
         found = await newest_of_each(self._lane, self._names.wait_stream, f"{prefix}*", replicated=self._lane.replicated)
-        return [int(one.subject[len(prefix) :]) for one in found if one.subject[len(prefix) :].isdigit()]
+        numbers: list[int] = []
+        for one in found:
+            text = one.subject[len(prefix) :]
+            if _NUMBER.fullmatch(text):
+                numbers.append(int(text))
+            else:
+                log.warning("%s is not what a worker wrote, and is removed", one.subject)
+                await self._lane.purge(self._names.wait_stream, one.subject, one.seq + 1)
+        return numbers
 
     async def signal(self, number: int) -> StoredMessage | None:
         """A signal by its number, asked of the leader; None once a wait has got it, or it has expired."""

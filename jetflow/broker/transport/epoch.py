@@ -45,6 +45,8 @@ class _Positions(msgspec.Struct):
     seq: int = 0
 
 
+MOST = 1 << 53
+"""No inbox comes as far: a greater number was written by somebody else."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Known).decode
 _positions = msgspec.json.Decoder(_Positions).decode
@@ -174,8 +176,10 @@ class Epoch:
 
 
 def _highest_in(data: bytes) -> int:
+    """The highest position that a value names; 0 for what no worker wrote."""
     try:
         found = _positions(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return 0
-    return max(found.run, found.cause, found.seq)
+    highest = max(found.run, found.cause, found.seq)
+    return highest if highest <= MOST else 0
