@@ -10,7 +10,8 @@ import pytest
 from anyio._backends._asyncio import CancelScope
 
 from jetflow import CancellationScope, activity, sleep, workflow
-from jetflow.core import loop
+from jetflow.core import anyio_internals
+from jetflow.core.loop import WorkflowTask
 from tests.replay.driver import START, Run, check_replay, rebuild
 
 
@@ -207,6 +208,6 @@ def test_sleeping_for_ever_ends_with_the_workflows_cancellation() -> None:
 async def test_scopes_that_were_open_before_the_first_workflow_can_still_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """anyio keeps nested scopes in sets: preparing it for workflows must not change what the process's own scopes hash to."""
     monkeypatch.setattr(CancelScope, "__hash__", object.__hash__)
-    monkeypatch.setattr(loop, "_anyio", None)
+    monkeypatch.setattr(anyio_internals, "_ready", False)
     with CancelScope(), CancelScope():
-        loop._prepare_anyio()
+        anyio_internals.prepare(WorkflowTask)
