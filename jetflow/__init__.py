@@ -15,6 +15,7 @@ from jetflow.errors import (
     CancelledFailure,
     ChildWorkflowError,
     ConflictError,
+    Failure,
     FailureError,
     InvalidInputError,
     JetflowError,
@@ -35,53 +36,52 @@ from jetflow.errors import (
     WorkflowTerminatedError,
 )
 from jetflow.handle import WorkflowHandle
-from jetflow.history.execution import Status
-from jetflow.history.exports import (
-    ActivityCounts,
+from jetflow.history.attributes import Attributes, Category
+from jetflow.history.attributes_of_operations import (
     ActivityTaskCancelled,
     ActivityTaskCompleted,
     ActivityTaskFailed,
     ActivityTaskQueued,
     ActivityTaskRetrying,
     ActivityTaskScheduled,
-    Attributes,
-    Category,
-    ChildCounts,
     ChildWorkflowExecutionAbandoned,
     ChildWorkflowExecutionAccepted,
     ChildWorkflowExecutionCompleted,
     ChildWorkflowExecutionFailed,
     ChildWorkflowExecutionStarted,
-    EventAttributes,
-    ExecutionSummary,
-    Failure,
-    HistoryEvent,
-    Section,
     SideEffectRecorded,
     SignalSent,
     SignalWaitCancelled,
     SignalWaitStarted,
     SignalWaitTimedOut,
-    StreamMessage,
-    TimelineEntry,
     TimerCancelled,
     TimerFired,
     TimerStarted,
-    Transition,
-    WorkflowExecution,
+    WorkflowExecutionSignaled,
+)
+from jetflow.history.attributes_of_workflow import (
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
     WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
     WorkflowExecutionPatched,
-    WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
     WorkflowExecutionUpdateFailed,
-    WorkflowExport,
 )
+from jetflow.history.execution import (
+    ActivityCounts,
+    ChildCounts,
+    EventAttributes,
+    ExecutionSummary,
+    HistoryEvent,
+    Status,
+    StreamMessage,
+    WorkflowExecution,
+)
+from jetflow.history.raw import Section, TimelineEntry, Transition, WorkflowExport
 from jetflow.protocol.record import Parked, StateRecord, Waiting
 from jetflow.reading.changes import Changes
 from jetflow.reading.filters import Moment, Wanted

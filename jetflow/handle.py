@@ -252,8 +252,8 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowNotFoundError: there is no such workflow, or its history went before it was read to the end.
         """
         view = View(exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs, extended=extended)
-        async with self._lookups.watches.changes(self._ref.queue_token, self._ref.id_token) as changes:
-            async for event in follow(self._lookups, self._ref, changes, after, view):
+        async with self._lookups.watches.notices(self._ref.queue_token, self._ref.id_token) as notices:
+            async for event in follow(self._lookups, self._ref, notices, after, view):
                 yield event
 
     async def exists(self) -> bool:

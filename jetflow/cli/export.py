@@ -19,7 +19,7 @@ from jetflow.cli.output import clean, err, tell, write_result
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
 from jetflow.errors import InvalidInputError
-from jetflow.history.exports import WorkflowExecution
+from jetflow.history.execution import WorkflowExecution
 
 SHOW_PROGRESS = 2000
 """Timeline keys from which an export counts as long."""

@@ -18,7 +18,7 @@ from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
 from jetflow.errors import InvalidInputError
 from jetflow.handle import WorkflowHandle
-from jetflow.history.exports import WorkflowExecution
+from jetflow.history.execution import WorkflowExecution
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with events as they come, until the workflow has ended.")]
 Children = Annotated[bool, typer.Option("--verbose", "-v", help="As a tree, with the histories of its children.")]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from jetflow.cli.output import clean, short_duration
 from jetflow.cli.times import shown_time
-from jetflow.history.exports import HistoryEvent, WorkflowExecution
+from jetflow.history.execution import HistoryEvent, WorkflowExecution
 
 LONG = 120
 """Characters of a payload that are shown on a terminal."""

@@ -14,14 +14,14 @@ from jetflow.history.event_maker import View
 from jetflow.history.execution import HistoryEvent
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.lookups import Lookups
-from jetflow.reading.notices import Changes
+from jetflow.reading.notices import Notices
 from jetflow.reading.run_reader import RunReader
 from jetflow.reading.shared_reads import FollowedTimeline
 
 
-async def follow(lookups: Lookups, ref: WorkflowRef, changes: Changes, after: int, view: View) -> AsyncIterator[HistoryEvent]:
+async def follow(lookups: Lookups, ref: WorkflowRef, notices: Notices, after: int, view: View) -> AsyncIterator[HistoryEvent]:
     """See ``WorkflowHandle.watch``."""
-    timeline = FollowedTimeline(lookups.timeline, lookups.shared_reads, changes)
+    timeline = FollowedTimeline(lookups.timeline, lookups.shared_reads, notices)
     reader = RunReader(timeline, ref.queue_token, ref.id_token, ref.run_number())
     history = History(ref.workflow_id, ref.task_queue, view)
     while True:
@@ -38,4 +38,4 @@ async def follow(lookups: Lookups, ref: WorkflowRef, changes: Changes, after: in
                 raise WorkflowNotFoundError(ref.workflow_id, ref.task_queue, str(reader.run))
         except BrokerUnavailableError:
             pass  # it is asked again, at the latest after the reconnect
-        await changes.next()
+        await notices.next()

@@ -49,9 +49,9 @@ class Watches:
         """Begins to listen; see ``Until``."""
         return Until(self, *self._listen(queue_token, id_token))
 
-    def changes(self, queue_token: str, id_token: str) -> Changes:
-        """Begins to listen; see ``Changes``."""
-        return Changes(self, *self._listen(queue_token, id_token))
+    def notices(self, queue_token: str, id_token: str) -> Notices:
+        """Begins to listen; see ``Notices``."""
+        return Notices(self, *self._listen(queue_token, id_token))
 
     def _listen(self, queue_token: str, id_token: str) -> tuple[str, _Watch]:
         subject = self._broker.names.changed(queue_token, id_token)
@@ -166,11 +166,11 @@ class Until(_Listening):
         return await self._told()  # type: ignore[no-any-return]
 
 
-class Changes(_Listening):
+class Notices(_Listening):
     """Waits for whatever happens to a workflow."""
 
     @property
-    def notices(self) -> int:
+    def count(self) -> int:
         """How many there were: what was read at an earlier number may be out of date."""
         return self._watch.notices
 

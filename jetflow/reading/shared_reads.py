@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jetflow.broker.stores.timeline import Entry, Timeline
-from jetflow.reading.notices import Changes
+from jetflow.reading.notices import Notices
 
 
 class SharedReads:
@@ -33,17 +33,17 @@ class SharedReads:
 class FollowedTimeline:
     """A timeline as a watcher reads it: shared with those who have been told the same."""
 
-    def __init__(self, timeline: Timeline, shared: SharedReads, changes: Changes) -> None:
+    def __init__(self, timeline: Timeline, shared: SharedReads, notices: Notices) -> None:
         self._timeline = timeline
         self._shared = shared
-        self._changes = changes
+        self._notices = notices
 
     async def last(self, queue_token: str, id_token: str) -> Entry | None:
-        key = queue_token, id_token, self._changes.notices
+        key = queue_token, id_token, self._notices.count
         return await self._shared.read(key, lambda: self._timeline.last(queue_token, id_token))  # type: ignore[no-any-return]
 
     async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
-        key = queue_token, id_token, self._changes.notices, low, high
+        key = queue_token, id_token, self._notices.count, low, high
         return await self._shared.read(key, lambda: self._timeline.between(queue_token, id_token, low, high))  # type: ignore[no-any-return]
 
     async def has(self, queue_token: str, id_token: str, seq: int) -> bool:

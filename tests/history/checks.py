@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from jetflow.history.exports import ExecutionSummary, HistoryEvent, WorkflowExecution
+from jetflow.history.execution import ExecutionSummary, HistoryEvent, WorkflowExecution
 
 REFERENCES = {
     "scheduled_event_id": "activity_task_scheduled",

@@ -19,8 +19,7 @@ from jetflow import (
     sleep,
     workflow,
 )
-from jetflow.history.exports import WorkflowExport
-from jetflow.history.raw import RawTimeline
+from jetflow.history.raw import RawTimeline, WorkflowExport
 from tests.engine.helpers import WAIT, waits_for
 from tests.history.timelines import TIMELINES
 

@@ -34,7 +34,7 @@ from jetflow import (
 )
 from jetflow.broker.stores.timeline import Timeline
 from jetflow.core.ids import to_token
-from jetflow.history.exports import WorkflowExecution
+from jetflow.history.execution import WorkflowExecution
 from tests.engine.helpers import WAIT, until, waits_for
 from tests.history.checks import check_events, check_execution, check_summary, story
 

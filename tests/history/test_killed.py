@@ -10,7 +10,7 @@ import msgspec
 from jetflow import Client, Worker, WorkflowHandle, condition, execute_child, workflow
 from jetflow.broker.transport.server import LocalServer
 from jetflow.engine.turn.actor import Actor
-from jetflow.history.exports import WorkflowExecution
+from jetflow.history.execution import WorkflowExecution
 from tests.chaos.app import ACTIVITIES, WORKFLOWS, add, everything, expected_everything, five_steps
 from tests.chaos.harness import workers
 from tests.engine.helpers import until, waits_for

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from jetflow.history.attributes import Attributes
 from jetflow.history.build import History
 from jetflow.history.event_maker import View
-from jetflow.history.exports import Attributes, json_schema
+from jetflow.history.schema import json_schema
 from tests.history.timelines import TIMELINES
 
 FILE = Path(__file__).parents[2] / "docs" / "execution.schema.json"

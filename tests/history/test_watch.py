@@ -12,7 +12,7 @@ from jetflow.broker.stores import timeline as timeline_module
 from jetflow.broker.stores.timeline import Timeline
 from jetflow.broker.transport.server import LocalServer
 from jetflow.core.ids import to_token
-from jetflow.history.exports import HistoryEvent
+from jetflow.history.execution import HistoryEvent
 from tests.engine.helpers import WAIT, another_worker, until
 from tests.history.checks import check_events, told
 
