@@ -253,11 +253,7 @@ class Client(Finding):
         if if_exists == "replace":
             more_headers = (more_headers or {}) | {REPLACE: "1"}
         name, definition = _workflow_name(workflow)
-        if definition is not None:
-            args = definition.signature.bind(args, {})
-        body, tell = body_of(args, single=definition.signature.single if definition is not None else None)
-        if definition is not None and args:
-            definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
+        body, tell = _input(definition, args)
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
         ref, type_token = WorkflowRef.of(workflow_id, task_queue), to_token(name, "workflow type")
         headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
@@ -265,18 +261,12 @@ class Client(Finding):
             if not await self._schedule_start(ref, type_token, delay, body, headers) and if_exists == "fail":
                 raise WorkflowAlreadyStartedError(workflow_id, task_queue)
             return _Started(ref, name, definition)
-        since = clock.monotonic()
-        ack = await self._starts.publish(ref, type_token, body, headers, id_is_new=id_is_new)
-        run, record = None if ack is None else ack.seq, None
-        if run is not None and not id_is_new and if_exists != "replace":
-            refused, record = await self._starts.is_refused(ref.queue_token, ref.id_token, run, since)
-            run = None if refused else run
-        if run is None and if_exists == "fail":
+        sent = await self._starts.send(ref, type_token, body, headers, id_is_new=id_is_new)
+        if not sent.is_taken and if_exists == "fail":
             raise WorkflowAlreadyStartedError(workflow_id, task_queue)
-        sure = ack is not None and not (ack.repeated and id_is_new)  # an earlier copy may be what runs; the id is ours alone
-        if run is not None and sure:
-            ref = ref.pinned(str(run))
-        return _Started(ref, name, definition, run is not None, record)
+        if sent.run is not None:
+            ref = ref.pinned(str(sent.run))
+        return _Started(ref, name, definition, sent.is_taken, sent.record)
 
     async def _schedule_start(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
         """False, and nothing scheduled, if the id is taken."""
@@ -439,6 +429,17 @@ class Client(Finding):
     def get_handle(self, workflow_id: str, task_queue: str = DEFAULT_QUEUE, *, run_id: str | None = None) -> WorkflowHandle:
         """A handle of a workflow that may or may not exist; without a run id it follows the latest run."""
         return WorkflowHandle(self.lookups, WorkflowRef.of(workflow_id, task_queue, run_id))
+
+
+def _input(definition: WorkflowDefinition[..., Any] | None, args: tuple[Any, ...]) -> tuple[bytes, bool]:
+    """A start's body, checked against the workflow's signature where that is known, and whether a header has to say how to read it."""
+    if definition is None:
+        return body_of(args, single=None)
+    args = definition.signature.bind(args, {})
+    body, tell = body_of(args, single=definition.signature.single)
+    if args:
+        definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
+    return body, tell
 
 
 def _start_headers(*, tell: bool, expire: Duration | Literal["default"] | None, more_headers: dict[str, str] | None) -> dict[str, str]:

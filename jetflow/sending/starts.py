@@ -8,6 +8,7 @@ which no owner has been given; once it is gone the start stands.
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from jetflow.broker.stores.state import StateStore
 from jetflow.broker.stores.timeline import Timeline
@@ -31,6 +32,23 @@ MARGIN = 0.25
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1
 
 
+class Sent(NamedTuple):
+    """What became of a start.
+
+    Attributes:
+        is_taken: whether it is accepted, or will be; False where another run has the id.
+        run: the run that it began, where that is sure.
+        record: the run's record if it was read and is there already.
+    """
+
+    is_taken: bool
+    run: int | None = None
+    record: StateRecord | None = None
+
+
+NOT_TAKEN = Sent(False)
+
+
 class Starts:
     """Sends the starts of one client, and learns what became of them."""
 
@@ -39,6 +57,19 @@ class Starts:
         self._states = states
         self._scheduled = scheduled
         self._timeline = timeline
+
+    async def send(self, ref: WorkflowRef, type_token: str, body: bytes, headers: dict[str, str], *, id_is_new: bool) -> Sent:
+        """Store a start, and learn whether it is refused where another run may have the id; the arguments are those of ``publish``."""
+        since, record = clock.monotonic(), None
+        ack = await self.publish(ref, type_token, body, headers, id_is_new=id_is_new)
+        if ack is None:
+            return NOT_TAKEN
+        if not id_is_new and REPLACE not in headers:
+            refused, record = await self.is_refused(ref.queue_token, ref.id_token, ack.seq, since)
+            if refused:
+                return NOT_TAKEN._replace(record=record)
+        sure = not (ack.repeated and id_is_new)  # an earlier copy may be what runs; the id is ours alone
+        return Sent(True, ack.seq if sure else None, record)
 
     async def publish(self, ref: WorkflowRef, type_token: str, body: bytes, headers: dict[str, str], *, id_is_new: bool) -> PubAck | None:
         """Store a start and return its ack, whose sequence is the run id; None when a start of this id is waiting already.
