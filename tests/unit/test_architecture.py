@@ -256,10 +256,10 @@ PUBLIC_NAMES = {"_replace", "_value_"}
 INTERNALS = {
     "jetflow.core.guard": {"_start_new_thread"},  # of threading, which the guard replaces
     "jetflow.core": {  # an event loop of asyncio's, on which anyio runs
-        "_AsCompletedIterator", "_callback", "_cancelled", "_deliver_cancellation", "_enter_task", "_get_running_loop", "_host_task",
-        "_leave_task", "_run", "_set_result_unless_cancelled", "_set_running_loop", "_task_states",
+        "_AsCompletedIterator", "_deliver_cancellation", "_enter_task", "_get_running_loop", "_host_task",
+        "_leave_task", "_log_destroy_pending", "_set_running_loop", "_task_states", "_timer_handle_cancelled",
     },
-    "jetflow.testing": {"_all_tasks", "_cancelled", "_get_running_loop", "_run", "_set_running_loop"},  # another one
+    "jetflow.testing": {"_get_running_loop", "_set_running_loop"},  # another one
     "jetflow.broker.transport": {  # nats-py's client, and asyncio's reader below it
         "_buffer", "_process_err", "_process_info", "_process_msg", "_process_ping", "_process_pong",
     },

@@ -150,7 +150,8 @@ class Actors:
             if actor is None or actor.parked:
                 lapses.again(id_token, now)
             else:
-                actor.look_at_signals()
+                actor.signals.look()
+                actor.wake()
 
     def are_quiet(self, partitions: frozenset[int]) -> bool:
         """Whether nothing of the workflows of some partitions is under way in this process."""

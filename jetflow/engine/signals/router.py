@@ -21,7 +21,8 @@ from jetflow.core.ids import from_token
 from jetflow.core.values import as_json
 from jetflow.engine.engine import Engine
 from jetflow.engine.ownership.tenure import Tenure
-from jetflow.engine.signals.lots import Kept, Lot
+from jetflow.engine.signals.kept import Kept
+from jetflow.engine.signals.lots import Lot
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import BODY_MARGIN, check_body, signal_expires

@@ -133,11 +133,6 @@ class Actor:
         self.state_wanted = True
         self.wake()
 
-    def look_at_signals(self) -> None:
-        """Look at signals that have expired."""
-        self.signals.look()
-        self.wake()
-
     def wake(self) -> None:
         """See to it that its turns are run."""
         if self._waiting is not None:

@@ -55,7 +55,7 @@ class Waking:
 
     @property
     def _subject(self) -> str:
-        return f"{self._context.broker.names.tenure_prefix}state.woken.{self._context.queue_token}"
+        return self._context.broker.names.woken(self._context.queue_token)
 
     async def _read(self, tenure: Tenure) -> int:
         """Since when the inbox was another one, the last time that all were woken."""
@@ -67,7 +67,7 @@ class Waking:
 
     async def _wake(self, tenure: Tenure) -> None:
         names, queue_token = self._context.broker.names, self._context.queue_token
-        records, woken = Walk(self._context.broker.lane, names.state_stream, f"{names.state_prefix}{queue_token}.*"), 0
+        records, woken = Walk(self._context.broker.lane, names.state_stream, names.states(queue_token)), 0
         async for rows in records.upwards(1):
             found = [record for row in rows if row.data and (record := decode_state(row.data)) is not None and record.closed_at is None]
             subjects = [names.command(queue_token, to_token(record.workflow_id), "timer.0") for record in found]
