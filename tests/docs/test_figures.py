@@ -47,7 +47,7 @@ CONSTANTS: list[tuple[str, str, str, Any]] = [
     ("listing", "in the ten seconds before", "broker.transport.walk:SETTLE", 10),
     ("dashboard", "at most 150 workflows", "web.feed:MOST_ROWS", 150),
     ("dashboard", "reads 50,000 records at most", "web.reading:MOST_EXAMINED", 50_000),
-    ("remote-activities", "code 596", "core.failures:ACTIVITY_TIMEOUT", 596),
+    ("history", "| `timed_out` | an activity took too long | 596 |", "core.failures:ACTIVITY_TIMEOUT", 596),
     ("remote-activities", "at most 8 KiB", "activity:MAX_DETAILS", 8 * 1024),
     ("remote-activities", "stores them for a day", "broker.transport.topology:DETAILS_TTL", 86_400),
     ("remote-activities", "A name above 200 characters", "broker.stores.tasks:MAX_NAME", 200),
