@@ -260,6 +260,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
 
     async def _process_pong(self) -> None:
         """Lets a cancelled flush have its PONG, which in nats-py would end all reading."""
+        self.heard = True
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()

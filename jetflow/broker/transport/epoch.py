@@ -58,13 +58,11 @@ class Epoch:
     Args:
         lane: where to ask.
         names: the namespace.
-        queue_token: whose workflows are about to be worked on; ``*`` for who only looks.
     """
 
-    def __init__(self, lane: Lane, names: Names, queue_token: str = "*") -> None:
+    def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
-        self._queue_token = queue_token
         self._subject = names.epoch
 
     async def check(self, inbox: dict[str, Any]) -> int:
@@ -107,13 +105,12 @@ class Epoch:
         ``at_most``: the highest one is known, and not looked for.
         """
         created, last = inbox["created"], inbox["state"]["last_seq"]
-        newest = await self._newest() if at_most is None else at_most
         if known is None:
-            return newest, last + 1
+            return 0, last + 1
         if known.created == created:
-            return max(known.position, newest), last + 1
+            return known.position, last + 1
         highest = await self._highest() if at_most is None else at_most
-        return max(highest, newest), await self._first_of(created, last)
+        return max(highest, known.position), await self._first_of(created, last)
 
     async def complaint(self, inbox: dict[str, Any]) -> str | None:
         """What is wrong with the inbox as far as that is seen at once: it is behind a position that is in use."""
@@ -152,11 +149,6 @@ class Epoch:
         last = inbox["state"]["last_seq"]
         if known is not None and known.created == inbox["created"] and last > known.position:
             await self._write(_Known(known.created, last, known.since), revision)
-
-    async def _newest(self) -> int:
-        """The position in the task queue's timeline key that was written last: a server that has lost its end has lost what it stands for."""
-        message = await self._lane.last_message(self._names.timeline_stream, f"{self._names.timeline_prefix}{self._queue_token}.>")
-        return 0 if message is None else _highest_in(message.data)
 
     async def _highest(self) -> int:
         """The highest position in any timeline key or early signal. It reads all of them, and is asked for when the inbox is another one."""

@@ -64,7 +64,7 @@ class Parser:
         """
         data = self._rest + data if self._rest else bytes(data)
         self._rest = b""
-        self._wire.heard = self.busy = True
+        self.busy = True
         try:
             at, cut = self._messages(data, 0)
             while not cut and at < len(data):

@@ -38,7 +38,7 @@ class Claiming:
         self._room = room
         self._on_over = on_over
         self._registry: Ledger = Registry(broker.lane, broker.names, self._queue_token, replicated=broker.topology.replicas > 1)
-        self._epoch = Epoch(broker.lane, broker.names, self._queue_token)
+        self._epoch = Epoch(broker.lane, broker.names)
 
     async def claimed_by_others(self, alive: set[str]) -> frozenset[int]:
         """Return the partitions with another's consumer. Delete consumers of workers that are gone, and those that this one has left behind."""
