@@ -146,7 +146,7 @@ class Calls(Recorder):
         if change and self.halted:
             raise Stop
         if self.data is None:
-            self.data = UserData(self.max_payload // 2)
+            self.data: UserData | None = UserData(self.max_payload // 2)
         return self.data
 
     def given_out(self) -> Handlers:
@@ -154,7 +154,7 @@ class Calls(Recorder):
         if self.halted:
             raise Stop
         if self.handlers is None:
-            self.handlers = Handlers()
+            self.handlers: Handlers | None = Handlers()
         return self.handlers
 
     def continue_as_new(self, workflow_type: str, args: Raw) -> NoReturn:

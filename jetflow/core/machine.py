@@ -66,8 +66,8 @@ class Machine(Calls):
                     self.dispose()
                     raise self._broken
         self._expected = None
-        self.ended = []
-        self.begun = [operation for operation in self.begun if any(operation.event is event for event in self.decided)]
+        self.ended: list[Operation] = []
+        self.begun: list[Operation] = [operation for operation in self.begun if any(operation.event is event for event in self.decided)]
 
     def feed(self, event: Any) -> bool:
         """Applies an input; False, and nothing done, if it comes too late to matter."""
@@ -76,26 +76,6 @@ class Machine(Calls):
         self.decided.append(event)
         self._apply(event)
         return True
-
-    def take(self) -> tuple[list[Any], list[Operation], list[Operation]]:
-        """What was decided since the last call: events to commit, operations begun and ended."""
-        taken = self.decided, self.begun, self.ended
-        self.decided, self.begun, self.ended = [], [], []
-        return taken
-
-    def take_begun(self) -> list[Operation]:
-        """Operations issued since the last call, whose effects do not wait for the commit."""
-        begun, self.begun = self.begun, []
-        return begun
-
-    def release(self) -> None:
-        """Puts the code away for good and unties what it was made of, so that none of it waits for the garbage collector."""
-        self.dispose()
-        self.pending.clear()
-        self.handlers = None
-        self._main = None
-        self.loop.tasks.clear()
-        del self.loop
 
     # ---- what the owner asks
 
@@ -134,7 +114,7 @@ class Machine(Calls):
 
     def _apply(self, event: Any) -> None:
         if event.at > self.now:
-            self.now = event.at
+            self.now: int = event.at
         self._at_once = 0
         try:
             APPLY[type(event)](self, event)

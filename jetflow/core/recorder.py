@@ -126,6 +126,17 @@ class Recorder:
         if len(payload) > limit:
             raise PayloadTooLargeError(f"the payload of {describe(event)}", len(payload), limit)
 
+    def take(self) -> tuple[list[Any], list[Operation], list[Operation]]:
+        """What was decided since the last call: events to commit, operations begun and ended."""
+        taken = self.decided, self.begun, self.ended
+        self.decided, self.begun, self.ended = [], [], []
+        return taken
+
+    def take_begun(self) -> list[Operation]:
+        """Operations issued since the last call, whose effects do not wait for the commit."""
+        begun, self.begun = self.begun, []
+        return begun
+
     def mismatch(self, recorded: str, attempted: str, location: str) -> None:
         """Stop the run: the code attempts something else than what was recorded."""
         if self._broken is None:
@@ -240,6 +251,15 @@ class Recorder:
         self.halted = True
         self.loop.dispose()
 
+    def release(self) -> None:
+        """Puts the code away for good and unties what it was made of, so that none of it waits for the garbage collector."""
+        self.dispose()
+        self.pending.clear()
+        self.handlers = None
+        self._main = None
+        self.loop.tasks.clear()
+        del self.loop
+
     def give_up_spinning(self, steps: int, what: str = "callbacks", location: str = "") -> None:
         """Fails a run whose code never comes to wait."""
         error = NotAllowedInWorkflowError(
@@ -253,7 +273,7 @@ class Recorder:
 
     def tell_time(self) -> int:
         """The time, as the code asks for it."""
-        self.told_time = True
+        self.told_time: bool = True
         return self.now
 
     def _raise_if_cancelled(self) -> None:

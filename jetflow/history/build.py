@@ -24,8 +24,8 @@ class History(EventMaker):
         """The history events of further recorded events."""
         found = []
         for event in recorded:
-            self.seen += 1
-            self.now = max(self.now, event.at)
+            self.seen: int = self.seen + 1
+            self.now: int = max(self.now, event.at)
             made = STEPS[type(event)](self, event)
             if made is not None:
                 found.append(made)

@@ -48,6 +48,11 @@ def given_headers(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if (name and not name.startswith("Nats-")) or name in _OF_PUBLISHERS}
 
 
+def own_headers(headers: dict[str, str]) -> dict[str, str]:
+    """Return jetflow's headers among those of a message."""
+    return {name: value for name, value in headers.items() if name.startswith(OWN_PREFIX)}
+
+
 def header_block(**fields: str) -> bytes:
     """A raw header block; ``_`` in a name stands for ``-``."""
     block = "NATS/1.0\r\n"

@@ -213,6 +213,10 @@ class Names:
         """Subject, in the timeline's stream, of what is known of the inbox; see ``jetflow.broker.transport.epoch``."""
         return f"{self.tenure_prefix}timeline.inbox.0"
 
+    def woken(self, queue_token: str) -> str:
+        """Subject, in the state stream, of which inbox the workflows of a task queue were last woken for."""
+        return f"{self.tenure_prefix}state.woken.{queue_token}"
+
     def guard(self, queue_token: str, id_token: str) -> str:
         """Subject of the message that keeps an earlier owner from writing a workflow's first timeline key."""
         return f"{self.guard_prefix}{queue_token}.{id_token}.0"

@@ -154,7 +154,7 @@ class MemoryServer(Streams):
         """The server is there again, with what it had on disk."""
         if self.up:
             return
-        self.up = True
+        self.up: bool = True
         self.note("server starts", "", "")
         for stream in self.streams.values():
             stream.recovered()

@@ -168,7 +168,7 @@ class World(Schedule):
                         pop(timers)
                     if not timers or timers[0][0] > until:
                         return False
-                    self.now = max(self.now, timers[0][0])
+                    self.now: float = max(self.now, timers[0][0])
                     if predicate is not None and predicate():
                         return True
                     continue
