@@ -113,7 +113,7 @@ async def test_a_missing_credentials_file(server: LocalServer, tmp_path: Path) -
 async def test_a_credentials_file_without_what_reads_it(server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nkeys", None)
     (tmp_path / "some.creds").write_text("")
-    with pytest.raises(BrokerError, match=r"pip install 'jetflow\[creds\]'"):
+    with pytest.raises(BrokerError, match=r"pip install 'nats-py\[nkeys\]'"):
         await Broker.connect(server.url, credentials=tmp_path / "some.creds", timeout=1)
 
 
