@@ -78,11 +78,11 @@ class LoopHandle(_Own, asyncio.Handle):
     __slots__ = ("args", "callback", "context", "dropped", "loop")
 
     def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], loop: asyncio.AbstractEventLoop, context: Context | None) -> None:
-        self.callback = callback
-        self.args = args
-        self.loop = loop
-        self.context = copy_context() if context is None else context
-        self.dropped = False
+        self.callback: Callable[..., Any] = callback
+        self.args: tuple[Any, ...] = args
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.context: Context = copy_context() if context is None else context
+        self.dropped: bool = False
 
     def cancel(self) -> None:
         """See ``asyncio.Handle``."""
@@ -98,12 +98,12 @@ class LoopTimerHandle(_Own, asyncio.TimerHandle):
     def __init__(
         self, when: float, callback: Callable[..., Any], args: tuple[Any, ...], loop: asyncio.AbstractEventLoop, context: Context | None
     ) -> None:
-        self.at = when
-        self.callback = callback
-        self.args = args
-        self.loop = loop
-        self.context = copy_context() if context is None else context
-        self.dropped = False
+        self.at: float = when
+        self.callback: Callable[..., Any] = callback
+        self.args: tuple[Any, ...] = args
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.context: Context = copy_context() if context is None else context
+        self.dropped: bool = False
 
     def when(self) -> float:
         """See ``asyncio.TimerHandle``."""
@@ -133,7 +133,7 @@ class _Trying:
         return _Stop()
 
     def call_later(self, _delay: float, callback: Any, *_: Any) -> Any:
-        self.callback = callback
+        self.callback: Callable[..., Any] = callback
         return self
 
     def cancel(self) -> None:

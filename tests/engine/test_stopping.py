@@ -28,7 +28,7 @@ async def test_news_at_the_moment_of_the_stop(client: Client, queue: str) -> Non
     async with Worker(client, task_queue=queue, workflows=[nothing]) as worker:
         assert worker._supervisor is not None
         tasks = list(worker._supervisor._tasks.values())
-        assert len(tasks) == 5
+        assert len(tasks) == 7
         await until(lambda: worker.partitions)
         await until(lambda: worker._ownership._wake._waiters)
         worker._ownership._changed()

@@ -19,7 +19,7 @@ SECOND = 1_000_000_000
 LIST_STREAMS = "STREAM.LIST"
 """What shows who sources or mirrors a stream; a user may lack the right."""
 
-AS_WANTED = {
+AS_WANTED: dict[str, Any] = {
     "subjects": [], "retention": "limits", "subject_transform": None, "storage": "file", "max_msgs": -1, "max_bytes": -1, "max_age": 0,
     "max_msgs_per_subject": -1, "max_msg_size": -1, "max_consumers": -1, "discard": "old", "discard_new_per_subject": False, "no_ack": False,
     "deny_purge": False, "sealed": False, "mirror": None, "sources": None, "allow_msg_counter": False, "consumer_limits": None,

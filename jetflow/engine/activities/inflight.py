@@ -104,8 +104,8 @@ class Steps:
     __slots__ = ("_id_token", "_inflight", "_wake", "may_begin", "outcomes", "partition", "uncommitted", "under_way")
 
     def __init__(self, inflight: Inflight, id_token: str, partition: int, may_begin: Callable[[], bool], wake: Callable[[], None]) -> None:
-        self.partition = partition
-        self.may_begin = may_begin
+        self.partition: int = partition
+        self.may_begin: Callable[[], bool] = may_begin
         self.under_way: dict[int, Step] = {}
         self.outcomes: deque[Outcome] = deque()
         self.uncommitted: list[Outcome] = []
