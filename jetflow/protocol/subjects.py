@@ -204,10 +204,6 @@ class Names:
         """Subject, in the state stream, of how far the janitor of a task queue is."""
         return f"{self.tenure_prefix}state.janitor.{queue_token}"
 
-    def woken(self, queue_token: str) -> str:
-        """Subject, in the state stream, of the inbox for which a task queue's workflows were last woken."""
-        return f"{self.tenure_prefix}state.woken.{queue_token}"
-
     @property
     def epoch(self) -> str:
         """Subject, in the timeline's stream, of what is known of the inbox; see ``jetflow.broker.transport.epoch``."""
