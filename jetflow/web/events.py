@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from jetflow.web.feed import EVERY, Feed, Interest
@@ -41,6 +41,9 @@ class EventStream(Response):
         self._interest = interest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._feed.is_full:
+            await PlainTextResponse("Too many browsers listen. Close one, or try again later.", 503, {"retry-after": "5"})(scope, receive, send)
+            return
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         tasks = [asyncio.create_task(self._tell(send)), asyncio.create_task(_until_left(receive))]
         try:

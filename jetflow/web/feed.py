@@ -29,6 +29,8 @@ MOST_ROWS = 150
 """Workflows in one batch."""
 REMEMBERED = 120
 """Ticks that somebody who begins to look is told, if others looked before."""
+MAX_BROWSERS = 200
+"""Browsers that listen at once. Further ones are told to try again, with status 503."""
 LINGER = 5.0
 """Seconds that the subscription outlives the last browser, which may only be loading another page."""
 
@@ -123,6 +125,11 @@ class Feed:
     def listening(self) -> bool:
         """Whether the broker sends changes at the moment."""
         return self._sid is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether ``MAX_BROWSERS`` listen already."""
+        return len(self._buffers) >= MAX_BROWSERS
 
     @asynccontextmanager
     async def listen(self, interest: Interest) -> AsyncIterator[Buffer]:

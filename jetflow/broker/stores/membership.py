@@ -35,6 +35,8 @@ DEAD_AFTER = 3.0
 """Seconds without a heartbeat until a member counts as dead, and its lease as over by its own clock."""
 PAUSE = 1.5
 """Seconds without a look at the others after which it was this process that stood still."""
+MAX_MEMBERS = 10_000
+"""Workers of one task queue that are heard; heartbeats of further ones are ignored until others are gone."""
 BLOCKED_WARNING = 5.0
 BLOCKED_LIMIT = 60.0
 
@@ -314,6 +316,8 @@ class Members:
             self._drop(worker_id)
             return
         before = self._heard.get(worker_id)
+        if before is None and len(self._heard) >= MAX_MEMBERS:
+            return
         self._heard[worker_id] = (member, clock.monotonic())
         if before is None or before[0].version != member.version:
             self._on_change()

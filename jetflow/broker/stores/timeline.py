@@ -53,7 +53,9 @@ class Timeline:
 
     async def last(self, queue_token: str, id_token: str) -> Entry | None:
         """The newest entry, asked of the leader; None for a workflow without a timeline."""
-        message = await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, "*"))
+        asked = self.key(queue_token, id_token, "*")
+        message = await self._lane.last_message(self._names.timeline_stream, asked)
+        assert message is None or message.subject.rpartition(".")[0] == asked[:-2], f"{message.subject} was read instead of {asked}"
         return None if message is None else to_entry(message)
 
     async def run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
@@ -89,7 +91,11 @@ class Timeline:
         keys = [self.key(queue_token, id_token, seq) for seq in range(low, high + 1)]
         why = "readers look whether the last key of the row is there, and ask the leader for it if not"
         messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys}, may_lag=why)
-        return sorted((to_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
+        found = sorted((to_entry(message) for message in messages if message.data), key=lambda entry: entry.seq)
+        prefix = self.key(queue_token, id_token, "")
+        assert all(message.subject.startswith(prefix) for message in messages), f"keys of another workflow were read instead of those of {prefix}*"
+        assert not found or low <= found[0].seq <= found[-1].seq <= high, f"keys {low} to {high} of {prefix}* were asked for"
+        return found
 
     async def has(self, queue_token: str, id_token: str, seq: int) -> bool:
         """Whether there is such a key, asked of the leader."""
@@ -107,6 +113,8 @@ class Timeline:
         missing = entries[-1].seq - entries[0].seq + 1 - len(entries)
         if missing or not begins_run(entries[0]):
             raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entries before or after {entries[0].seq} are missing")
+        assert all(entry.seq == seq for seq, entry in enumerate(entries, entries[0].seq)), f"keys of {id_token} are out of order, or come twice"
+        assert len({entry.commit.run for entry in entries}) == 1, f"keys of several runs of {id_token} were read as one"
 
 
 class OwnedTimeline(Timeline):
@@ -148,6 +156,8 @@ class OwnedTimeline(Timeline):
             TenureOverError: another worker has taken over.
             BrokerUnavailableError: whether it was written is unknown, which ends the tenure.
         """
+        assert seq > 0, f"key {seq} of {id_token}"
+        assert body, f"an empty commit as key {seq} of {id_token}"
         return await self._commits.publish(self.key(queue_token, id_token, seq), body)
 
     async def remove(self, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:

@@ -18,6 +18,9 @@ from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import UpdateCommand
 from jetflow.protocol.record import FAILED, TERMINATED
 
+MAX_ASKING = 100
+"""Callers of one update that are told its outcome. Further ones are answered when they ask again, after it."""
+
 
 class Updates:
     """What their owner keeps of them in memory; the commands that are not acked, and the timeline, have it all.
@@ -94,7 +97,9 @@ class Updates:
 
     def _ask(self, update_id: str, reply: str | None) -> None:
         if reply:
-            self._asking.setdefault(update_id, set()).add(reply)
+            asking = self._asking.setdefault(update_id, set())
+            if len(asking) < MAX_ASKING:
+                asking.add(reply)
 
     # ---- after the commit
 

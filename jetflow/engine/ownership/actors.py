@@ -10,19 +10,21 @@ from typing import Any
 
 from jetflow.broker.transport.pull import Delivery
 from jetflow.core.ids import from_token, partition_of
-from jetflow.engine.commands import understand
+from jetflow.engine.commands import Command, understand
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.services import Services
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.turn import drive
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol import clock
-from jetflow.protocol.commands import BODY_MARGIN, check_body
+from jetflow.protocol.commands import BODY_MARGIN, SignalCommand, UpdateCommand, check_body
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 SHOW_AFTER = 0.1
 """Seconds after which a workflow that is still busy gets a state record."""
+MAX_PARKED = 10_000
+"""Commands that a parked workflow keeps un-acked. Signals and updates beyond that become dead letters."""
 REFUSE_AGAIN = 1.0
 """Seconds before a dead letter that could not be written is tried again."""
 
@@ -67,6 +69,9 @@ class Actors:
             return  # its next owner gets it again
         if not actor.parked:
             tenure.take_credit(command.seq)
+        elif _is_too_much(actor, command):
+            self._refuse(delivery, f"the workflow is parked, its state says why, and {MAX_PARKED:,} commands wait for it")
+            return
         self._idle.pop(command.id_token, None)
         actor.receive(command)
 
@@ -161,3 +166,9 @@ class Actors:
         """Take each of them away: the tenure is over."""
         for actor in self:
             actor.leave()
+
+
+def _is_too_much(parked: Actor, command: Command) -> bool:
+    """Return whether a parked workflow has as many commands as it may keep. What may end it, or tells what has happened, it keeps all the same."""
+    unacked = parked.mailbox.unacked
+    return len(unacked) >= MAX_PARKED and command.seq not in unacked and isinstance(command.payload, (SignalCommand, UpdateCommand))

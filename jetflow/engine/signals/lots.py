@@ -59,6 +59,9 @@ class Lot:
         self._again = False
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def add(self, kept: Kept) -> None:
         """A signal has come."""
         self._kept[kept.number] = kept

@@ -38,6 +38,10 @@ SILENT_LOOKS = 2
 CLOCKS_APART = 5000
 """Milliseconds by which the broker's clock may be ahead of ours."""
 CREDIT = 1000
+MAX_KEPT = 200_000
+"""Signals that no workflow has got, by number and time, in the router's memory. Further ones stay in their stream until there is room."""
+COUNT_EVERY = 256
+"""Deliveries after which those in memory are counted."""
 MAX_LOOKS = 64
 """Names looked at at once."""
 
@@ -58,6 +62,7 @@ class Router:
         self._since = 0
         self._tenure: Tenure = None  # type: ignore[assignment]  # set by each claim
         self._slots = asyncio.Semaphore(MAX_LOOKS)
+        self._kept = self._uncounted = 0
 
     async def run(self) -> None:
         """Works until cancelled, under one tenure of partition 0 after the other."""
@@ -82,6 +87,15 @@ class Router:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await self._lost.wait()
+            if self._kept >= MAX_KEPT and self._consumer is not None:
+                self._count()
+                self._consumer.refill()
+
+    def _count(self) -> None:
+        self._kept, self._uncounted = sum(map(len, self._lots.values())), 0
+
+    def _room(self) -> int:
+        return min(CREDIT, MAX_KEPT - self._kept)
 
     async def _leave(self) -> None:
         """Lets another worker route at once."""
@@ -118,7 +132,7 @@ class Router:
     async def _open(self) -> PullConsumer | None:
         consumer = PullConsumer(
             self._broker.lane, self._broker.names, f"router-{self._worker_id}",
-            room=lambda: CREDIT, stream=self._stream,
+            room=self._room, stream=self._stream,
         )  # fmt: skip
         consumer.give_to(self._on_delivery, self._on_lost)
         return consumer if await consumer.create_over([self._broker.names.signal_by_id(">")]) else None
@@ -169,6 +183,7 @@ class Router:
         for lot in list(self._lots.values()):
             lot.close()
         self._lots.clear()
+        self._count()
 
     # ---- what comes
 
@@ -188,6 +203,9 @@ class Router:
         lot = self._lots.get(tokens[1])
         if lot is None:
             lot = self._lots[tokens[1]] = Lot(self._tenure, tokens[1], name, self._slots, self._done)
+        self._uncounted += 1
+        if self._uncounted >= COUNT_EVERY:
+            self._count()
         lot.add(Kept(delivery.seq, expires, delivery.reply, unsure=delivery.stored_ms <= self._since))
 
     async def _refuse(self, delivery: Delivery, reason: str) -> None:

@@ -40,4 +40,5 @@ async def recover(actor: Actor, error: Exception) -> None:
             await asyncio.sleep(BROKER_TROUBLE)
         case _:
             log.exception("workflow %s cannot go on", actor.workflow_id)
+            actor.context.background.failures[f"turn: {type(error).__name__}"] += 1
             await give_up(actor, type(error).__name__, str(error), actor.run.info)

@@ -105,10 +105,13 @@ class Run:
 
     def wrote(self, seq: int, position: int) -> None:
         """Note that the timeline has a further key, or its only one anew."""
+        assert seq in (self.seq + 1, 1), f"key {seq} is written after key {self.seq}"
+        assert position > self.position, f"key {seq} is stored at {position}, not behind {self.position}, where the key before is"
         self.seq, self.position = seq, position
 
     def committed(self, cause: int, events: list[Any], sizes: list[int], *, is_whole: bool) -> None:
         """Note a commit, with the bytes of its keys. ``is_whole`` if it holds everything that the run has committed."""
+        assert cause >= self.cause, f"the cause of a commit goes back from {self.cause} to {cause}"
         if is_whole:
             self.is_whole = True
         else:

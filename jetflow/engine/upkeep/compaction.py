@@ -24,6 +24,8 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 AT_ONCE = 128
 """Runs compacted together, in as few writes to the broker's connection as that takes."""
+MAX_QUEUED = 50_000
+"""Runs that wait to be compacted. Further ones keep their keys until they expire."""
 PAUSE = 0.05
 """Seconds in which runs gather."""
 
@@ -103,7 +105,10 @@ class Compaction:
         self._undisturbed.discard(id_token)
 
     def add(self, closed: Closed) -> None:
-        """Sees to it some time."""
+        """Compact a run some time. With ``MAX_QUEUED`` waiting it is left as it is, and counted among the worker's failures."""
+        if len(self._queue) >= MAX_QUEUED:
+            self._background.failures["compaction left out"] += 1
+            return
         self._queue.append(closed)
         if self._empty.is_set():
             self._empty.clear()

@@ -28,6 +28,10 @@ TROUBLE = 5.0
 BATCH = 200
 TOGETHER = 100
 """Runs looked at together; the server gives at most 1,024 keys at once."""
+MAX_LATER = 10_000
+"""Expired runs that have to wait. With so many the janitor reads no further until some of them are gone."""
+MAX_SET_ASIDE = 1000
+"""Workflows named whose timeline cannot be read; further ones are in the log alone."""
 REMEMBER_EVERY = 30.0
 """Seconds between two times that the janitor writes down how far it is; what came since is looked at again by the next one."""
 
@@ -73,13 +77,15 @@ class Janitor:
         try:
             await markers.open()
             while tenure.owns(0):
-                later |= {seen.subject.rpartition(".")[2]: seen.position for seen in await markers.batch(BATCH)}
+                full = len(later) >= MAX_LATER
+                if not full:
+                    later |= {seen.subject.rpartition(".")[2]: seen.position for seen in await markers.batch(BATCH)}
                 later = await self._retire(tenure, later)
                 done = min(later.values(), default=markers.place + 1) - 1
                 if done != remembered and clock.monotonic() - since > REMEMBER_EVERY:
                     remembered, since = done, clock.monotonic()
                     await self._remember(tenure, remembered)
-                if markers.read < BATCH:
+                if full or markers.read < BATCH:
                     await asyncio.sleep(EVERY)
         finally:
             await markers.close()
@@ -125,6 +131,8 @@ class Janitor:
         ids, later = list(expired), dict[str, int]()
         for start in range(0, len(ids), TOGETHER):
             left = await retire(tenure, ids[start : start + TOGETHER])
-            self.set_aside |= left.unreadable
+            for id_token, reason in left.unreadable.items():
+                if id_token in self.set_aside or len(self.set_aside) < MAX_SET_ASIDE:
+                    self.set_aside[id_token] = reason
             later |= {id_token: expired[id_token] for id_token in left.later}
         return later
