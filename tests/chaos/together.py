@@ -3,7 +3,7 @@
 import os
 
 from jetflow.broker.fencing import group_commit
-from jetflow.engine import engine
+from jetflow.engine import context
 
 VARIABLE = "CHAOS_TOGETHER"
 
@@ -26,4 +26,4 @@ def insist_if_asked() -> None:
     """Before the first connection."""
     if os.environ.get(VARIABLE):
         group_commit.CROWD = 2
-        engine.Choice = Insists  # type: ignore[misc]
+        context.Choice = Insists  # type: ignore[misc]
