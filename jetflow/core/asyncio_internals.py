@@ -133,7 +133,7 @@ class _Trying:
         return _Stop()
 
     def call_later(self, _delay: float, callback: Any, *_: Any) -> Any:
-        self.callback: Callable[..., Any] = callback
+        self.callback = callback
         return self
 
     def cancel(self) -> None:
