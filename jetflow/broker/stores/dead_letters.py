@@ -15,7 +15,7 @@ from jetflow.broker.transport.codes import NO_MESSAGE
 from jetflow.broker.transport.lane import Lane, StoredMessage
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol import clock
-from jetflow.protocol.headers import OWN_PREFIX, REASON, SIZE, SUBJECT, parse_headers
+from jetflow.protocol.headers import REASON, SIZE, SUBJECT, own_headers, parse_headers
 from jetflow.protocol.subjects import Names
 
 OWN = (SUBJECT, REASON, SIZE)
@@ -60,7 +60,7 @@ class OwnedDeadLetters:
         that is ``expired`` is a signal, and counted as such.
         """
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
-        kept = {name: value for name, value in parse_headers(headers).items() if name.startswith(OWN_PREFIX) and name not in OWN}
+        kept = {name: value for name, value in own_headers(parse_headers(headers)).items() if name not in OWN}
         kept |= {SUBJECT: subject, REASON: text[:900], "Nats-Msg-Id": f"{self._names.namespace}-{origin}"}
         room = self._max_payload - HEADER_ROOM - sum(len(name) + len(value) + 4 for name, value in kept.items())
         if len(body) > room:
@@ -148,6 +148,6 @@ class DeadLetters:
 
 def _letter(message: StoredMessage) -> DeadLetter:
     fields = message.headers
-    kept = {name: value for name, value in fields.items() if name.startswith(OWN_PREFIX) and name not in OWN}
+    kept = {name: value for name, value in own_headers(fields).items() if name not in OWN}
     size = int(fields[SIZE]) if fields.get(SIZE, "").isdigit() else None
     return DeadLetter(message.seq, fields.get(SUBJECT, message.subject), fields.get(REASON, ""), message.data, kept, message.time, size)
