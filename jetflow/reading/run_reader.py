@@ -95,8 +95,8 @@ class RunReader:
         if not self.next_seq:
             self.next_seq = self.first_seq = await self._first(last)
         high = min(last.seq, self.next_seq + PAGE - 1)
-        if self.next_seq == last.seq:
-            return [last]
+        if self.next_seq == last.seq:  # where nothing was read and it does not begin the run, the keys before have gone since it was looked at
+            return [last] if self.seen or begins_run(last) else None
         for _ in range(LAGS):
             ahead, self._ahead = self._ahead, []
             entries = ahead or await self._timeline.between(self._queue, self._id, self.next_seq, high)

@@ -110,6 +110,7 @@ class Compacted(Timeline):
 
     body = b""
     after = 0
+    removes = False
 
     def __init__(self, owned: OwnedTimeline, broker: Broker) -> None:
         super().__init__(broker.lane, broker.names)
@@ -118,21 +119,24 @@ class Compacted(Timeline):
     async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
         self.after -= 1
         if self.after == 0:
-            await self.owned.append(queue_token, id_token, 8, self.body)
+            position = await self.owned.append(queue_token, id_token, 8, self.body)
+            if self.removes:
+                await self.owned.remove(queue_token, id_token, position)
         return await super().between(queue_token, id_token, low, high)
 
 
+@pytest.mark.parametrize("removes", [False, True])
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
-async def test_the_last_key_becomes_the_whole_run_while_the_others_are_still_there(
-    broker: Broker, timeline: OwnedTimeline, queue: str, after: int
+async def test_the_last_key_becomes_the_whole_run_after_a_reader_has_looked_at_it(
+    broker: Broker, timeline: OwnedTimeline, queue: str, after: int, removes: bool
 ) -> None:
-    """As between the two steps of a compaction."""
+    """Between the two steps of a compaction the other keys are still there; after the second they are gone."""
     await write(timeline, queue, 1, 7)
     closing = [event(7), Completed(at=1)]
     await timeline.append(queue, "w", 8, encode_commit(Commit(7, 40, closing)))
     followed = Compacted(timeline, broker)
     followed.body = encode_commit(Commit(7, 40, [STARTED, *(event(number) for number in range(1, 7)), *closing], compacted=7))
-    followed.after = after
+    followed.after, followed.removes = after, removes
     reader = RunReader(followed, queue, "w")
     pages = [found async for page in reader.unread() for found in page]
     assert [type(found) for found in pages] == [Started] + [SideEffect] * 7 + [Completed]
