@@ -21,7 +21,7 @@ from jetflow.broker.transport.connection import Broker, open_wire
 from jetflow.broker.transport.server import LocalServer
 from jetflow.broker.transport.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition, as_workflow
-from jetflow.core.durations import Duration, to_ms
+from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
 from jetflow.core.values import body_of, encode, json_list
 from jetflow.errors import (
@@ -129,12 +129,12 @@ class Client(Finding):
         """Has workers tell what happens to workflows on the stream of lifecycle events; they notice within seconds. See docs/events.md.
 
         Args:
-            keep: how long the stream keeps an event; None for ever. Calling it again changes that.
+            keep: how long the stream keeps an event; ``"forever"`` or None for ever. Calling it again changes that.
 
         Raises:
             BrokerError: the stream cannot be made.
         """
-        await self._events.create(None if keep is None else to_ms(keep, "keep"), self.broker.topology.replicas)
+        await self._events.create(limit_ms(keep, "keep"), self.broker.topology.replicas)
 
     async def disable_events(self) -> None:
         """Ends the stream of lifecycle events, with every event in it."""
@@ -206,7 +206,7 @@ class Client(Finding):
             args: its arguments.
             workflow_id: anything unique on the task queue; a random one when not given.
             task_queue: whose workers run it.
-            expire: how long the record is kept after the end; None for ever; the worker's default when not given.
+            expire: how long the record is kept after the end; ``"forever"`` or None for ever; the worker's default when not given.
             if_exists: ``"fail"`` raises, ``"attach"`` gives a handle of the workflow that is there, ``"replace"`` terminates it if it still
                 runs, and starts this one in its place.
             start_delay: how long until it begins. The broker holds the start; a cancel or terminate takes it back. Whether the id is free is looked
@@ -335,7 +335,7 @@ class Client(Finding):
         Args:
             signal_id: what the workflow waits for; something that no other workflow waits for by chance.
             data: anything that JSON can hold.
-            expire: how long it is kept; None for ever.
+            expire: how long it is kept; ``"forever"`` or None for ever.
 
         Raises:
             InvalidInputError: the data cannot be JSON.
@@ -355,7 +355,7 @@ class Client(Finding):
         data: Any = None,
         workflow_id: str,
         task_queue: str = DEFAULT_QUEUE,
-        signal_expire: Duration = "10m",
+        signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle[R]: ...
     @overload
@@ -367,7 +367,7 @@ class Client(Finding):
         data: Any = None,
         workflow_id: str,
         task_queue: str = DEFAULT_QUEUE,
-        signal_expire: Duration = "10m",
+        signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle[R]: ...
     @overload
@@ -379,7 +379,7 @@ class Client(Finding):
         data: Any = None,
         workflow_id: str,
         task_queue: str = DEFAULT_QUEUE,
-        signal_expire: Duration = "10m",
+        signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle: ...
     async def signal_with_start(
@@ -390,7 +390,7 @@ class Client(Finding):
         data: Any = None,
         workflow_id: str,
         task_queue: str = DEFAULT_QUEUE,
-        signal_expire: Duration = "10m",
+        signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle:
         """Signals a workflow, which is started first if it does not run; many at once start one run, which gets every signal.
@@ -402,7 +402,7 @@ class Client(Finding):
             data: anything that JSON can hold.
             workflow_id: whose signal it is.
             task_queue: whose workers run it.
-            signal_expire: how long the signal is kept until the workflow waits for it.
+            signal_expire: how long the signal is kept until the workflow waits for it; ``"forever"`` or None for ever.
             expire: how long the record is kept after the end, should it be started.
 
         Raises:
@@ -411,7 +411,7 @@ class Client(Finding):
         """
         encode(data, "signal data")
         to_token(signal, "signal name")
-        to_ms(signal_expire, "signal_expire")
+        limit_ms(signal_expire, "signal_expire")
         while True:
             handle = await self.start(workflow, *args, workflow_id=workflow_id, task_queue=task_queue, expire=expire, if_exists="attach")
             if handle.run_id is None:

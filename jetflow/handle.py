@@ -10,7 +10,7 @@ import msgspec
 from jetflow.broker.transport.connection import Broker
 from jetflow.core.data import look_up
 from jetflow.core.definitions import WorkflowDefinition
-from jetflow.core.durations import Duration, to_ms
+from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
 from jetflow.errors import FailureError, InvalidInputError, WorkflowAlreadyClosedError
@@ -268,7 +268,7 @@ class WorkflowHandle(Generic[R_co]):
         Args:
             name: what the workflow waits for with ``condition(name)``.
             data: anything that JSON can hold.
-            expire: how long the signal is kept if nobody waits for it yet, also before the workflow starts; None for ever.
+            expire: how long the signal is kept if nobody waits for it yet, also before the workflow starts; ``"forever"`` or None for ever.
 
         Raises:
             InvalidInputError: the data cannot be JSON.
@@ -300,7 +300,8 @@ class WorkflowHandle(Generic[R_co]):
         record = await self._lookups.record(self._ref)
         if record is not None and record.closed and update_id is None:
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
-        seconds = None if timeout is None else to_ms(timeout, "timeout") / 1000
+        limit = limit_ms(timeout, "timeout")
+        seconds = None if limit is None else limit / 1000
         return await asking.update(self._broker, self._ref, name, args, seconds, update_id or clock.token(8), result_type)
 
     async def cancel(self, reason: str | None = None) -> None:
@@ -319,7 +320,7 @@ class WorkflowHandle(Generic[R_co]):
         throw: bool = True,
         descend: bool = False,
         suppress: bool = False,
-        expire: Duration = "1s",
+        expire: Duration | Literal["default"] | None = "1s",
         stack: str | None = None,
     ) -> None:
         """Ends the workflow at once; none of its code runs any more.
@@ -330,7 +331,8 @@ class WorkflowHandle(Generic[R_co]):
             throw: False makes ``result()`` give None instead of raising.
             descend: True ends its descendants too, whatever their parent-close policy.
             suppress: True says nothing if it has ended already.
-            expire: how long its record is kept.
+            expire: how long its record is kept: a second, so that the id is free again at once. ``"default"`` keeps it as long as if
+                the run had ended by itself, ``"forever"`` or None for ever.
             stack: a traceback to show in the failure.
 
         Raises:
@@ -344,6 +346,6 @@ class WorkflowHandle(Generic[R_co]):
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
         command = TerminateCommand(
             reason=reason, code=code, throw=throw, descend=descend, suppress=suppress,
-            expire=f"{to_ms(expire, 'expire')}ms", stack=stack, run=self._ref.run_number(),
+            expire=None if expire == "default" else expire_header(expire), stack=stack, run=self._ref.run_number(),
         )  # fmt: skip
         await send_command(self._broker, self._ref, "terminate", msgspec.json.encode(command))

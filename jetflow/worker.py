@@ -24,7 +24,7 @@ from jetflow.broker.transport.lane import Lane
 from jetflow.broker.transport.wire import Wire
 from jetflow.core import guard
 from jetflow.core.definitions import ActivityDefinition, WorkflowDefinition, as_activity, as_workflow
-from jetflow.core.durations import Duration, to_ms
+from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
 from jetflow.engine.activities.remote import OUTCOME_MARGIN, TaskRunner
 from jetflow.engine.activities.steps import StepRunner
@@ -66,7 +66,7 @@ class Worker:
         max_concurrent_activities: attempts under way at once, of the worker's own workflows and of others together.
         max_concurrent_commands: commands taken from the broker and not yet acked, at most.
         max_cached_workflows: resting workflows kept in memory; the others are rebuilt when something comes for them.
-        default_expire: how long the record of a workflow is kept after it ends; None for ever.
+        default_expire: how long the record of a workflow is kept after it ends, whatever ends it; ``"forever"`` or None for ever.
         graceful_timeout: how long running activities may finish when the worker stops or gives up partitions.
         threads: for activities that are plain functions.
         activity_lease: how long a remote activity is left to a worker that is silent, before another one gets it; leases of
@@ -108,7 +108,7 @@ class Worker:
         self._max_activities = max_concurrent_activities
         self._max_commands = max_concurrent_commands
         self._max_cached = max_cached_workflows
-        self._default_expire = None if default_expire is None else to_ms(default_expire, "default_expire")
+        self._default_expire = limit_ms(default_expire, "default_expire")
         self._grace = to_ms(graceful_timeout, "graceful_timeout") / 1000
         self._threads = threads
         self._lease = to_ms(activity_lease, "activity_lease") / 1000

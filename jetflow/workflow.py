@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Prot
 from jetflow.core import events as ev
 from jetflow.core.data import Entity, Search, UserData
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions, RetryPolicy, WorkflowDefinition, activity_options
-from jetflow.core.durations import Duration, to_ms
+from jetflow.core.durations import Duration, limit_ms, to_ms
+from jetflow.core.events import FOREVER_MS
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
 from jetflow.core.loop import current_machine
@@ -91,7 +92,7 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
 
     Args:
         what: a signal's name, or a function without side effects that is looked at after every input.
-        timeout: how long to wait; None for ever.
+        timeout: how long to wait; ``"forever"`` or None for ever.
         model: type of the signal's payload; plain JSON types without it.
 
     Returns:
@@ -101,25 +102,25 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
         CancelledFailure: the workflow was asked to cancel.
         InvalidInputError: the payload does not fit ``model``.
     """
-    machine = _machine()
+    machine, limit = _machine(), limit_ms(timeout, "timeout")
     if isinstance(what, str):
         if not what:
             raise InvalidInputError("condition needs the name of a signal")
-        return await machine.wait_signal(what, None if timeout is None else to_ms(timeout, "timeout"), model)
+        return await machine.wait_signal(what, limit, model)
     if asyncio.iscoroutinefunction(what):
         raise InvalidInputError("condition needs a plain function: an async one is true before it has run")
-    if timeout is None:
+    if limit is None:
         await machine.wait_until(what)
         return True
     try:
-        async with asyncio.timeout(to_ms(timeout, "timeout") / 1000):
+        async with asyncio.timeout(limit / 1000):
             await machine.wait_until(what)
     except TimeoutError:
         return False
     return True
 
 
-async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: str | None = None, expire: Duration = "10m") -> None:
+async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: str | None = None, expire: Duration | None = "10m") -> None:
     """Sends a signal to another workflow, exactly once, with the commit that records it; does not wait for anybody to take it.
 
     Args:
@@ -127,7 +128,7 @@ async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: s
         name: what it waits for with ``condition(name)``.
         data: anything that JSON can hold.
         task_queue: the other workflow's; this one's when not given.
-        expire: how long the signal is kept if nobody waits for it yet.
+        expire: how long the signal is kept if nobody waits for it yet; ``"forever"`` or None for ever.
 
     Raises:
         InvalidInputError: the data cannot be JSON, or a name cannot be used.
@@ -136,7 +137,8 @@ async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: s
     queue = machine.info.task_queue if task_queue is None else task_queue
     for text, what in ((workflow_id, "workflow id"), (name, "signal name"), (queue, "task queue")):
         to_token(text, what)
-    machine.send_signal(workflow_id, queue, name, encode(data, "signal data"), to_ms(expire, "expire"))
+    kept = limit_ms(expire, "expire")
+    machine.send_signal(workflow_id, queue, name, encode(data, "signal data"), FOREVER_MS if kept is None else kept)
 
 
 # ---- activities by name, or with other options
@@ -278,7 +280,7 @@ def _child(
         input=encode_args(args, name),
         awaited=awaited,
         parent_close_policy=parent_close_policy,
-        expire=machine.info.expire if expire is None else to_ms(expire, "expire"),
+        expire=machine.info.expire if expire is None else limit_ms(expire, "expire"),
     )
     return started, decode
 
@@ -328,7 +330,7 @@ async def execute_child(
         workflow_id: made from the parent's id when not given.
         task_queue: the parent's when not given.
         parent_close_policy: what becomes of the child if the parent ends first.
-        expire: how long the child's record is kept after it ends; the parent's when not given.
+        expire: how long the child's record is kept after it ends, ``"forever"`` for ever; the parent's when not given.
 
     Raises:
         ChildWorkflowError: the child failed, with its failure as the cause, or its id belongs to somebody else.

@@ -10,7 +10,7 @@ import typer
 
 from jetflow.cli.arguments import parse
 from jetflow.cli.options import HERE, Connection, Json, Reason, TaskQueue, WorkflowId, follow_up
-from jetflow.cli.output import clean, say, write_json
+from jetflow.cli.output import clean, expiry, say, write_json
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
 from jetflow.errors import WorkflowAlreadyClosedError, WorkflowNotFoundError
@@ -21,7 +21,7 @@ def signal(
     workflow_id: WorkflowId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the workflow waits for with condition(NAME).", show_default=False)],
     data: Annotated[str | None, typer.Argument(metavar="DATA", help='JSON, else plain text; "-" reads JSON from stdin.', show_default=False)] = None,
-    expire: Annotated[str, typer.Option(metavar="DURATION", help="How long it is kept if nobody waits for it yet.")] = "10m",
+    expire: Annotated[str, typer.Option(metavar="DURATION", help='How long it is kept if nobody waits for it yet, or "forever".')] = "10m",
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
     connection: Connection = HERE,
@@ -44,7 +44,7 @@ def signal(
                 note = f", but the workflow had already ended ({record.status})"
         except WorkflowNotFoundError:
             note = f"; there is no such workflow yet, the signal is kept for {expire}"
-        await handle.signal(name, given, expire=expire)
+        await handle.signal(name, given, expire=expiry(expire, default="10m"))
         return f"stored{note}"
 
     _command(f"signal {name}", send, workflow_id, task_queue, connection, as_json=as_json)
@@ -77,7 +77,12 @@ def terminate(
     workflow_id: WorkflowId,
     reason: Reason = None,
     descend: Annotated[bool, typer.Option("--descend", help="Its children and their children too.")] = False,
-    expire: Annotated[str, typer.Option(metavar="DURATION", help="How long its record is kept.")] = "1h",
+    expire: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help='How long its record is kept, or "forever"; as if it had ended by itself when not given.', show_default=False
+        ),
+    ] = None,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
     connection: Connection = HERE,
@@ -89,7 +94,7 @@ def terminate(
     """
 
     async def send(handle: WorkflowHandle) -> str:
-        await handle.terminate(reason or "terminated by command", descend=descend, expire=expire)
+        await handle.terminate(reason or "terminated by command", descend=descend, expire=expiry(expire, default="default"))
         return "sent"
 
     _command("terminate", send, workflow_id, task_queue, connection, as_json=as_json)

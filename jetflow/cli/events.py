@@ -17,7 +17,7 @@ DEFAULT_KEEP = "7d"
 
 
 def events_on(
-    keep: Annotated[str, typer.Option(metavar="DURATION", help="How long an event is kept, or forever.")] = DEFAULT_KEEP,
+    keep: Annotated[str, typer.Option(metavar="DURATION", help='How long an event is kept, or "forever".')] = DEFAULT_KEEP,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:

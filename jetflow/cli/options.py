@@ -33,7 +33,7 @@ Creds = Annotated[
 TaskQueue = Annotated[str, typer.Option("--task-queue", "-q", envvar="JETFLOW_TASK_QUEUE", metavar="NAME", help="Whose workers run it.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs, one line each; errors too, on stderr.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more: -v for INFO, -vv for DEBUG.", show_default=False)]
-Timeout = Annotated[str | None, typer.Option("--timeout", metavar="DURATION", help='How long to wait, such as "30s"; for ever when not given.')]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="DURATION", help='How long to wait, or "forever", as when not given.')]
 
 WorkflowId = Annotated[str, typer.Argument(metavar="ID", help="The workflow's id.", show_default=False)]
 App = Annotated[

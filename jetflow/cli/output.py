@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     out: Console
     err: Console
 
-NEVER = ("never", "forever")
+NEVER = ("forever", "never")
+"""What stands for no end; ``never`` is the word of before."""
 
 
 def __getattr__(name: str) -> Any:
@@ -119,7 +120,7 @@ def short_duration(ms: int) -> str:
 
 
 def expiry(text: str | None, *, default: Any) -> Any:
-    """A duration given on the command line, ``never`` for None, or the default when not given."""
+    """A duration given on the command line, None for ``forever``, or the default when not given."""
     if text is None:
         return default
     return None if text in NEVER else text

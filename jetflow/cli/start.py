@@ -14,7 +14,7 @@ from jetflow.cli.options import HERE, Connection, Json, TaskQueue, Timeout, Work
 from jetflow.cli.output import clean, expiry, say, tell, write_json, write_result
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
-from jetflow.core.durations import to_ms
+from jetflow.core.durations import limit_ms
 from jetflow.handle import WorkflowHandle
 
 
@@ -36,7 +36,7 @@ def start(
     timeout: Timeout = None,
     expire: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help='How long its record is kept after the end, or "never"; the worker decides if not given.'),
+        typer.Option(metavar="DURATION", help='How long its record is kept after the end, or "forever"; the worker decides if not given.'),
     ] = None,
     if_exists: Annotated[IfExists, typer.Option(help="When the id is taken.")] = IfExists.FAIL,
     as_json: Json = False,
@@ -69,7 +69,7 @@ def start(
 
     with reporting(as_json):
         if timeout is not None:
-            to_ms(timeout, "timeout")  # a typing error is told before anything is started
+            limit_ms(timeout, "timeout")  # a typing error is told before anything is started
         value = asyncio.run(begin(parse_all(args or [])))
         if wait:
             write_result(value, one_line=as_json)

@@ -38,7 +38,8 @@ def worker(
         str, typer.Option(metavar="DURATION", help="How long running activities may finish at the stop.", rich_help_panel=TUNING)
     ] = "10s",
     expire: Annotated[
-        str, typer.Option(metavar="DURATION", help='How long records are kept after the end; "never" keeps them.', rich_help_panel=TUNING)
+        str,
+        typer.Option(metavar="DURATION", help='How long records are kept after any end, or "forever".', rich_help_panel=TUNING),
     ] = "7d",
     connection: Connection = HERE,
     verbose: Verbose = 0,

@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from jetflow.core.durations import Duration, to_ms
+from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.loop import current_machine
 from jetflow.core.values import Signature
 from jetflow.errors import InvalidInputError
@@ -95,7 +95,7 @@ def activity_options(base: ActivityOptions | None = None, **given: Any) -> Activ
                 raise InvalidInputError(f"retry must be a RetryPolicy, not {type(value).__name__}")
             changes["retry"] = value
         elif key in ("start_to_close_timeout", "schedule_to_close_timeout", "heartbeat_timeout"):
-            changes[key.removesuffix("_timeout")] = to_ms(value, key)
+            changes[key.removesuffix("_timeout")] = limit_ms(value, key)
         elif key == "task_queue":
             changes["task_queue"] = value
         else:

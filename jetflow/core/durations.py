@@ -8,9 +8,21 @@ from jetflow.errors import InvalidInputError
 
 Duration = str | int | float | timedelta
 
+FOREVER = "forever"
+"""What stands in place of a duration that has no end, in Python, on the command line, and on the wire."""
+
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern}\s*)+")
+
+
+def limit_ms(duration: Duration | None, what: str = "duration") -> int | None:
+    """Return a duration as ``to_ms`` does, or None for ``"forever"`` and for None.
+
+    Raises:
+        InvalidInputError: if it is negative, not finite, or not understood.
+    """
+    return None if duration is None or duration == FOREVER else to_ms(duration, what)
 
 
 def to_ms(duration: Duration, what: str = "duration") -> int:

@@ -17,6 +17,8 @@ from msgspec import Raw, Struct
 from jetflow.errors import Failure
 
 VERSION = 1
+FOREVER_MS = 100 * 365 * 86_400_000
+"""A duration in ms that stands for no end at all."""
 NULL = Raw(b"null")
 
 
@@ -176,6 +178,11 @@ class Terminated(Input, tag="terminated"):
     expire: int = 1000
     descend: bool = False
     kind: str | None = None
+
+    @property
+    def kept_ms(self) -> int | None:
+        """How long the record is kept after the end, in ms; None for ever, which ``expire`` says by ``FOREVER_MS``."""
+        return None if self.expire >= FOREVER_MS else self.expire
 
 
 # ---- outputs

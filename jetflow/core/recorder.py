@@ -24,9 +24,6 @@ from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, Workflow
 from jetflow.core.operation import NOWHERE, Operation, OperationFuture, RunInfo
 from jetflow.errors import CancelledFailure, Kind, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
 
-FOREVER_MS = 100 * 365 * 86_400_000
-"""A timer further away than this never fires."""
-
 MAX_AT_ONCE = 100_000
 """Operations answered at once (refused, or true already) between two inputs before the code counts as spinning."""
 
@@ -184,7 +181,7 @@ class Recorder:
             return
         if sleeper is not None:
             self._raise_if_cancelled()
-        if handle.when() - self.now / 1000 > FOREVER_MS / 1000:
+        if handle.when() - self.now / 1000 > ev.FOREVER_MS / 1000:
             if sleeper is not None:  # only the workflow's cancellation ends it
                 self.predicates.append((bool, sleeper, not shielded.get(), copy_context()))
             return

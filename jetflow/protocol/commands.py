@@ -10,18 +10,16 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from jetflow.core.durations import to_ms
-from jetflow.core.events import NULL, Parent
+from jetflow.core.durations import FOREVER, limit_ms
+from jetflow.core.events import FOREVER_MS, NULL, Parent
 from jetflow.core.failures import MAX_CAUSES
 from jetflow.core.ids import from_token, to_token
 from jetflow.core.values import as_json, decode, encode
 from jetflow.errors import Failure, InvalidInputError, Kind, PayloadTooLargeError
 from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, OWN_PREFIX, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
 
-FOREVER = "forever"
 DEFAULT_EXPIRE_MS = 600_000
 """How long a signal that nobody waits for is kept unless its header says otherwise."""
-FOREVER_MS = 100 * 365 * 86_400_000
 MAX_UPDATE_ID = 128
 _OWN_PREFIX = OWN_PREFIX.encode()
 _SUBJECT = re.compile(r"[^$\s*>.][^\s*>.]*(\.[^\s*>.]+)*")
@@ -81,7 +79,8 @@ class CancelCommand(Struct):
 
 
 class TerminateCommand(Struct, omit_defaults=True):
-    """Body of a terminate command; every field may be left out. ``expire`` is a duration.
+    """Body of a terminate command; every field may be left out. ``expire`` is a duration, or ``"forever"``; without it the record is kept as
+    long as if the run had ended by itself.
 
     ``parent`` is set when a parent's end asks for it: only the child that this parent started is meant, not another run of its id.
     """
@@ -91,7 +90,7 @@ class TerminateCommand(Struct, omit_defaults=True):
     throw: bool = True
     descend: bool = False
     suppress: bool = False
-    expire: str | int | float = "1s"
+    expire: str | int | float | None = None
     stack: str | None = None
     run: int | None = None
     parent: Parent | None = None
@@ -181,15 +180,16 @@ def check_body(what: str, body: bytes, max_payload: int) -> None:
 
 
 def expire_header(duration: Any) -> str:
-    """The value of the expire header for a duration, None for ever."""
-    return FOREVER if duration is None else f"{to_ms(duration, 'expire')}ms"
+    """Return the value of the expire header for a duration, or for ``"forever"`` or None."""
+    ms = limit_ms(duration, "expire")
+    return FOREVER if ms is None else f"{ms}ms"
 
 
 def _expire(headers: dict[str, str]) -> int | msgspec.UnsetType | None:
     value = headers.get(EXPIRE)
     if value is None:
         return msgspec.UNSET
-    return None if value == FOREVER else to_ms(value, EXPIRE)
+    return limit_ms(value.strip(), EXPIRE)
 
 
 def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
@@ -273,7 +273,7 @@ def _cancel(_name: str, body: bytes, _headers: dict[str, str]) -> CancelCommand:
 def _terminate(_name: str, body: bytes, _headers: dict[str, str]) -> TerminateCommand:
     value = decode(body.strip(), "the body of terminate")
     command = TerminateCommand(reason=value) if isinstance(value, str) else msgspec.convert(value or {}, TerminateCommand)
-    to_ms(command.expire, "expire")
+    limit_ms(command.expire, "expire")
     return command
 
 

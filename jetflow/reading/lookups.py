@@ -9,7 +9,7 @@ from jetflow.broker.stores.state import StateStore
 from jetflow.broker.stores.timeline import Timeline
 from jetflow.broker.stores.timers import ScheduledStarts
 from jetflow.broker.transport.connection import Broker
-from jetflow.core.durations import Duration, to_ms
+from jetflow.core.durations import Duration, limit_ms
 from jetflow.errors import BrokerUnavailableError, ResultTimeoutError, WorkflowNotFoundError
 from jetflow.protocol.record import StateRecord
 from jetflow.protocol.reference import WorkflowRef
@@ -91,16 +91,17 @@ class Lookups:
             ref: the run.
             until: listens for its end since before ``record`` was read.
             record: as it was last read.
-            timeout: how long to wait; None for as long as it takes.
+            timeout: how long to wait; ``"forever"`` or None for as long as it takes.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
             ResultTimeoutError: the timeout came first.
         """
-        if timeout is None:
+        limit = limit_ms(timeout, "timeout")
+        if limit is None:
             return await self._closed_record(ref, until, record)
         try:
-            async with asyncio.timeout(to_ms(timeout, "timeout") / 1000):
+            async with asyncio.timeout(limit / 1000):
                 return await self._closed_record(ref, until, record)
         except TimeoutError as error:
             raise ResultTimeoutError(f"workflow {ref.workflow_id!r} has not ended within {timeout}; it goes on") from error

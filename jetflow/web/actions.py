@@ -11,8 +11,6 @@ from jetflow.client import Client
 from jetflow.errors import InvalidInputError, WorkflowAlreadyClosedError
 from jetflow.handle import WorkflowHandle
 
-KEPT = "1h"
-"""How long the record of a workflow that was terminated here is kept, for a look at what it was."""
 SPARE = 64 * 1024
 """Bytes of a request's body beside what one message of the broker may hold."""
 
@@ -67,7 +65,7 @@ async def _cancel(handle: WorkflowHandle, body: dict[str, Any]) -> str:
 
 
 async def _terminate(handle: WorkflowHandle, body: dict[str, Any]) -> str:
-    await handle.terminate(_optional(body, "reason") or "terminated in the dashboard", descend=body.get("descend") is True, expire=KEPT)
+    await handle.terminate(_optional(body, "reason") or "terminated in the dashboard", descend=body.get("descend") is True, expire="default")
     return "it is being terminated"
 
 

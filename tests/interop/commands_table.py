@@ -105,7 +105,7 @@ TABLE = {
     "cancel": {"subject": "cancel", "body": 'empty, a reason, or `{"reason": …}`', "handle": CANCEL, "raw": CANCEL},
     "terminate": {
         "subject": "terminate",
-        "body": 'empty, a reason, or `{"reason": …, "code": 410, "descend": false, "expire": "1s"}`',
+        "body": 'empty, a reason, or `{"reason": …, "code": 410, "descend": false, "expire": "1h"}`',
         "handle": TERMINATE | {"unknown": "not found", "closed": "already closed", "expired": "not found"},
         "raw": TERMINATE | {"unknown": "dead letter", "closed": "ignored", "expired": "dead letter"},
     },

@@ -11,7 +11,7 @@ from jetflow.engine.turn.ending import terminated
 from jetflow.engine.turn.firing import fire_due
 from jetflow.engine.turn.replies import on_child, on_task_outcome, on_timer
 from jetflow.engine.turn.signalling import match_signals, on_routed, on_signal
-from jetflow.engine.turn.starting import begin_cancelled, end_generation, is_taken, makes_way, next_generation, on_start
+from jetflow.engine.turn.starting import begin_cancelled, end_generation, is_taken, kept_after_end, makes_way, next_generation, on_start
 from jetflow.engine.turn.strangers import on_stranger
 from jetflow.engine.turn.updating import match_updates, on_update
 from jetflow.protocol.clock import now_ms
@@ -105,6 +105,6 @@ async def _on_end(actor: Actor, payload: CancelCommand | TerminateCommand) -> No
     if isinstance(payload, CancelCommand):
         actor.feed(ev.CancelRequested(at=now_ms(), reason=payload.reason))
     elif actor.run.closing is None:
-        actor.feed(terminated(payload))
+        actor.feed(terminated(payload, kept_after_end(actor)))
     elif payload.descend and actor.run.info is not None:  # it has ended, and what it started may go on
         await actor.tenure.outbox.end_children(actor.run.info, await all_children(actor), descend=True)

@@ -61,7 +61,7 @@ async def _tell(actor: Actor, info: RunInfo) -> None:
 def _kept(run: Run) -> int | None:
     """Return how long the record of a run that has ended is kept, in ms; None for ever."""
     closing, info = run.closing, run.info
-    return closing.expire if isinstance(closing, ev.Terminated) else info.expire if info is not None else None
+    return closing.kept_ms if isinstance(closing, ev.Terminated) else info.expire if info is not None else None
 
 
 async def _data_at_end(actor: Actor) -> UserData | None:

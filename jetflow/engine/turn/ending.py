@@ -5,25 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from jetflow.core import events as ev
-from jetflow.core.durations import to_ms
+from jetflow.core.durations import limit_ms
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.addressing import ending_command
 from jetflow.engine.turn.first_commit import guard
-from jetflow.engine.turn.starting import REPLACED, started_by
+from jetflow.engine.turn.starting import kept_after_end, replaced, started_by
 from jetflow.errors import Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import StartCommand, TerminateCommand
 
 
-def terminated(command: TerminateCommand) -> ev.Terminated:
-    """The event that a terminate command makes."""
+def terminated(command: TerminateCommand, kept: int | None) -> ev.Terminated:
+    """The event that a terminate command makes. ``kept`` is how long the run's record is kept if the command does not say."""
+    expire = kept if command.expire is None else limit_ms(command.expire)
     return ev.Terminated(
         at=now_ms(),
         reason=command.reason,
         code=command.code,
         throw=command.throw,
         stack=command.stack,
-        expire=to_ms(command.expire),
+        expire=ev.FOREVER_MS if expire is None else expire,
         descend=command.descend,
         kind=Kind.TERMINATED,
     )
@@ -43,8 +44,7 @@ async def end_unseen(actor: Actor) -> bool:
         await guard(actor, command)
         last = await timeline.last(queue_token, actor.id_token)
     ends = command.payload
-    ended = terminated(ends) if isinstance(ends, TerminateCommand) else ev.Terminated(at=now_ms(), reason=REPLACED, kind=Kind.TERMINATED)
-    events: list[Any] = [ended]
+    events: list[Any] = []
     if last is not None and not isinstance(last.commit.events[-1], ev.CLOSING):
         run, cause = last.commit.run, last.commit.cause
         if isinstance(ends, StartCommand) and command.seq <= run:
@@ -54,9 +54,13 @@ async def end_unseen(actor: Actor) -> bool:
         if start is None or start.seq > command.seq or start is command:
             return False
         run = cause = start.seq
-        events.insert(0, started_by(actor, start.payload))  # type: ignore[arg-type]
+        events.append(started_by(actor, start.payload))  # type: ignore[arg-type]
+    kept = events[0].expire if events else kept_after_end(actor)
     if isinstance(ends, TerminateCommand):
         cause = command.seq
+        events.append(terminated(ends, kept))
+    else:
+        events.append(replaced(kept))
     commit = ev.Commit(run=run, cause=cause, events=events)
     await timeline.append(queue_token, actor.id_token, 1 if last is None else last.seq + 1, ev.encode_commit(commit))
     return True

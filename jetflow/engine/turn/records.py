@@ -39,7 +39,7 @@ def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: User
         record.result = closing.result
     elif isinstance(closing, ev.Terminated):
         record = _record(info, seq, worker, TERMINATED, -INTERRUPTED)
-        record.expire = closing.expire
+        record.expire = closing.kept_ms
         if closing.throw:
             record.failure = termination(info.workflow_id, closing.reason, closing.code, closing.stack, closing.kind)
     else:

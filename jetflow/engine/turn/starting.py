@@ -77,8 +77,19 @@ def makes_way(actor: Actor, command: Command) -> bool:
     if type(command.payload) is not StartCommand or not replaces(run, command):
         return False
     if actor.machine is not None and actor.machine.closing is None:
-        actor.feed(ev.Terminated(at=now_ms(), reason=REPLACED, kind=Kind.TERMINATED))
+        actor.feed(replaced(kept_after_end(actor)))
     return (actor.machine is not None or run.closing is not None) and not (run.closing is not None and run.told_closing)
+
+
+def replaced(kept: int | None) -> ev.Terminated:
+    """Return the event that ends a run in whose place another one begins."""
+    return ev.Terminated(at=now_ms(), reason=REPLACED, expire=ev.FOREVER_MS if kept is None else kept, kind=Kind.TERMINATED)
+
+
+def kept_after_end(actor: Actor) -> int | None:
+    """Return how long the record of the run is kept after its end, in ms, whatever ends it. None for ever."""
+    info = actor.run.info
+    return actor.context.default_expire if info is None else info.expire
 
 
 def started_by(actor: Actor, start: StartCommand, first_index: int = 1) -> ev.Started:
