@@ -7,6 +7,7 @@ async with Client.connect() as client:                      # JETFLOW_URL, or na
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager
@@ -58,13 +59,16 @@ class Client(Finding):
     """A connection to a namespace of workflows. Make it with ``Client.connect`` or ``jetflow.local``.
 
     Attributes:
+        task_queue: whose workers run what is started, unless the workflow or the call names another one.
         broker: the connection, for workers.
         lookups: what is read about single workflows, for handles.
         states: the state records.
     """
 
-    def __init__(self, broker: Broker, connect_again: Callable[[str], Coroutine[Any, Any, Wire]]) -> None:
+    def __init__(self, broker: Broker, connect_again: Callable[[str], Coroutine[Any, Any, Wire]], task_queue: str = DEFAULT_QUEUE) -> None:
+        to_token(task_queue, "task queue")
         self.broker = broker
+        self.task_queue = task_queue
         self._connect_again = connect_again
         self._ids: list[str] = []
         self.lookups: Lookups = Lookups(broker)
@@ -77,6 +81,7 @@ class Client(Finding):
         servers: str | Sequence[str] | None = None,
         *,
         namespace: str = DEFAULT_NAMESPACE,
+        task_queue: str | None = None,
         credentials: str | Path | None = None,
         tls: ssl.SSLContext | None = None,
         name: str = "client",
@@ -89,6 +94,8 @@ class Client(Finding):
         Args:
             servers: one address or several; ``JETFLOW_URL``, then ``nats://127.0.0.1:4222`` when not given.
             namespace: which set of workflows on the server.
+            task_queue: the default of every call that takes one, and of ``Worker(client)``; ``JETFLOW_TASK_QUEUE``, then ``"default"`` when not
+                given. Filters, as of ``client.list``, have no default.
             credentials: path of a ``.creds`` file.
             tls: an SSL context.
             name: shown in the server's connection list.
@@ -101,8 +108,9 @@ class Client(Finding):
         """
 
         return connecting(
-            servers, namespace=namespace, credentials=credentials, tls=tls, name=name, partitions=partitions, replicas=replicas, timeout=timeout
-        )
+            servers, namespace=namespace, task_queue=task_queue, credentials=credentials, tls=tls, name=name,
+            partitions=partitions, replicas=replicas, timeout=timeout,
+        )  # fmt: skip
 
     @property
     def url(self) -> str:
@@ -154,7 +162,7 @@ class Client(Finding):
         /,
         *,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         start_delay: Duration | None = None,
@@ -167,7 +175,7 @@ class Client(Finding):
         workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
         *args: *Ts,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         start_delay: Duration | None = None,
@@ -180,7 +188,7 @@ class Client(Finding):
         workflow: str,
         *args: Any,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         start_delay: Duration | None = None,
@@ -192,7 +200,7 @@ class Client(Finding):
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
         *args: Any,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         start_delay: Duration | None = None,
@@ -205,7 +213,7 @@ class Client(Finding):
             workflow: the function, or its name.
             args: its arguments.
             workflow_id: anything unique on the task queue; a random one when not given.
-            task_queue: whose workers run it.
+            task_queue: whose workers run it; the workflow's own when not given, as in ``@workflow(task_queue="orders")``, then the client's.
             expire: how long the record is kept after the end; ``"forever"`` or None for ever; the worker's default when not given.
             if_exists: ``"fail"`` raises, ``"attach"`` gives a handle of the workflow that is there, ``"replace"`` terminates it if it still
                 runs, and starts this one in its place.
@@ -239,7 +247,7 @@ class Client(Finding):
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
         args: tuple[Any, ...],
         workflow_id: str,
-        task_queue: str,
+        task_queue: str | None,
         expire: Duration | Literal["default"] | None,
         if_exists: IfExists,
         more_headers: dict[str, str] | None = None,
@@ -253,6 +261,7 @@ class Client(Finding):
         if if_exists == "replace":
             more_headers = (more_headers or {}) | {REPLACE: "1"}
         name, definition = _workflow_name(workflow)
+        task_queue = self._queue_for(definition, task_queue)
         body, tell = _input(definition, args)
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
         ref, type_token = WorkflowRef.of(workflow_id, task_queue), to_token(name, "workflow type")
@@ -282,7 +291,7 @@ class Client(Finding):
         /,
         *,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         timeout: Duration | None = None,
@@ -293,7 +302,7 @@ class Client(Finding):
         workflow: Callable[[*Ts], Coroutine[Any, Any, R]],
         *args: *Ts,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         timeout: Duration | None = None,
@@ -304,7 +313,7 @@ class Client(Finding):
         workflow: str,
         *args: Any,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         timeout: Duration | None = None,
@@ -314,13 +323,14 @@ class Client(Finding):
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
         *args: Any,
         workflow_id: str | None = None,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         expire: Duration | Literal["default"] | None = "default",
         if_exists: IfExists = "fail",
         timeout: Duration | None = None,
     ) -> Any:
         """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
+        task_queue = self._queue_for(_workflow_name(workflow)[1], task_queue)
         async with self.lookups.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
             started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
             record = await self.lookups.closed_record(started.ref, until, started.record, timeout)
@@ -354,7 +364,7 @@ class Client(Finding):
         signal: str,
         data: Any = None,
         workflow_id: str,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle[R]: ...
@@ -366,7 +376,7 @@ class Client(Finding):
         signal: str,
         data: Any = None,
         workflow_id: str,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle[R]: ...
@@ -378,7 +388,7 @@ class Client(Finding):
         signal: str,
         data: Any = None,
         workflow_id: str,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle: ...
@@ -389,7 +399,7 @@ class Client(Finding):
         signal: str,
         data: Any = None,
         workflow_id: str,
-        task_queue: str = DEFAULT_QUEUE,
+        task_queue: str | None = None,
         signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle:
@@ -401,7 +411,7 @@ class Client(Finding):
             signal: what it waits for with ``condition(signal)``.
             data: anything that JSON can hold.
             workflow_id: whose signal it is.
-            task_queue: whose workers run it.
+            task_queue: whose workers run it; the workflow's own when not given, then the client's.
             signal_expire: how long the signal is kept until the workflow waits for it; ``"forever"`` or None for ever.
             expire: how long the record is kept after the end, should it be started.
 
@@ -426,9 +436,17 @@ class Client(Finding):
 
     # ---- finding
 
-    def get_handle(self, workflow_id: str, task_queue: str = DEFAULT_QUEUE, *, run_id: str | None = None) -> WorkflowHandle:
-        """A handle of a workflow that may or may not exist; without a run id it follows the latest run."""
-        return WorkflowHandle(self.lookups, WorkflowRef.of(workflow_id, task_queue, run_id))
+    def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None) -> WorkflowHandle:
+        """A handle of a workflow that may or may not exist, on the client's task queue when none is given; without a run id it follows the latest
+        run.
+        """
+        return WorkflowHandle(self.lookups, WorkflowRef.of(workflow_id, self._queue_for(None, task_queue), run_id))
+
+    def _queue_for(self, definition: WorkflowDefinition[..., Any] | None, given: str | None) -> str:
+        """Return whose workers run a workflow: the queue that the call names, then the workflow's own, then the client's."""
+        if given is not None:
+            return given
+        return self.task_queue if definition is None or definition.task_queue is None else definition.task_queue
 
 
 def _input(definition: WorkflowDefinition[..., Any] | None, args: tuple[Any, ...]) -> tuple[bytes, bool]:
@@ -495,6 +513,7 @@ def connecting(
     servers: str | Sequence[str] | None,
     *,
     namespace: str,
+    task_queue: str | None = None,
     credentials: str | Path | None,
     tls: ssl.SSLContext | None = None,
     name: str,
@@ -506,7 +525,7 @@ def connecting(
     """A client to be, as ``Client.connect`` gives it.
 
     Args:
-        servers, namespace, credentials, tls, name, partitions, replicas, timeout: see ``Client.connect``.
+        servers, namespace, task_queue, credentials, tls, name, partitions, replicas, timeout: see ``Client.connect``.
         refuse: whether a namespace that the engine cannot work with is an error. Who only looks at it says False, and is told by the log.
     """
 
@@ -518,14 +537,21 @@ def connecting(
             servers, namespace=namespace, credentials=credentials, tls=tls, name=name,
             partitions=partitions, replicas=replicas, timeout=timeout, refuse=refuse,
         )  # fmt: skip
-        return Client(broker, again)
+        return Client(broker, again, chosen)
 
+    chosen = (os.environ.get("JETFLOW_TASK_QUEUE") or DEFAULT_QUEUE) if task_queue is None else task_queue
+    to_token(chosen, "task queue")
     return Connecting(open_client)
 
 
 @asynccontextmanager
 async def local(
-    store_dir: str | Path | None = None, *, port: int = 0, namespace: str = DEFAULT_NAMESPACE, partitions: int | None = None
+    store_dir: str | Path | None = None,
+    *,
+    port: int = 0,
+    namespace: str = DEFAULT_NAMESPACE,
+    task_queue: str | None = None,
+    partitions: int | None = None,
 ) -> AsyncIterator[Client]:
     """Starts an embedded nats-server on 127.0.0.1 and connects to it; both end with the block.
 
@@ -533,10 +559,14 @@ async def local(
         store_dir: where workflows are kept over restarts; None for a folder that is thrown away.
         port: 0 for a free one.
         namespace: which set of workflows.
+        task_queue: the default of every call that takes one, see ``Client.connect``.
         partitions: of a new namespace.
 
     Raises:
         BrokerError: nats-server is missing or did not start; with its log.
     """
-    async with LocalServer(store_dir, port) as server, Client.connect(server.url, namespace=namespace, partitions=partitions) as client:
+    async with (
+        LocalServer(store_dir, port) as server,
+        Client.connect(server.url, namespace=namespace, task_queue=task_queue, partitions=partitions) as client,
+    ):
         yield client

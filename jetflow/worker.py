@@ -60,7 +60,7 @@ class Worker:
 
     Args:
         client: the connection to use; it must stay open as long.
-        task_queue: which queue.
+        task_queue: which queue; the client's when not given.
         workflows: functions made by ``@workflow``, or plain async functions.
         activities: functions made by ``@activity``, or plain functions.
         max_concurrent_activities: attempts under way at once, of the worker's own workflows and of others together.
@@ -82,7 +82,7 @@ class Worker:
         self,
         client: Client,
         *,
-        task_queue: str,
+        task_queue: str | None = None,
         workflows: Iterable[Any] = (),
         activities: Iterable[Any] = (),
         max_concurrent_activities: int = 1000,
@@ -93,6 +93,7 @@ class Worker:
         threads: int = 32,
         activity_lease: Duration = "30s",
     ) -> None:
+        task_queue = client.task_queue if task_queue is None else task_queue
         to_token(task_queue, "task queue")
         for name, number in (("max_concurrent_activities", max_concurrent_activities), ("max_concurrent_commands", max_concurrent_commands),
                              ("max_cached_workflows", max_cached_workflows), ("threads", threads)):  # fmt: skip
@@ -103,6 +104,9 @@ class Worker:
         self.worker_id: str = clock.token(6)
         self._workflows: dict[str, WorkflowDefinition[Any, Any]] = _registry(workflows, as_workflow, "workflow")
         self._activities: dict[str, ActivityDefinition[Any, Any]] = _registry(activities, as_activity, "activity")
+        for definition in self._workflows.values():
+            if definition.task_queue not in (None, task_queue):
+                log.warning("workflow %r names task queue %r, and this worker serves %r", definition.name, definition.task_queue, task_queue)
         if not self._workflows and not self._activities:
             raise RegistrationError(f"a worker needs at least one workflow or activity to serve on task queue {task_queue!r}")
         self._max_activities = max_concurrent_activities

@@ -260,8 +260,9 @@ def _child(
 ) -> tuple[ev.ChildStarted, TypedDecoder]:
     if parent_close_policy not in ("terminate", "cancel", "abandon"):
         raise InvalidInputError(f'parent_close_policy must be "terminate", "cancel" or "abandon", not {parent_close_policy!r}')
+    own = None
     if isinstance(workflow, WorkflowDefinition):
-        name, decode = workflow.name, workflow.signature.result
+        name, own, decode = workflow.name, workflow.task_queue, workflow.signature.result
         args = workflow.signature.bind(args, {})
     else:
         name = workflow if isinstance(workflow, str) else workflow.__name__
@@ -276,7 +277,7 @@ def _child(
         at=machine.now,
         workflow_type=name,
         workflow_id=workflow_id or "",
-        task_queue=task_queue or machine.info.task_queue,
+        task_queue=task_queue or own or machine.info.task_queue,
         input=encode_args(args, name),
         awaited=awaited,
         parent_close_policy=parent_close_policy,
@@ -328,7 +329,7 @@ async def execute_child(
         workflow: the child's function or its name.
         args: its arguments.
         workflow_id: made from the parent's id when not given.
-        task_queue: the parent's when not given.
+        task_queue: the child workflow's own when not given, as in ``@workflow(task_queue="orders")``, then the parent's.
         parent_close_policy: what becomes of the child if the parent ends first.
         expire: how long the child's record is kept after it ends, ``"forever"`` for ever; the parent's when not given.
 
@@ -606,17 +607,20 @@ class _Workflow(_Base):
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> WorkflowDefinition[P, R]: ...
     @overload
-    def __call__(self, *, name: str | None = None) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], WorkflowDefinition[P, R]]: ...
-    def __call__(self, function: Any = None, *, name: str | None = None) -> Any:
+    def __call__(
+        self, *, name: str | None = None, task_queue: str | None = None
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], WorkflowDefinition[P, R]]: ...
+    def __call__(self, function: Any = None, *, name: str | None = None, task_queue: str | None = None) -> Any:
         """Makes an ``async def`` function a workflow.
 
         Args:
             function: the function, when used without parentheses.
             name: the workflow type on the wire; the function's name when not given.
+            task_queue: whose workers run it, unless a start names another queue; the client's when not given, of a child the parent's.
         """
         if function is None:
-            return lambda given: WorkflowDefinition(given, name)
-        return WorkflowDefinition(function, name)
+            return lambda given: WorkflowDefinition(given, name, task_queue)
+        return WorkflowDefinition(function, name, task_queue)
 
 
 sys.modules[__name__].__class__ = cast(type[ModuleType], _Workflow)

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from jetflow.core.durations import Duration, limit_ms, to_ms
+from jetflow.core.ids import to_token
 from jetflow.core.loop import current_machine
 from jetflow.core.values import Signature
 from jetflow.errors import InvalidInputError
@@ -104,13 +105,16 @@ def activity_options(base: ActivityOptions | None = None, **given: Any) -> Activ
 
 
 class WorkflowDefinition(Generic[P, R]):
-    """A workflow function with its name and signature. Calling it runs the function in place."""
+    """A workflow function with its name, signature and task queue. Calling it runs the function in place."""
 
-    def __init__(self, function: Callable[P, Awaitable[R]], name: str | None = None) -> None:
+    def __init__(self, function: Callable[P, Awaitable[R]], name: str | None = None, task_queue: str | None = None) -> None:
         if not inspect.iscoroutinefunction(function):
             raise InvalidInputError(f"workflow {_name_of(function)!r} must be an async def function")
         self.function: Callable[..., Coroutine[Any, Any, Any]] = cast(Callable[..., Coroutine[Any, Any, Any]], function)
+        if task_queue is not None:
+            to_token(task_queue, "task queue")
         self.name: str = name or _name_of(function)
+        self.task_queue: str | None = task_queue
         self.__name__: str = self.name
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__

@@ -71,7 +71,7 @@ async def order(item: str) -> Receipt:
     return receipt
 
 
-@workflow(name="order.v2")
+@workflow(name="order.v2", task_queue="orders")
 async def renamed(item: str, count: int = 1) -> int:
     return count
 
@@ -167,9 +167,11 @@ def takes_any(handle: WorkflowHandle) -> WorkflowHandle[object]:
 
 
 async def connections() -> AsyncIterator[Client]:
+    async with jetflow.local(task_queue="q") as client, Worker(client, workflows=[order]):
+        assert_type(client.task_queue, str)
     async with jetflow.local() as client, Worker(client, task_queue="q", workflows=[order, undecorated], activities=[charge, send]):
         yield client
-    async with Client.connect(namespace="n") as client:
+    async with Client.connect(namespace="n", task_queue="orders") as client:
         yield client
     yield await Client.connect()
 

@@ -41,6 +41,10 @@ async def wrong_retry(item: str) -> None: ...
 async def wrong_option(item: str) -> None: ...
 
 
+@workflow(task_queue=5)  # refused
+async def wrong_queue(item: str) -> None: ...
+
+
 @workflow  # refused
 def not_async(item: str) -> str:
     return item
