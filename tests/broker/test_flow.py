@@ -16,7 +16,7 @@ from jetflow.broker.transport.direct import DirectWire
 from jetflow.broker.transport.lane import Lane
 from jetflow.broker.transport.plain import PlainWire
 from jetflow.broker.transport.server import LocalServer
-from jetflow.broker.transport.wire import MAX_UNWRITTEN, TURN, Wire
+from jetflow.broker.transport.wire import MAX_UNWRITTEN, Wire
 from jetflow.engine.calls.answering import send
 from jetflow.errors import BrokerUnavailableError
 from jetflow.protocol.answers import Answer
@@ -121,7 +121,7 @@ async def test_writers_wait_while_the_server_takes_nothing(slow: Broker, throttl
     sent = slow.lane.under_way
     assert sent < count
     assert watch.most < MAX_UNWRITTEN + len(BIG) + 1000
-    assert slow.wire.unwritten > TURN // 8
+    assert slow.wire.unwritten > 0
     throttle.release()
     await asyncio.gather(*writing)
     assert watch.most < MAX_UNWRITTEN + len(BIG) + 1000
