@@ -22,6 +22,7 @@ class Status(StrEnum):
     """The statuses that a person is told."""
 
     RUNNING = "running"
+    RETRYING = "retrying"
     PARKED = "parked"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -35,7 +36,10 @@ class Selection:
     status: Annotated[
         list[Status] | None,
         typer.Option(
-            "--status", help="Only these; may be given again. running takes the parked ones too.", show_default=False, rich_help_panel=WHICH
+            "--status",
+            help="Only these; may be given again. running takes retrying and parked ones too.",
+            show_default=False,
+            rich_help_panel=WHICH,
         ),
     ] = None
     workflow_type: Annotated[str | None, typer.Option("--type", metavar="NAME", help="Only workflows of this type.", rich_help_panel=WHICH)] = None

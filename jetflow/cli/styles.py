@@ -20,5 +20,8 @@ def about(record: StateRecord) -> str:
         return ""
     if record.parked is not None:
         return record.parked.reason
+    retry = next((operation for operation in record.waiting if operation.failure is not None), None)
+    if retry is not None and retry.failure is not None:
+        return f"retries {retry.kind} {retry.name}, attempt {retry.attempt}, after {retry.failure.type}: {retry.failure.message}"
     waits = ", ".join(f"{operation.kind} {operation.name}".strip() for operation in record.waiting[:3])
     return f"waits for {waits}" if waits else ""

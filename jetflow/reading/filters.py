@@ -17,13 +17,20 @@ from jetflow.errors import InvalidInputError
 from jetflow.protocol.record import COMPLETED, FAILED, RUNNING, TERMINATED
 
 PARKED = "parked"
-STATUSES = (RUNNING, PARKED, COMPLETED, FAILED, TERMINATED)
+RETRYING = "retrying"
+STATUSES = (RUNNING, RETRYING, PARKED, COMPLETED, FAILED, TERMINATED)
 Moment = datetime | int
 """A time: with a time zone, or ms since the epoch."""
 
 
 class Filters(Struct, frozen=True, omit_defaults=True):
-    """Which workflows. ``running`` takes the parked ones too; times are ms since the epoch; ``search`` has each value as JSON."""
+    """Which workflows. ``running`` takes the parked and the retrying ones too; times are ms since the epoch; ``search`` has each value as JSON.
+
+    Attributes:
+        id_part: text that the workflow id contains, in any case.
+        type_prefix: text that the workflow type begins with, in any case.
+        queue_prefix: text that the task queue begins with, in any case.
+    """
 
     statuses: tuple[str, ...] = ()
     workflow_type: str | None = None
@@ -31,6 +38,9 @@ class Filters(Struct, frozen=True, omit_defaults=True):
     started_after: int | None = None
     started_before: int | None = None
     search: dict[str, Any] = {}
+    id_part: str | None = None
+    type_prefix: str | None = None
+    queue_prefix: str | None = None
 
     @property
     def everything(self) -> bool:
@@ -46,7 +56,8 @@ class Wanted(TypedDict, total=False):
     """Keywords of ``client.list`` and ``client.count``; what is not given, or None, leaves nothing out.
 
     Attributes:
-        status: one or several of ``running``, ``parked``, ``completed``, ``failed``, ``terminated``; ``running`` takes the parked ones too.
+        status: one or several of ``running``, ``retrying``, ``parked``, ``completed``, ``failed``, ``terminated``; ``running`` takes the parked
+            ones and the retrying ones too. A workflow is retrying while an attempt of one of its activities has failed and another is due.
         workflow_type: name of the workflow function.
         task_queue: whose workers run it.
         started_after: at this time or later: a datetime with a time zone, or ms since the epoch.
@@ -102,12 +113,21 @@ class Glance(Struct):
     task_queue: str
     workflow_type: str
     started_at: int
+    workflow_id: str = ""
     parked: Raw = Raw()
+    waiting: Raw = Raw()
 
     @property
     def shown_status(self) -> str:
         """The status that a person is told."""
         return PARKED if self.parked and self.status == RUNNING else self.status
+
+    @property
+    def retrying(self) -> bool:
+        """Whether an attempt has failed and another is due."""
+        if self.status != RUNNING or _FAILURE not in bytes(self.waiting):
+            return False
+        return any(operation.failure for operation in _waits.decode(self.waiting))
 
     @property
     def run(self) -> int:
@@ -120,6 +140,12 @@ class _GlanceWithData(Glance):
     entity: dict[str, Any] | None = None
 
 
+class _Wait(Struct):
+    failure: Raw = Raw()
+
+
+_FAILURE = b'"failure"'
+_waits = msgspec.json.Decoder(list[_Wait])
 _plain = msgspec.json.Decoder(Glance)
 _with_data = msgspec.json.Decoder(_GlanceWithData)
 
@@ -129,7 +155,8 @@ def matcher(filters: Filters) -> Callable[[bytes], Glance | None]:
     decoder = _with_data if filters.search else _plain
     queue, kind = filters.task_queue, filters.workflow_type
     after, before = filters.started_after, filters.started_before
-    statuses, search = frozenset(filters.statuses), filters.search
+    statuses, search, retrying = frozenset(filters.statuses), filters.search, RETRYING in filters.statuses
+    id_part, type_prefix, queue_prefix = ((each or "").lower() for each in (filters.id_part, filters.type_prefix, filters.queue_prefix))
 
     def match(body: bytes) -> Glance | None:
         if not body:  # deleted or expired
@@ -141,7 +168,10 @@ def matcher(filters: Filters) -> Callable[[bytes], Glance | None]:
         if (
             (queue is not None and seen.task_queue != queue)
             or (kind is not None and seen.workflow_type != kind)
-            or (statuses and seen.status not in statuses and seen.shown_status not in statuses)
+            or (id_part and id_part not in seen.workflow_id.lower())
+            or (queue_prefix and not seen.task_queue.lower().startswith(queue_prefix))
+            or (type_prefix and not seen.workflow_type.lower().startswith(type_prefix))
+            or (statuses and seen.status not in statuses and seen.shown_status not in statuses and not (retrying and seen.retrying))
             or (after is not None and seen.started_at < after)
             or (before is not None and seen.started_at >= before)
             or (search and not _has(seen, search))

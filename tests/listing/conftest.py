@@ -30,6 +30,7 @@ class Shelf:
                 workflow_id=workflow_id, task_queue=queue, workflow_type=fields.get("workflow_type", "order"), run_id=str(run),
                 status="running" if parked else status, code=1, started_at=fields.get("started_at", 1000), updated_at=2000,
                 parked=parked, data=data, entity=fields.get("entity"), expire=fields.get("expire"),
+                waiting=fields.get("waiting", []),
             )  # fmt: skip
             await put_record(self.client, record)
 

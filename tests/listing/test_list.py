@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from jetflow.core.failures import Failure
 from jetflow.errors import InvalidInputError
+from jetflow.protocol.record import Waiting
 
 from .conftest import Shelf, ids
 
@@ -66,6 +68,20 @@ async def test_filters(shelf: Shelf, wanted: dict[str, Any], found: list[str]) -
     assert ([record.workflow_id for record in page.workflows], page.cursor) == (found, None)
 
 
+async def test_those_that_retry(shelf: Shelf) -> None:
+    """A failed attempt among what a workflow waits for, wherever it stands; a word in a name is none."""
+    failure = Failure("ConnectionError", "no", 597)
+    await shelf.put("quiet", waiting=[Waiting(1, "signal", '"failure": 1', 1000), Waiting(2, "activity", "charge", 1000)])
+    await shelf.put("trying", waiting=[Waiting(1, "signal", "go", 1000), Waiting(2, "activity", "charge", 1000, 2000, 3, failure)])
+    await shelf.put("stuck", status="parked", waiting=[Waiting(1, "activity", "charge", 1000, 2000, 3, failure)])
+    await shelf.put("over", status="failed", waiting=[Waiting(1, "activity", "charge", 1000, 2000, 3, failure)])
+    assert await ids(shelf.client.list(status="retrying")) == ["stuck", "trying"]
+    assert await ids(shelf.client.list(status="running")) == ["stuck", "trying", "quiet"]
+    assert await ids(shelf.client.list(status=["retrying", "failed"])) == ["over", "stuck", "trying"]
+    assert await shelf.client.count(status="retrying") == 2
+    assert await shelf.client.count_by("status") == {"running": 2, "parked": 1, "failed": 1}
+
+
 async def test_counts_by_a_field(shelf: Shelf) -> None:
     await _mixed(shelf)
     await shelf.put("more")
@@ -79,7 +95,7 @@ async def test_counts_by_a_field(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"status": "runing"}, "status must be one of running, parked, completed, failed, terminated, not 'runing'"),
+        ({"status": "runing"}, "status must be one of running, retrying, parked, completed, failed, terminated, not 'runing'"),
         ({"started_after": datetime(2026, 1, 1)}, "started_after must be a datetime with a time zone"),
         ({"started_before": "today"}, "started_before must be"),
         ({"search": {"x": object()}}, "search value of 'x' cannot be written as JSON"),

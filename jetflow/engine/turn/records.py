@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import Any
 
 from jetflow.core import events as ev
@@ -19,12 +20,21 @@ MAX_WAITING = 20
 def running_record(machine: Machine, seq: int, worker: str) -> StateRecord:
     """A live run: how many operations are pending, and the first of them."""
     pending = machine.pending
-    listed = [_waiting(operation) for _, operation in zip(range(MAX_WAITING), pending.values(), strict=False)]
+    listed = [_waiting(operation) for operation in _first_of(pending)]
     record = _record(machine.info, seq, worker, RUNNING, max(1, len(pending)))
     record.waiting = listed
     record.cancel_requested = machine.cancel_requested is not None
     _show(record, machine.data)
     return record
+
+
+def _first_of(pending: dict[int, Operation]) -> list[Operation]:
+    """As many operations as a record lists, those with a failed attempt before the others: they are what a person looks for."""
+    if len(pending) <= MAX_WAITING:
+        return list(pending.values())
+    failing = (operation for operation in pending.values() if operation.failure is not None)
+    others = (operation for operation in pending.values() if operation.failure is None)
+    return list(islice(chain(failing, others), MAX_WAITING))
 
 
 def _show(record: StateRecord, data: UserData | None) -> None:
