@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,12 +21,16 @@ from starlette.staticfiles import StaticFiles
 import jetflow
 from jetflow.client import Client
 from jetflow.errors import BrokerError, InvalidInputError, JetflowError, WorkflowAlreadyClosedError, WorkflowNotFoundError
+from jetflow.reading.filters import STATUSES
 from jetflow.web import actions, cluster, events, letters, reading
 from jetflow.web.feed import Feed
 from jetflow.web.security import Access, Guard
+from jetflow.web.tally import Tallies
 
 log: logging.Logger = logging.getLogger("jetflow.web")
 
+GONE = 499
+"""The status of an answer that nobody waits for."""
 STATIC = Path(__file__).parent / "static"
 
 _STATUS: tuple[tuple[type[JetflowError], int], ...] = (
@@ -43,6 +48,7 @@ class Dashboard:
     client: Client
     feed: Feed
     access: Access
+    tallies: Tallies
 
 
 def create_app(client: Client, access: Access | None = None) -> Starlette:
@@ -53,7 +59,7 @@ def create_app(client: Client, access: Access | None = None) -> Starlette:
         access: who may come in; whoever names it 127.0.0.1 when not given.
     """
     access = access or Access()
-    dashboard = Dashboard(client, Feed(client), access)
+    dashboard = Dashboard(client, Feed(client), access, Tallies(client))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -64,7 +70,8 @@ def create_app(client: Client, access: Access | None = None) -> Starlette:
         routes=[
             Route("/api/about", _json(about)),
             Route("/api/login", _json(login), methods=["POST"]),
-            Route("/api/workflows", _json(reading.workflows)),
+            Route("/api/workflows", _json(_while_asked(reading.workflows))),
+            Route("/api/counts", _json(_while_asked(reading.counts))),
             Route("/api/total", _json(reading.total)),
             Route("/api/workflow", _json(reading.workflow)),
             Route("/api/history", _json(reading.history)),
@@ -105,6 +112,28 @@ def _json(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
+def _while_asked(handler: Handler) -> Handler:
+    """A handler that is stopped when its browser wants something else by now: it may read very much."""
+
+    async def handle(request: Request) -> Any:
+        handling = asyncio.ensure_future(handler(request))
+        leaving = asyncio.ensure_future(_left(request))
+        try:
+            await asyncio.wait((handling, leaving), return_when=asyncio.FIRST_COMPLETED)
+            return await handling if handling.done() else Response(status_code=GONE)
+        finally:
+            for task in (handling, leaving):
+                task.cancel()
+            await asyncio.gather(handling, leaving, return_exceptions=True)
+
+    return handle
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _answer(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
@@ -117,6 +146,7 @@ async def about(request: Request) -> dict[str, Any]:
         "namespace": dashboard.client.namespace,
         "server": dashboard.client.url,
         "read_only": dashboard.access.read_only,
+        "statuses": list(STATUSES),
     }
 
 

@@ -56,7 +56,9 @@ class EventStream(Response):
 
     async def _tell(self, send: Send) -> None:
         async with self._feed.listen(self._interest) as buffer:
-            await _write(send, f"retry: {RETRY_MS}\n\n".encode() + _message("hello", {"ticks": list(self._feed.ticks)}))
+            await _write(
+                send, f"retry: {RETRY_MS}\n\n".encode() + _message("hello", {"ticks": list(self._feed.ticks), "broker": self._feed.pulse.shown})
+            )
             while not self._feed.closed:
                 messages = await buffer.next()
                 if messages:

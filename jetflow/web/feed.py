@@ -19,6 +19,7 @@ from jetflow.client import Client
 from jetflow.core.ids import from_token
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol.record import StateRecord, decode_state
+from jetflow.web.pulse import Pulse
 from jetflow.web.rows import row
 from jetflow.web.throughput import Throughput
 
@@ -37,7 +38,7 @@ LINGER = 5.0
 
 @dataclass(frozen=True)
 class Interest:
-    """What one browser wants to hear of; fields that are None say nothing."""
+    """What one browser wants to hear of; fields that are None say nothing. ``queue`` and ``workflow_type`` are what a name begins with."""
 
     queue: str | None = None
     workflow_id: str | None = None
@@ -49,9 +50,9 @@ class Interest:
         """Whether a workflow may be one that it shows; its status does not matter, since a row has to leave a list, too."""
         return not (
             self.nothing
-            or (self.queue is not None and record.task_queue != self.queue)
+            or (self.queue is not None and not record.task_queue.lower().startswith(self.queue.lower()))
             or (self.workflow_id is not None and record.workflow_id != self.workflow_id)
-            or (self.workflow_type is not None and record.workflow_type != self.workflow_type)
+            or (self.workflow_type is not None and not record.workflow_type.lower().startswith(self.workflow_type.lower()))
             or (self.text is not None and self.text.lower() not in record.workflow_id.lower())
         )
 
@@ -64,6 +65,7 @@ class Buffer:
         self._news = asyncio.Event()
         self._records: dict[tuple[str, str], StateRecord | None] = {}
         self._ticks: list[dict[str, Any]] = []
+        self._broker: list[dict[str, Any]] = []
         self._more = False
 
     def change(self, key: tuple[str, str], record: StateRecord | None) -> None:
@@ -86,6 +88,11 @@ class Buffer:
         self._ticks = [shown]
         self._news.set()
 
+    def broker(self, shown: dict[str, Any]) -> None:
+        """The broker has fallen silent, or answers again."""
+        self._broker = [shown]
+        self._news.set()
+
     def close(self) -> None:
         """Wakes whoever waits."""
         self._news.set()
@@ -95,11 +102,12 @@ class Buffer:
         await self._news.wait()
         self._news.clear()
         messages: list[tuple[str, Any]] = [("tick", tick) for tick in self._ticks]
+        messages += [("broker", shown) for shown in self._broker]
         if self._records or self._more:
             rows = [row(record) for record in self._records.values() if record is not None]
             gone = [list(key) for key, record in self._records.items() if record is None]
             messages.append(("rows", {"rows": rows, "gone": gone, "more": self._more}))
-        self._records, self._ticks, self._more = {}, [], False
+        self._records, self._ticks, self._broker, self._more = {}, [], [], False
         return messages
 
 
@@ -108,6 +116,7 @@ class Feed:
 
     Attributes:
         ticks: the figures of the last seconds, as far as somebody looked.
+        pulse: whether the broker answers, while somebody looks.
         closed: nobody will be told anything more.
     """
 
@@ -116,6 +125,7 @@ class Feed:
         self._buffers: set[Buffer] = set()
         self._sid: int | None = None
         self._throughput = Throughput()
+        self.pulse: Pulse = Pulse(client.broker, self._on_pulse)
         self.ticks: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
         self._tasks: list[asyncio.Task[None]] = []
         self._leaving: asyncio.TimerHandle | None = None
@@ -159,7 +169,7 @@ class Feed:
             wire, names = self._client.broker.wire, self._client.broker.names
             self._sid = wire.listen(names.every_change, self._on_change)
             wire.on_reconnect.append(self._on_reconnect)
-            self._tasks = [asyncio.create_task(self._tick())]
+            self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self.pulse.beat())]
 
     def _stop(self) -> None:
         if self._leaving is not None:
@@ -191,6 +201,9 @@ class Feed:
     def _on_reconnect(self) -> None:
         self._tell(Buffer.missed)
 
+    def _on_pulse(self) -> None:
+        self._tell(lambda buffer: buffer.broker(self.pulse.shown))
+
     def _tell(self, what: Callable[[Buffer], None]) -> None:
         for buffer in self._buffers:
             what(buffer)
@@ -201,6 +214,6 @@ class Feed:
         while True:
             await asyncio.sleep(TICK)
             starts, closes = self._throughput.take()
-            shown = {"starts": starts, "closes": closes, "connected": self._client.broker.wire.is_connected}
+            shown = {"starts": starts, "closes": closes, **self.pulse.shown}
             self.ticks.append(shown)
             self._tell(lambda buffer, shown=shown: buffer.tick(shown))

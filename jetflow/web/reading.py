@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from jetflow.core.ids import to_token
 from jetflow.errors import InvalidInputError, WorkflowNotFoundError
 from jetflow.handle import WorkflowHandle
 from jetflow.protocol.record import StateRecord, decode_state
+from jetflow.reading import listing
+from jetflow.reading.filters import Filters, filters_of, matcher
 from jetflow.web import history as histories
 from jetflow.web.rows import payload, row, whole
 
@@ -21,25 +24,48 @@ PAGE = 100
 MOST_EXAMINED = 50_000
 """Records that are looked through for one page; what is found until then is shown, and the page can go on."""
 
+MOST_DIGITS = 16
+"""Of a number in an address."""
+
 
 async def workflows(request: Request) -> dict[str, Any]:
     """A page of the list, the one changed last first; ``next`` goes on behind it."""
-    client, asked = _client(request), request.query_params
-    text = asked.get("text", "").lower()
-    filters: dict[str, Any] = {
-        "status": asked.get("status") or None,
-        "workflow_type": asked.get("type") or None,
-        "task_queue": asked.get("queue") or None,
-        "search": search_of(asked.get("data", "")),
+    filters = await _filters(request)
+    cursor = request.query_params.get("cursor") or None
+    page = await listing.page(_client(request).broker, filters, PAGE, cursor, MOST_EXAMINED)
+    exact = [] if cursor else await _with_id(_client(request), filters)
+    there = {(record.task_queue, record.workflow_id) for record in page.workflows}
+    found = [record for record in exact if (record.task_queue, record.workflow_id) not in there]
+    return {
+        "rows": [row(record) for record in found + page.workflows],
+        "next": page.cursor,
+        "examined": page.examined,
+        "size": PAGE,
+        "queue": filters.task_queue,
     }
-    cursor, examined = asked.get("cursor") or None, 0
-    found: list[StateRecord] = []
-    while True:
-        page = await client.list_page(**filters, limit=PAGE - len(found), cursor=cursor, examine=MOST_EXAMINED - examined)
-        found += [record for record in page.workflows if text in record.workflow_id.lower()]
-        cursor, examined = page.cursor, examined + page.examined
-        if cursor is None or len(found) >= PAGE or examined >= MOST_EXAMINED:
-            return {"rows": [row(record) for record in found], "next": cursor, "examined": examined, "size": PAGE}
+
+
+async def counts(request: Request) -> dict[str, Any]:
+    """How many workflows of each status the filters take; the status among them does not count."""
+    filters = await _filters(request)
+    return await request.app.state.dashboard.tallies.of(msgspec.structs.replace(filters, statuses=()))
+
+
+async def _filters(request: Request) -> Filters:
+    """What a list is asked for. A type is what its name begins with; so is a task queue, unless there is one of just this name."""
+    client, asked = _client(request), request.query_params
+    queue = asked.get("queue") or None
+    exact = queue is not None and await client.count(task_queue=queue) > 0
+    filters = filters_of(
+        status=asked.get("status") or None,
+        task_queue=queue if exact else None,
+        started_after=_ms(asked, "after"),
+        started_before=_ms(asked, "before"),
+        search=search_of(asked.get("data", "")),
+    )
+    return msgspec.structs.replace(
+        filters, id_part=asked.get("text") or None, type_prefix=asked.get("type") or None, queue_prefix=None if exact else queue
+    )
 
 
 async def total(request: Request) -> dict[str, Any]:
@@ -47,17 +73,21 @@ async def total(request: Request) -> dict[str, Any]:
     return {"total": await _client(request).count(task_queue=request.query_params.get("queue") or None)}
 
 
+_WORD = re.compile(r'([^\s,=]+)=("(?:\\.|[^"\\])*"(?=[\s,]|$)|[^\s,]*)|[^\s,]+')
+
+
 def search_of(text: str) -> dict[str, Any] | None:
-    """User data to look for, written ``field=value`` with blanks or commas between several; a value is JSON, else plain text.
+    """User data to look for, written ``field=value`` with blanks or commas between several; a value is JSON, else plain text. A text
+    with blanks stands in quotes.
 
     Raises:
         InvalidInputError: a word without ``=``.
     """
     found: dict[str, Any] = {}
-    for word in text.replace(",", " ").split():
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise InvalidInputError(f"user data is looked for by field=value, not {word!r}")
+    for word in _WORD.finditer(text):
+        name, value = word.groups()
+        if not name:
+            raise InvalidInputError(f"user data is looked for by field=value, not {word[0]!r}")
         try:
             found[name] = msgspec.json.decode(value.encode())
         except (msgspec.DecodeError, UnicodeEncodeError):
@@ -81,15 +111,25 @@ async def _place_of(client: Client, workflow_id: str | None, queue: str) -> dict
     """A relative by id alone: its record may be on another task queue, or gone."""
     if workflow_id is None:
         return None
-    names = client.broker.names
-    asked = {"multi_last": [names.states("*", to_token(workflow_id))]}
-    found = [
-        record
-        for message in await client.broker.lane.read_many(names.state_stream, asked, may_lag=HEARS)
-        if (record := decode_state(message.data)) is not None
-    ]
+    found = [record for body in await _records_of(client, workflow_id) if (record := decode_state(body)) is not None]
     found.sort(key=lambda record: record.task_queue != queue)
     return {"id": workflow_id, "queue": found[0].task_queue if found else None}
+
+
+async def _with_id(client: Client, filters: Filters) -> list[StateRecord]:
+    """Workflows whose id is what is looked for, to the letter: they are found at once, however many others there are."""
+    try:
+        bodies = await _records_of(client, filters.id_part) if filters.id_part else []
+    except InvalidInputError:  # longer than an id may be
+        return []
+    match = matcher(filters)
+    return [record for body in bodies if match(body) is not None and (record := decode_state(body)) is not None]
+
+
+async def _records_of(client: Client, workflow_id: str) -> list[bytes]:
+    names = client.broker.names
+    asked = {"multi_last": [names.states("*", to_token(workflow_id))]}
+    return [message.data for message in await client.broker.lane.read_many(names.state_stream, asked, may_lag=HEARS)]
 
 
 async def history(request: Request) -> dict[str, Any]:
@@ -121,8 +161,17 @@ def _handle(request: Request) -> WorkflowHandle:
     return _client(request).get_handle(asked.get("id", ""), asked.get("queue", ""))
 
 
+def _ms(asked: Mapping[str, str], name: str) -> int | None:
+    text = asked.get(name)
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
+        raise InvalidInputError(f"{name} must be a time in ms since the epoch, not {text[:40]!r}")
+    return int(text)
+
+
 def _number(asked: Mapping[str, str], name: str, default: int) -> int:
     text = asked.get(name) or str(default)
-    if not text.isdecimal() or not int(text):
-        raise InvalidInputError(f"{name} must be a number from 1 on, not {text!r}")
+    if not text.isdecimal() or len(text) > MOST_DIGITS or not int(text):
+        raise InvalidInputError(f"{name} must be a number from 1 on, not {text[:40]!r}")
     return int(text)

@@ -42,6 +42,9 @@ def row(record: StateRecord) -> dict[str, Any]:
         shown["waits"] = [_wait(waiting) for waiting in record.waiting[:SHOWN_WAITS]]
         shown["pending"] = record.code
         shown["cancelling"] = record.cancel_requested
+        retry = next((waiting for waiting in record.waiting if waiting.failure is not None), None)
+        if retry is not None:
+            shown["retrying"] = _wait(retry)
         if record.parked is not None:
             shown["parked"] = record.parked.reason
     if record.failure is not None:

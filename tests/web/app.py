@@ -8,6 +8,7 @@ from jetflow import RetryPolicy, activity, condition, enrich, execute_child, sle
 
 QUICK = RetryPolicy(maximum_attempts=4, initial_interval="1s", backoff_coefficient=1)
 ONCE = RetryPolicy(maximum_attempts=1)
+SLOWLY = RetryPolicy(initial_interval="90s", backoff_coefficient=1)
 
 
 class Order(Struct):
@@ -37,6 +38,11 @@ async def charge(order: Order) -> dict:
 @activity(retry=ONCE)
 async def decline(sku: str) -> None:
     raise LookupError(f"no {sku} in stock")
+
+
+@activity(retry=SLOWLY)
+async def knock(door: str) -> None:
+    raise TimeoutError(f"nobody opens {door}")
 
 
 @activity
@@ -84,3 +90,9 @@ async def waiting(value: object = None) -> object:
 async def family() -> str:
     await start_child(waiting, None, workflow_id="the-child")
     return "started"
+
+
+@workflow
+async def stubborn(door: str) -> None:
+    """Retries for an hour, and waits for much else beside."""
+    await asyncio.gather(*(condition(f"other-{number}") for number in range(30)), knock(door))

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from jetflow import Client, Worker
 from jetflow.broker.transport.server import LocalServer
@@ -25,13 +25,15 @@ from jetflow.web.serving import address_of, bind, served
 
 from . import app as shop_app
 
+expect.set_options(timeout=15_000)  # a machine may do other things, too
+
 PACKAGES = ("chromium", "fonts-dejavu-core")
 CHROMIUM_ARGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
-WORKFLOWS = [shop_app.order, shop_app.shipping, shop_app.rejected, shop_app.echo, shop_app.waiting, shop_app.family]
-ACTIVITIES = [shop_app.reserve, shop_app.charge, shop_app.decline, shop_app.pack]
+WORKFLOWS = [shop_app.order, shop_app.shipping, shop_app.rejected, shop_app.echo, shop_app.waiting, shop_app.family, shop_app.stubborn]
+ACTIVITIES = [shop_app.reserve, shop_app.charge, shop_app.decline, shop_app.knock, shop_app.pack]
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +55,11 @@ def chromium() -> str:
 def _chromium() -> str | None:
     given = os.environ.get("CHROMIUM")
     return given or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+SMALL_PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
+LARGE_PHONE = {"viewport": {"width": 430, "height": 932}, "has_touch": True, "is_mobile": True}
 
 
 class Shop:
@@ -126,17 +133,22 @@ Open = Callable[..., Awaitable[Page]]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def visit(browser: Browser, url: str) -> AsyncIterator[Open]:
-    """Opens a page of the dashboard; whatever goes wrong in it, or is run by it, fails the test."""
+    """Opens a page of the dashboard; whatever goes wrong in it, or is run by it, fails the test. ``refusals`` says that calls may fail."""
     contexts, problems = [], []
 
-    async def visit(path: str = "/", *, base: str = url, **options: Any) -> Page:
+    async def visit(path: str = "/", *, base: str = url, refusals: bool = False, **options: Any) -> Page:
         options = {"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", "timezone_id": "Europe/Brussels"} | options
         context = await browser.new_context(**options)
         contexts.append(context)
         page = await context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(40_000)
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("console", lambda message: problems.append(f"console: {message.text}") if message.type == "error" else None)
+        page.on(
+            "console", lambda message: problems.append(f"console: {message.text}") if message.type == "error" and not refused(message.text) else None
+        )
+
+        def refused(text: str) -> bool:  # what Chromium says of an answer of 404 or 503, or of none
+            return refusals and text.startswith("Failed to load resource")
 
         async def refuse(dialog: Any) -> None:
             problems.append(f"dialog: {dialog.message}")

@@ -14,10 +14,14 @@ async function call(path, options) {
   let response;
   try {
     response = await fetch(path, { credentials: "same-origin", ...options });
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The dashboard's server does not answer.");
   }
-  const body = await response.json().catch(() => ({}));
+  const body = await response.json().catch((error) => {
+    if (options?.signal?.aborted) throw error; // half of it has come
+    return {};
+  });
   if (response.status === 401 && path !== "/api/login") needToken();
   if (!response.ok) throw new ApiError(response.status, body.error ?? `The server answered ${response.status}.`);
   return body;
@@ -33,6 +37,10 @@ export const get = (path, parameters = {}, signal) => call(`/api/${path}${query(
 export const post = (path, body) =>
   call(`/api/${path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
+/** The server tells something each second; after so many milliseconds without a word it does not answer. */
+const SILENCE = 2500;
+const RETRY = 3000;
+
 /**
  * Events while somebody looks. A hidden tab listens to nothing, since browsers allow only six connections to a server;
  * whenever they begin to come, `onagain` is called: what happened before, since the page was read, has to be read.
@@ -44,9 +52,12 @@ class Live {
     this.handlers = {};
     this.source = null;
     this.retry = 0;
+    this.heard = performance.now();
+    this.state = "live";
     document.addEventListener("visibilitychange", () => this.#open());
     window.addEventListener("pagehide", () => this.source?.close());
     window.addEventListener("pageshow", (event) => event.persisted && this.#open());
+    setInterval(() => this.source && performance.now() - this.heard > SILENCE && this.#say("away", this.heard), 250);
   }
 
   /** What the page shows now: what to hear of, and who takes it. Returns what ends it. */
@@ -59,6 +70,7 @@ class Live {
     };
   }
 
+  /** `listener(kind, value)`: `state` with {kind: live, away or broker, since}, `tick` and `before` with figures. */
   onstate(listener) {
     this.listeners.add(listener);
   }
@@ -68,19 +80,44 @@ class Live {
     this.source?.close();
     this.source = null;
     if (document.visibilityState === "hidden") return;
+    if (this.state !== "away") this.heard = performance.now();
     const source = (this.source = new EventSource(`/api/events${query(this.interest)}`));
     source.addEventListener("hello", (event) => {
-      this.#tell("state", "live");
-      this.#tell("before", JSON.parse(event.data).ticks);
+      const { ticks, broker } = JSON.parse(event.data);
+      this.#hear(broker);
+      this.#tell("before", ticks);
       this.handlers.onagain?.();
     });
-    source.addEventListener("tick", (event) => this.#tell("tick", JSON.parse(event.data)));
+    source.addEventListener("broker", (event) => this.#hearAgain(JSON.parse(event.data)));
+    source.addEventListener("tick", (event) => {
+      const tick = JSON.parse(event.data);
+      this.#hearAgain(tick);
+      this.#tell("tick", tick);
+    });
     source.addEventListener("rows", (event) => this.handlers.onrows?.(JSON.parse(event.data)));
     source.addEventListener("error", () => {
       if (source !== this.source) return;
-      this.#tell("state", "away");
-      if (source.readyState === EventSource.CLOSED) this.retry = setTimeout(() => this.#open(), 3000);
+      this.#say("away", this.heard);
+      if (source.readyState === EventSource.CLOSED) this.retry = setTimeout(() => this.#open(), RETRY);
     });
+  }
+
+  /** The server has spoken, and says how the broker is. */
+  #hear({ connected, silent }) {
+    this.heard = performance.now();
+    if (connected) this.#say("live");
+    else this.#say("broker", this.heard - silent);
+  }
+
+  #hearAgain(broker) {
+    const wasLive = this.state === "live";
+    this.#hear(broker);
+    if (!wasLive && this.state === "live") this.handlers.onagain?.(); // what could not be read meanwhile
+  }
+
+  #say(kind, since) {
+    this.state = kind;
+    this.#tell("state", { kind, since });
   }
 
   #tell(kind, value) {

@@ -2,6 +2,7 @@
 
 import { post } from "./api.js";
 import { h, toast } from "./dom.js";
+import { visible } from "./format.js";
 
 /**
  * Asks, and does it when confirmed. `fields` are elements; `submit` gives the outcome's text, or throws.
@@ -73,7 +74,7 @@ export function askSignal({ queue, id, name = "", names = [] }) {
   };
   return ask({
     title: "Send a signal",
-    text: h("span", {}, "To ", h("code", {}, id), "."),
+    text: h("span", {}, "To ", h("code", {}, visible(id)), "."),
     fields: [
       list,
       field("Name", inputs.name),
@@ -93,7 +94,7 @@ export function askCancel({ queue, id }) {
   const reason = h("input", { name: "reason", autocomplete: "off", autofocus: true });
   return ask({
     title: "Ask it to cancel?",
-    text: h("span", {}, h("code", {}, id), " gets a CancelledFailure at its next step. Its code may clean up first, or go on."),
+    text: h("span", {}, h("code", {}, visible(id)), " gets a CancelledFailure at its next step. Its code may clean up first, or go on."),
     fields: [field("Reason", reason, "optional; shown in the failure")],
     confirm: "Cancel the workflow",
     danger: true,
@@ -106,7 +107,7 @@ export function askTerminate({ queue, id }) {
   const descend = h("input", { type: "checkbox", name: "descend" });
   return ask({
     title: "Terminate it?",
-    text: h("span", {}, h("code", {}, id), " ends at once. None of its code runs any more, cleanup included. This cannot be undone."),
+    text: h("span", {}, h("code", {}, visible(id)), " ends at once. None of its code runs any more, cleanup included. This cannot be undone."),
     fields: [
       field("Reason", reason, "optional; shown to whoever waits for the result"),
       h("label", { class: "check" }, descend, " Its children and their children too"),

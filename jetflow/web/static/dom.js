@@ -30,10 +30,13 @@ export function throttled(ms, action) {
   let timer = 0;
   let last = -Infinity;
   const run = async () => {
-    await action();
-    last = performance.now();
-    timer = 0;
-    if (again) call();
+    try {
+      await action();
+    } finally {
+      last = performance.now();
+      timer = 0;
+      if (again) call();
+    }
   };
   let again = false;
   const call = () => {
@@ -58,3 +61,38 @@ export function toast(text, kind = "ok") {
   document.getElementById("toasts").append(shown);
   setTimeout(() => shown.remove(), kind === "error" ? 8000 : 4000);
 }
+
+/** An element that may scroll: reached by the keyboard while there is more in it than it shows. */
+export function scrolls(element) {
+  const look = () => {
+    const more = element.scrollHeight > element.clientHeight + 1 || element.scrollWidth > element.clientWidth + 1;
+    if (more) element.setAttribute("tabindex", "0");
+    else if (document.activeElement !== element) element.removeAttribute("tabindex");
+  };
+  new ResizeObserver(look).observe(element);
+  element.addEventListener("toggle", look, true);
+  return element;
+}
+
+/** A table whose rows become cards on narrow screens; `rows` are lists of cells, each a `td`. The roles stay when it is no table to look at. */
+export const table = (columns, rows) =>
+  h(
+    "table",
+    { class: "plain", role: "table" },
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns.map((each, at) => h("th", { scope: "col", role: "columnheader", class: rows[0]?.[at].classList.contains("n") ? "n" : undefined }, each)))),
+    h(
+      "tbody",
+      { role: "rowgroup" },
+      rows.map((cells) =>
+        h(
+          "tr",
+          { role: "row" },
+          cells.map((cell, at) => {
+            cell.setAttribute("role", "cell");
+            cell.dataset.label = columns[at];
+            return cell;
+          }),
+        ),
+      ),
+    ),
+  );

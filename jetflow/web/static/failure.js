@@ -1,6 +1,6 @@
 // Failures, with what caused them.
 
-import { h } from "./dom.js";
+import { h, scrolls } from "./dom.js";
 
 /** A failure, and what caused it. */
 export function failure(found) {
@@ -14,7 +14,7 @@ export function failure(found) {
       found.message && `: ${found.message}`,
       h("span", { class: "muted" }, ` code ${found.code}${found.kind === "error" ? "" : `, ${found.kind.replace("_", " ")}`}`),
     ),
-    found.stack && h("details", {}, h("summary", {}, "Stack"), h("pre", {}, found.stack)),
+    found.stack && h("details", {}, h("summary", {}, "Stack"), scrolls(h("pre", { role: "group", "aria-label": "Stack" }, found.stack))),
     found.cause && h("div", { class: "cause" }, h("span", { class: "muted" }, "caused by"), failure(found.cause)),
   );
 }

@@ -2,7 +2,7 @@
 
 import { h, replace } from "./dom.js";
 import { failure } from "./failure.js";
-import { duration, number, path } from "./format.js";
+import { duration, number, path, visible, whole } from "./format.js";
 import { glance, json } from "./json.js";
 import { moment } from "./ticking.js";
 
@@ -72,7 +72,7 @@ export class History {
     this.#redraw();
     const row = this.rows.querySelector(`[data-n="${Number(n)}"]`);
     if (!row) return;
-    row.open = true;
+    row.querySelector("details").open = true;
     row.scrollIntoView({ block: "center" });
     row.querySelector("summary").focus({ preventScroll: true });
   }
@@ -80,11 +80,11 @@ export class History {
   #wanted = (event) => !this.only || event.category === this.only;
 
   #redraw() {
-    const open = new Set([...this.rows.querySelectorAll("details.event[open]")].map((row) => row.dataset.n));
+    const open = new Set([...this.rows.querySelectorAll(".event[open]")].map((row) => row.dataset.n));
     replace(this.rows);
     this.drawn = 0;
     this.#draw();
-    for (const row of this.rows.querySelectorAll("details.event")) if (open.has(row.dataset.n)) row.open = true;
+    for (const row of this.rows.children) if (open.has(row.dataset.n)) row.querySelector("details").open = true;
   }
 
   #draw() {
@@ -140,28 +140,38 @@ export class History {
   #row(event) {
     const a = event.attributes;
     const began = this.events[0].at;
-    const row = h(
+    const details = h(
       "details",
-      { class: `event ${event.category} ${/failed|terminated|timed_out/.test(event.type) ? "bad" : ""}`, data: { n: event.n } },
+      {},
       h(
         "summary",
-        {},
+        { class: "e-line" },
         h("span", { class: "e-n" }, event.n),
-        h("span", { class: "e-at", title: new Date(event.at).toISOString() }, `+${duration(event.at - began)}`),
+        h("span", { class: "e-at", title: whole(event.at) }, `+${duration(event.at - began)}`),
         h("i", { class: `kind ${event.category}` }),
         h("span", { class: "e-name" }, nameOf(event.type)),
         h("span", { class: "e-what" }, this.#subject(a), this.#brief(event)),
       ),
     );
-    row.addEventListener("toggle", () => row.open && row.childElementCount === 1 && row.append(this.#inside(event)));
+    const bad = /failed|terminated|timed_out/.test(event.type) ? "bad" : "";
+    const row = h("div", { class: `event ${event.category} ${bad}`, data: { n: event.n } }, details, this.#child(a));
+    details.addEventListener("toggle", () => {
+      row.toggleAttribute("open", details.open);
+      if (details.open && details.childElementCount === 1) details.append(this.#inside(event));
+    });
     return row;
   }
 
   #subject(a) {
     const name = SUBJECTS.find((each) => a[each]);
     const text = name ? a[name] : a.duration_ms !== undefined ? duration(a.duration_ms) : "";
-    if (name === "child_workflow_id") return h("a", { href: path(this.queues.get(a[name]) ?? this.of.queue, a[name]), class: "id" }, text);
-    return text ? h("b", {}, text) : null;
+    return text ? h("b", {}, visible(text)) : null;
+  }
+
+  /** The way to a child stands beside the line, which is a button itself. */
+  #child(a) {
+    const id = a.child_workflow_id;
+    return id && h("a", { href: path(this.queues.get(id) ?? this.of.queue, id), class: "e-child", "aria-label": `Child ${visible(id)}` }, "open child");
   }
 
   #brief(event) {

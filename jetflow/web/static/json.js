@@ -1,11 +1,10 @@
 // JSON for reading: coloured, foldable, and exactly the text that was sent. It is never parsed, so that no number is rounded.
 
 import { get } from "./api.js";
-import { h, replace, toast } from "./dom.js";
+import { h, replace, scrolls, toast } from "./dom.js";
 import { bytes } from "./format.js";
 
 const TOKENS = /("(?:\\.|[^"\\])*"?)(\s*:)?|(-?\d[\d.eE+-]*)|\b(true|false|null)\b/g;
-const OPEN_LINES = 40;
 
 /** One line as coloured spans. */
 export function coloured(line) {
@@ -39,7 +38,7 @@ function block(lines, at, depth, open) {
         h(
           "details",
           { open: open && count <= 400 },
-          h("summary", {}, coloured(line), h("span", { class: "j-folded" }, ` ${count} ${count === 1 ? "line" : "lines"} ${closing.trim()}`)),
+          h("summary", { class: "j-line" }, coloured(line), h("span", { class: "j-folded" }, ` ${count} ${count === 1 ? "line" : "lines"} ${closing.trim()}`)),
           inside.nodes,
           h("div", {}, coloured(closing)),
         ),
@@ -59,7 +58,7 @@ export function json(payload, more) {
   const show = (text, cut) => {
     const lines = text.split("\n");
     const copy = h("button", { class: "quiet copy", type: "button", title: "Copy as JSON", onclick: () => copyText(text) }, "Copy");
-    const body = h("div", { class: "j-body", tabindex: lines.length > OPEN_LINES ? "0" : undefined }, block(lines, 0, -1, true).nodes);
+    const body = scrolls(h("div", { class: "j-body", role: "group", "aria-label": "JSON" }, block(lines, 0, -1, true).nodes));
     const rest =
       cut &&
       h(

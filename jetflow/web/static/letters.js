@@ -2,14 +2,14 @@
 
 import { get, live, post } from "./api.js";
 import { ask, field } from "./dialogs.js";
-import { h, replace, toast } from "./dom.js";
+import { h, replace, scrolls, toast } from "./dom.js";
 import { bytes } from "./format.js";
 import { since } from "./ticking.js";
 
 export function letters(main, { about }) {
   document.title = "Dead letters · jetflow";
   const content = h("div", { class: "letters" });
-  const below = h("div", { class: "pager" });
+  const below = h("nav", { class: "pager", "aria-label": "Pages" });
   const starts = [1];
   let over = false;
   replace(
@@ -37,7 +37,9 @@ export function letters(main, { about }) {
         h("button", { type: "button", disabled: !found.next, onclick: () => load(page + 1) }, "Newer"),
       );
     } catch (error) {
-      if (!over) toast(error.message, "error");
+      if (over) return;
+      if (content.querySelector(".letter")) toast(error.message, "error");
+      else replace(content, h("p", { class: "problem", role: "alert" }, error.message));
     }
   }
 
@@ -73,7 +75,7 @@ function letter(each, readOnly, reload) {
     ),
     h("p", { class: "failed-text" }, each.reason),
     headers.length > 0 && h("p", { class: "muted" }, headers.join("  ·  ")),
-    h("pre", { class: "body", tabindex: "0" }, each.body || "(no body)"),
+    scrolls(h("pre", { class: "body", role: "group", "aria-label": "What the letter holds" }, each.body || "(no body)")),
     !each.shown_whole &&
       h(
         "p",

@@ -3,49 +3,57 @@
 import { get, live } from "./api.js";
 import { throughput } from "./chart.js";
 import { h, replace, throttled, toast } from "./dom.js";
-import { number, path } from "./format.js";
-import { STATUSES, status, waitText } from "./status.js";
-import { lasting, since } from "./ticking.js";
+import { Filters } from "./filters.js";
+import { ago, clock, number, path, visible } from "./format.js";
+import { status, waitText } from "./status.js";
+import { lasting, since, ticking } from "./ticking.js";
 
-const FILTERS = ["status", "type", "queue", "text", "data"];
-const keyOf = (row) => `${row.queue}\n${row.id}`;
+/** Milliseconds that the stream of events gets to open before the page is read without it. */
+const OPENING = 400;
+const MOST_PAUSE = 60_000;
 
-export function list(main, { go }) {
+const keyOf = (queue, id) => JSON.stringify([queue, id]);
+
+export function list(main, { about }) {
   document.title = "Workflows · jetflow";
-  const asked = Object.fromEntries([...new URLSearchParams(location.search)].filter(([name]) => FILTERS.includes(name)));
-  const filtered = Object.keys(asked).length > 0;
   const rows = new Map(); // key -> {row, element}
   const held = new Map(); // new rows while somebody points at the table
-  const cursors = [null];
+  const filters = new Filters(about.statuses, begin);
+  let cursors = [null];
   let page = 0;
   let next = null;
   let size = 100;
   let loading = null;
+  let counting = null;
+  let opening = 0;
+  let later = 0;
+  let took = 0; // milliseconds that the last page took to read
+  let counted = 0; // the same of the last count
+  let exactQueue = null;
   let pointing = false;
   let loaded = false;
+  let unwatch = () => {};
 
-  const body = h("tbody");
+  const body = h("tbody", { role: "rowgroup" });
   const table = h(
     "table",
-    { class: "list" },
+    { class: "list", role: "table" },
     h(
       "thead",
-      {},
+      { role: "rowgroup" },
       h(
         "tr",
-        {},
-        ["Status", "Workflow", "Type", "Queue", "Started", "Took", "About"].map((each) => h("th", { scope: "col" }, each)),
+        { role: "row" },
+        ["Status", "Workflow", "Type", "Queue", "Started", "Took", "About"].map((each) => h("th", { scope: "col", role: "columnheader" }, each)),
       ),
     ),
     body,
   );
-  const below = h("div", { class: "pager" });
+  const below = h("nav", { class: "pager", "aria-label": "Pages" });
   const news = h("button", { class: "news", type: "button", hidden: true, onclick: () => release() });
   const nothing = h("div", { class: "empty", hidden: true });
   const all = h("small");
   const chart = throughput();
-  const types = h("datalist", { id: "types" });
-  const queues = h("datalist", { id: "queues" });
 
   table.addEventListener("pointerenter", (event) => (pointing = event.pointerType === "mouse"));
   table.addEventListener("pointerleave", () => {
@@ -53,80 +61,30 @@ export function list(main, { go }) {
     release();
   });
 
-  // ---- filters
-
-  function change(name, value) {
-    const wanted = { ...asked, [name]: value.trim() };
-    const query = new URLSearchParams(FILTERS.filter((each) => wanted[each]).map((each) => [each, wanted[each]]));
-    go(`/${query.size ? `?${query}` : ""}`, { replaced: true });
-    document.querySelector(`[name="${name}"]`)?.focus();
-  }
-
-  const input = (name, label, attributes) =>
-    h("input", {
-      name,
-      value: asked[name] ?? "",
-      placeholder: label,
-      "aria-label": label,
-      autocomplete: "off",
-      spellcheck: "false",
-      class: asked[name] ? "set" : "",
-      onchange: (event) => change(name, event.target.value),
-      onkeydown: (event) => event.key === "Escape" && asked[name] && change(name, ""),
-      ...attributes,
-    });
-
-  const tabs = h(
-    "div",
-    { class: "tabs", role: "group", "aria-label": "Status" },
-    ["", ...STATUSES].map((name) =>
-      h(
-        "button",
-        { type: "button", class: name, "aria-pressed": String((asked.status ?? "") === name), onclick: () => change("status", name) },
-        name && h("i"),
-        name || "all",
-      ),
-    ),
-  );
-  const search = input("text", "Id contains…", { type: "search", "aria-keyshortcuts": "/" });
-  const filters = h(
-    "div",
-    { class: "filters" },
-    tabs,
-    search,
-    input("type", "Type", { list: "types", size: 14 }),
-    input("queue", "Task queue", { list: "queues", size: 14 }),
-    input("data", "Data, as field=value", { size: 18 }),
-    filtered && h("button", { type: "button", class: "quiet", onclick: () => go("/") }, "Clear"),
-    types,
-    queues,
-  );
-
   // ---- rows
 
   function draw(row) {
-    const link = h("a", { href: path(row.queue, row.id), class: "id" }, row.id);
+    const link = h("a", { href: path(row.queue, row.id), class: "id" }, visible(row.id));
+    const cell = (kind, ...children) => h("td", { class: kind, role: "cell" }, children);
     return h(
       "tr",
-      { class: row.status, data: { id: row.id } },
-      h("td", { class: "c-status" }, status(row.status), row.cancelling && h("span", { class: "tag" }, "cancelling")),
-      h("td", { class: "c-id" }, link),
-      h("td", { class: "c-type" }, row.type),
-      h("td", { class: "c-queue" }, row.queue),
-      h("td", { class: "c-time" }, since(row.started)),
-      h("td", { class: "c-time c-took" }, lasting(row.started, row.closed)),
-      h("td", { class: "c-about" }, aboutOf(row)),
+      { class: row.status, data: { id: row.id, queue: row.queue }, role: "row" },
+      cell("c-status", status(row.status), tagOf(row)),
+      cell("c-id", link),
+      cell("c-type", visible(row.type)),
+      cell("c-queue", visible(row.queue)),
+      cell("c-time", since(row.started)),
+      cell("c-time c-took", lasting(row.started, row.closed)),
+      cell("c-about", aboutOf(row)),
     );
   }
 
-  const fits = (row) => !asked.status || row.status === asked.status || (asked.status === "running" && row.status === "parked");
-
   function put(row, { first = false } = {}) {
-    const key = keyOf(row);
+    const key = keyOf(row.queue, row.id);
     const there = rows.get(key);
+    if (there && there.row.updated > row.updated && there.row.run === row.run) return;
     const element = draw(row);
     if (there) {
-      if (there.row.updated > row.updated && there.row.run === row.run) return;
       if (there.row.status !== row.status) element.classList.add("changed");
       if (there.element.contains(document.activeElement)) requestAnimationFrame(() => element.querySelector("a").focus());
       there.element.replaceWith(element);
@@ -162,82 +120,120 @@ export function list(main, { go }) {
       h("button", { type: "button", disabled: !next, onclick: () => load(page + 1) }, "Older"),
     );
     below.hidden = page === 0 && !next;
-    remember();
-  }
-
-  /** Types and queues that were seen are offered in the filters. */
-  function remember() {
-    const offer = (element, values) =>
-      replace(
-        element,
-        [...new Set(values)].sort().map((value) => h("option", { value })),
-      );
-    const all = [...rows.values()].map((each) => each.row);
-    offer(
-      types,
-      all.map((row) => row.type),
-    );
-    offer(
-      queues,
-      all.map((row) => row.queue),
-    );
+    filters.offer([...rows.values()].map((each) => each.row));
   }
 
   // ---- loading
 
+  /** From the first page on: the view has opened, or the filters have changed. What was asked for before is of no use any more. */
+  function begin() {
+    loading?.abort();
+    counting?.abort();
+    clearTimeout(opening);
+    clearTimeout(later);
+    unwatch();
+    [cursors, page, next, exactQueue] = [[null], 0, null, null];
+    table.classList.add("loading");
+    const { type, queue, text } = filters.values;
+    opening = setTimeout(readAnew, OPENING);
+    unwatch = live.watch({ view: "list", type, queue, text }, { onrows, onagain: readAnew });
+  }
+
+  /** What happened while nothing was heard has to be read. */
+  function readAnew() {
+    clearTimeout(opening);
+    load(page);
+    count();
+  }
+
   async function load(wanted) {
     loading?.abort();
     const mine = (loading = new AbortController());
+    const began = performance.now();
     table.classList.add("loading");
     try {
-      const found = await get("workflows", { ...asked, cursor: cursors[wanted] }, mine.signal);
+      const found = await get("workflows", { ...filters.asked, cursor: cursors[wanted] }, mine.signal);
       if (mine !== loading) return;
+      took = performance.now() - began;
       if (wanted !== page) window.scrollTo(0, 0);
       page = wanted;
       next = found.next;
       size = found.size;
+      exactQueue = found.queue;
       cursors[page + 1] = next;
       for (const key of [...rows.keys()]) drop(key);
       held.clear();
       for (const row of found.rows) put(row);
       loaded = true;
-      replace(nothing, noWorkflows(filtered, found));
+      replace(nothing, noWorkflows(filters, found));
       tell();
     } catch (error) {
       if (mine !== loading || error.name === "AbortError") return;
-      toast(error.message, "error");
+      if (loaded) toast(error.message, "error");
+      else replace(nothing, h("h2", {}, "The workflows cannot be read"), h("p", { class: "problem" }, error.message));
+      nothing.hidden = rows.size > 0;
     } finally {
       if (mine === loading) table.classList.remove("loading");
     }
   }
 
-  const countAll = throttled(5000, async () => {
-    const { total } = await get("total", { queue: asked.queue }).catch(() => ({}));
-    if (total !== undefined) all.textContent = `${number(total)} ${asked.queue ? "on this queue" : "in all"}`;
-  });
-  const reload = throttled(2000, () => (pointing ? null : load(page)));
+  /** Figures of all that there is, and of what the filters take: the first is free, for the second every record is read. */
+  async function count() {
+    counting?.abort();
+    const mine = (counting = new AbortController());
+    const began = performance.now();
+    try {
+      const { queue, ...others } = filters.values;
+      const simple = Object.keys(others).every((name) => name === "status");
+      if (simple && !others.status) tellTotal(await get("total", { queue }, mine.signal));
+      const found = await get("counts", { ...filters.asked, status: "" }, mine.signal);
+      if (mine !== counting) return;
+      counted = performance.now() - began;
+      filters.count(found);
+      clearTimeout(later);
+      if (found.again) later = setTimeout(countAgain, found.again); // it was counted before
+      if (!simple || others.status || (queue && queue !== exactQueue)) tellMatches(found);
+      else if (found.complete && !found.again) tellTotal(found);
+    } catch {
+      // the list itself says what is wrong; figures come with the next change
+    }
+  }
+
+  function tellTotal({ total }) {
+    all.textContent = `${number(total)} ${filters.values.queue ? "on this queue" : "in all"}`;
+  }
+
+  function tellMatches({ counts, total, complete }) {
+    const wanted = filters.values.status;
+    const fit = wanted ? (counts[wanted] ?? 0) : total;
+    all.textContent = complete ? `${number(fit)} match` : `${number(fit)} or more match`;
+  }
+
+  const countAgain = throttled(() => Math.min(MOST_PAUSE, Math.max(2000, 20 * counted)), count);
+  const reload = throttled(() => Math.min(MOST_PAUSE, Math.max(2000, 10 * took)), () => (pointing ? null : load(page)));
 
   function onrows({ rows: changed, gone, more }) {
-    for (const [queue, id] of gone) drop(`${queue}\n${id}`);
+    for (const [queue, id] of gone) drop(keyOf(queue, id));
     for (const row of changed) {
-      const key = keyOf(row);
-      if (rows.has(key)) fits(row) ? put(row) : drop(key);
-      else if (page === 0 && fits(row) && !asked.data && loaded) held.set(key, row);
+      const key = keyOf(row.queue, row.id);
+      const fits = filters.fit(row) && (!exactQueue || row.queue === exactQueue);
+      if (rows.has(key)) fits ? put(row) : drop(key);
+      else if (page === 0 && fits && !filters.values.data && loaded) held.set(key, row);
       else if (held.has(key)) held.delete(key);
     }
     if (!pointing && window.scrollY < 200) release();
     else tell();
-    if (more || (asked.data && page === 0)) reload();
-    countAll();
+    if (more || (filters.values.data && page === 0)) reload();
+    countAgain();
   }
 
   // ---- keyboard
 
   function onkey(event) {
-    if (event.target.closest("input, textarea, dialog") || event.metaKey || event.ctrlKey || event.altKey) return;
+    if (event.target.closest("input, textarea, select, dialog") || event.metaKey || event.ctrlKey || event.altKey) return;
     if (event.key === "/") {
       event.preventDefault();
-      search.focus();
+      filters.search.focus();
     }
     const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
@@ -251,32 +247,40 @@ export function list(main, { go }) {
   document.addEventListener("keydown", onkey);
   replace(
     main,
-    h("div", { class: "head" }, h("h1", {}, "Workflows", all), chart.element),
-    filters,
+    h("div", { class: "head" }, h("h1", {}, "Workflows ", all), chart.element),
+    filters.element,
     h("div", { class: "sheet" }, news, table, nothing),
     below,
   );
   tell();
-  const unwatch = live.watch({ view: "list", type: asked.type, queue: asked.queue, text: asked.text }, { onrows, onagain: () => load(page) });
-  load(0);
-  countAll();
+  begin();
   return () => {
     loading?.abort();
-    loading = null;
+    counting?.abort();
+    loading = counting = null;
+    clearTimeout(opening);
+    clearTimeout(later);
+    filters.close();
     reload.cancel();
-    countAll.cancel();
+    countAgain.cancel();
     chart.close();
     unwatch();
     document.removeEventListener("keydown", onkey);
   };
 }
 
+function tagOf(row) {
+  if (row.cancelling) return h("span", { class: "tag" }, "cancelling");
+  return row.retrying && h("span", { class: "tag retrying" }, "retrying");
+}
+
 function aboutOf(row) {
   const parts = [];
+  const failed = ({ type, message }) => h("span", { class: "failed-text" }, h("b", {}, type), message && ` ${message}`);
   if (row.status === "terminated" && row.failure) parts.push(h("span", {}, row.failure.message.split(" was terminated: ").at(-1)));
-  else if (row.failure)
-    parts.push(h("span", { class: "failed-text" }, h("b", {}, row.failure.type), row.failure.message && ` ${row.failure.message}`));
+  else if (row.failure) parts.push(failed(row.failure));
   else if (row.parked) parts.push(h("span", { class: "parked-text" }, row.parked));
+  else if (row.retrying) parts.push(h("span", {}, attemptOf(row.retrying)), failed(row.retrying.failure));
   else if (row.waits?.length) {
     const more = row.pending > row.waits.length ? ` and ${row.pending - row.waits.length} more` : "";
     parts.push(h("span", {}, row.waits.map(waitText).join(", "), more));
@@ -285,13 +289,24 @@ function aboutOf(row) {
   return h("div", {}, parts);
 }
 
-function noWorkflows(filtered, found) {
+/** "charge, attempt 4 in 12 s": which attempt is due, and when. */
+function attemptOf({ kind, name, attempt, due }) {
+  const what = h("span", {}, `${visible(name) || kind}, attempt ${attempt} `);
+  if (due) what.append(ticking(h("time", { title: clock(due) }), (now) => (due > now ? ago(due, now) : "under way")));
+  return what;
+}
+
+function noWorkflows(filters, found) {
   if (found.next)
     return [
       h("h2", {}, "None so far"),
       h("p", {}, `Among the ${number(found.examined)} that changed last there is none like that. Older ones may be.`),
     ];
-  if (filtered) return [h("h2", {}, "No workflow is like that"), h("p", {}, h("a", { href: "/" }, "Show all workflows"))];
+  if (filters.any)
+    return [
+      h("h2", {}, "No workflow is like that"),
+      h("p", {}, h("button", { type: "button", class: "quiet", onclick: () => filters.clear() }, "Show all workflows")),
+    ];
   return [
     h("h2", {}, "No workflows yet"),
     h("p", {}, "The first one appears here as soon as it starts:"),

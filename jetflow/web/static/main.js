@@ -4,6 +4,7 @@ import { ApiError, get, live, post, whenTokenIsNeeded } from "./api.js";
 import { sparkline } from "./chart.js";
 import { field } from "./dialogs.js";
 import { h, replace, toast } from "./dom.js";
+import { duration, fromSegment } from "./format.js";
 import { letters } from "./letters.js";
 import { list } from "./list.js";
 import { workers } from "./workers.js";
@@ -17,7 +18,8 @@ const VIEWS = [
 ];
 
 const main = document.getElementById("main");
-const state = h("span", { class: "live", title: "Changes are shown as they happen" }, h("i"), h("span", {}, "live"));
+const notice = document.getElementById("notice");
+const state = h("span", { class: "live" }, h("i"), h("span", {}, "live"));
 const spark = sparkline();
 let about = { read_only: false };
 let close = () => {};
@@ -35,10 +37,10 @@ function render() {
   drawBar();
   if (!view) {
     document.title = "jetflow";
-    replace(main, h("div", { class: "empty" }, h("h2", {}, "There is no such page"), h("p", {}, h("a", { href: "/" }, "All workflows"))));
+    replace(main, h("div", { class: "empty" }, h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "/" }, "All workflows"))));
     return;
   }
-  const parameters = location.pathname.match(view.match).slice(1).map(decodeURIComponent);
+  const parameters = location.pathname.match(view.match).slice(1).map(fromSegment);
   try {
     close = view.show(main, { about, go }, ...parameters) ?? close;
   } catch (error) {
@@ -64,19 +66,37 @@ function drawBar() {
   );
 }
 
-function showState(kind) {
-  const text = { live: "live", away: "reconnecting", broker: "no broker" }[kind];
-  state.className = `live ${kind}`;
-  state.lastChild.textContent = text;
+/** In a word in the bar, and in a sentence below it: what the page shows is from before. */
+const STATES = {
+  live: { word: "live", title: "Changes are shown as they happen" },
+  away: { word: "no dashboard", title: "The dashboard's server does not answer. The page tries again until it does." },
+  broker: { word: "no broker", title: "The broker does not answer. What is shown here is from before; it goes on by itself when the broker is back." },
+};
+let shown = "";
+let since = 0;
+
+function showState(kind, from) {
+  since = from;
+  if (kind !== shown) {
+    shown = kind;
+    const { word, title } = STATES[kind];
+    state.className = `live ${kind}`;
+    state.title = title;
+    state.lastChild.textContent = word;
+    replace(notice, kind !== "live" && [h("p", { role: "alert" }, title), h("p", { class: "silence" })]);
+    notice.hidden = kind === "live";
+  }
+  const silence = notice.querySelector(".silence");
+  const seconds = Math.floor((performance.now() - since) / 1000);
+  if (silence) silence.textContent = `No answer for ${seconds < 60 ? `${seconds} s` : duration(1000 * seconds)}`;
 }
 
+setInterval(() => shown !== "live" && shown && showState(shown, since), 500);
+
 live.onstate((kind, value) => {
-  if (kind === "state") showState(value);
+  if (kind === "state") showState(value.kind, value.since);
   if (kind === "before") spark.begin(value);
-  if (kind === "tick") {
-    showState(value.connected ? "live" : "broker");
-    spark.add(value);
-  }
+  if (kind === "tick") spark.add(value);
 });
 
 document.addEventListener("click", (event) => {
@@ -125,10 +145,19 @@ if (new URLSearchParams(location.search).has("token")) {
   history.replaceState(null, "", `${location.pathname}${left.size ? `?${left}` : ""}`);
 }
 
-drawBar();
-try {
-  about = await get("about");
+const AGAIN = 2000;
+
+async function begin() {
+  try {
+    about = await get("about");
+  } catch (error) {
+    if (asking) return;
+    replace(main, h("div", { class: "empty" }, h("h1", {}, "The dashboard cannot be reached"), h("p", {}, `${error.message} Trying again…`)));
+    setTimeout(begin, AGAIN);
+    return;
+  }
   render();
-} catch (error) {
-  if (!asking) replace(main, h("div", { class: "empty" }, h("h2", {}, "The dashboard cannot be reached"), h("p", {}, error.message)));
 }
+
+drawBar();
+begin();

@@ -1,8 +1,7 @@
 // What statuses and kinds of operations are called, and their marks. Colours are in style.css, by the same names.
 
 import { h } from "./dom.js";
-
-export const STATUSES = ["running", "parked", "completed", "failed", "terminated"];
+import { visible } from "./format.js";
 
 export const status = (name, extra) => h("span", { class: `status ${name}`, title: TITLES[name] }, h("i"), extra ?? name);
 
@@ -11,6 +10,7 @@ const TITLES = {
   parked: "It cannot go on with the code of the worker that owns it",
   completed: "Its function returned",
   failed: "Its function raised",
+  cancelled: "It was asked to cancel, and ended by that",
   terminated: "It was ended from outside",
   pending: "Its start is stored and waits for a worker",
 };
@@ -19,6 +19,6 @@ const WAITS = { signal: "signal", activity: "activity", timer: "timer", child: "
 
 /** What a workflow waits for, in a few words. */
 export function waitText(wait) {
-  const what = `${WAITS[wait.kind] ?? wait.kind} ${wait.name}`.trim();
+  const what = `${WAITS[wait.kind] ?? wait.kind} ${visible(wait.name)}`.trim();
   return wait.attempt > 1 ? `${what}, attempt ${wait.attempt}` : what;
 }

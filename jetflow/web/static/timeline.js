@@ -1,11 +1,12 @@
 // The picture of a run: a bar for each activity, timer, wait and child, with their retries; those that go on grow.
 
 import { h, replace, s } from "./dom.js";
-import { clock, duration, whole } from "./format.js";
+import { clock, duration, visible, whole } from "./format.js";
 
-const ROW = 24;
+const ROW = matchMedia("(pointer: coarse)").matches ? 44 : 24;
 const BAR = 12;
 const AXIS = 26;
+const ENDING = 60; // pixels for the word behind a bar
 const MOST_ROWS = 150;
 const NAMES = { activity: "activity", timer: "timer", signal: "wait", child_workflow: "child" };
 
@@ -163,7 +164,7 @@ export class Timeline {
           width,
           height,
           viewBox: `0 0 ${width} ${height}`,
-          role: "img",
+          role: "group",
           "aria-label": `${every.length} operations over time; the history below says the same in words`,
         },
         parts.flat(Infinity),
@@ -216,7 +217,7 @@ export class Timeline {
 
   #row(operation, y, labels, width) {
     const { category } = operation;
-    const label = s("text", { class: "t-label", x: 0, y: y + ROW / 2 + 4 }, fit(operation.label, labels - 10));
+    const label = s("text", { class: "t-label", x: 0, y: y + ROW / 2 + 4 }, fit(visible(operation.label), labels - 10));
     const left = operation.to === null && this.record.closed; // it was not finished when the run ended
     const bars = s("g", { class: `op ${category} ${left ? "given-up" : operation.end}` });
     const row = s(
@@ -249,7 +250,7 @@ export class Timeline {
       }
       if (from < end || operation.to !== null) parts.push(this.#bar(from, operation.to ?? end, top, "attempt last")); // else it waits for its next attempt
       if (operation.to !== null && operation.end !== "ok")
-        parts.push(s("text", { class: "t-end", x: this.x(operation.to) + 5, y: y + ROW / 2 + 4 }, operation.end.replace("-", " ")));
+        parts.push(this.#ending(operation, y + ROW / 2 + 4));
       replace(bars, parts);
     };
     draw(this.end);
@@ -260,6 +261,14 @@ export class Timeline {
   #bar(from, to, y, kind, title) {
     const x = this.x(from);
     return s("rect", { class: kind, x, y, width: Math.max(3, this.x(to) - x), height: BAR, rx: 2.5 }, title && s("title", {}, title));
+  }
+
+  /** How it ended, in a word behind the bar, or on its end where there is no room. */
+  #ending(operation, y) {
+    const x = this.x(operation.to);
+    const room = x + ENDING <= this.plot.left + this.plot.width;
+    const at = room ? { class: "t-end", x: x + 5 } : { class: "t-end within", x: x - 5, "text-anchor": "end" };
+    return s("text", { ...at, y }, operation.end.replace("-", " "));
   }
 
   #mark({ at, text, type }, height) {

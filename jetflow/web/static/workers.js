@@ -1,16 +1,20 @@
 // Workers, the partitions they own, what waits for them, and what is stored.
 
 import { get, live } from "./api.js";
-import { h, replace, s } from "./dom.js";
-import { bytes, number } from "./format.js";
+import { h, replace, s, scrolls, table } from "./dom.js";
+import { bytes, number, visible } from "./format.js";
 import { since } from "./ticking.js";
 
 const EVERY = 2000;
 
+/** Pixels beside the partitions: the margins of page and card. */
+const BESIDE = 64;
+
 export function workers(main) {
   document.title = "Workers · jetflow";
   const content = h("div", {}, h("p", { class: "muted" }, "Loading…"));
-  replace(main, h("div", { class: "head" }, h("h1", {}, "Workers")), content);
+  const trouble = h("div");
+  replace(main, h("div", { class: "head" }, h("h1", {}, "Workers")), trouble, content);
   let timer = 0;
   let over = false;
 
@@ -19,6 +23,7 @@ export function workers(main) {
     try {
       const found = await get("workers");
       if (over) return;
+      replace(trouble);
       replace(
         content,
         queuesOf(found).map((queue) => section(queue, found)),
@@ -26,7 +31,7 @@ export function workers(main) {
         stored(found),
       );
     } catch (error) {
-      if (!over) replace(content, h("p", { class: "problem" }, error.message));
+      if (!over) replace(trouble, h("p", { class: "problem", role: "alert" }, error.message));
     }
     if (!over) timer = setTimeout(() => (document.visibilityState === "hidden" ? (timer = setTimeout(load, EVERY)) : load()), EVERY);
   }
@@ -51,59 +56,45 @@ function section(queue, found) {
   return h(
     "section",
     { class: "card" },
-    h("h2", {}, h("span", { class: "muted" }, "Task queue "), queue),
+    h("h2", {}, h("span", { class: "muted" }, "Task queue "), visible(queue)),
     h(
       "div",
       { class: "partitions" },
-      grid(found.partitions, ownerOf, owners, alive),
+      scrolls(h("div", { class: "squares", role: "group", "aria-label": "Partitions" }, grid(found.partitions, ownerOf, owners, alive))),
       h("small", { class: "muted" }, `${ownerOf.size} of ${found.partitions} partitions have an owner`),
     ),
-    h(
-      "table",
-      { class: "plain" },
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["Worker", "Host", "Up", "Partitions", "Waiting", "In hand", "Serves"].map((each) => h("th", { scope: "col" }, each)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        owners.map((id, at) => {
-          const member = members.find((each) => each.worker_id === id);
-          const owned = consumers.filter((each) => each.worker_id === id);
-          const sum = (name) => number(owned.reduce((total, each) => total + each[name], 0));
-          return h(
-            "tr",
-            {},
-            h("td", {}, h("i", { class: `swatch w${at % 8}` }), h("code", {}, id || "?"), !member && h("span", { class: "tag" }, "gone")),
-            h("td", {}, member ? `${member.host}, pid ${member.pid}` : ""),
-            h("td", {}, member ? since(member.started_at) : ""),
-            h("td", { class: "n" }, number(owned.reduce((total, each) => total + each.partitions.length, 0))),
-            h("td", { class: "n", title: "Commands that are stored and not delivered yet" }, sum("waiting")),
-            h("td", { class: "n", title: "Commands delivered and not acked: a workflow with work under way keeps one" }, sum("under_way")),
-            h(
-              "td",
-              { class: "serves" },
-              member && [
+    table(
+      ["Worker", "Host", "Up", "Partitions", "Waiting", "In hand", "Serves"],
+      owners.map((id, at) => {
+        const member = members.find((each) => each.worker_id === id);
+        const owned = consumers.filter((each) => each.worker_id === id);
+        const sum = (name) => number(owned.reduce((total, each) => total + each[name], 0));
+        return [
+          h("td", {}, h("span", {}, h("i", { class: `swatch w${at % 8}` }), h("code", {}, id || "?"), !member && h("span", { class: "tag" }, "gone"))),
+          h("td", {}, member ? `${member.host}, pid ${member.pid}` : ""),
+          h("td", {}, member ? since(member.started_at) : ""),
+          h("td", { class: "n" }, number(owned.reduce((total, each) => total + each.partitions.length, 0))),
+          h("td", { class: "n", title: "Commands that are stored and not delivered yet" }, sum("waiting")),
+          h("td", { class: "n", title: "Commands delivered and not acked: a workflow with work under way keeps one" }, sum("under_way")),
+          h(
+            "td",
+            { class: "serves" },
+            member &&
+              h("span", {}, [
                 ...member.workflows.map((name) => h("span", { class: "chip" }, name)),
                 ...member.activities.map((name) => h("span", { class: "chip soft" }, name)),
-              ],
-            ),
-          );
-        }),
-      ),
+              ]),
+          ),
+        ];
+      }),
     ),
   );
 }
 
 /** One square a partition, in the colour of its owner. */
 function grid(count, ownerOf, owners, alive) {
-  const [size, gap, perRow] = [14, 3, 32];
+  const [size, gap] = [14, 3];
+  const perRow = Math.max(8, Math.min(32, Math.floor((innerWidth - BESIDE) / (size + gap))));
   const lines = Math.ceil(count / perRow);
   return s(
     "svg",
@@ -141,32 +132,14 @@ function stored(found) {
     "section",
     { class: "card" },
     h("h2", {}, "Stored"),
-    h(
-      "table",
-      { class: "plain" },
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["What", "Stream", "Messages", "Size"].map((each) => h("th", { scope: "col" }, each)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        found.streams.map((each) =>
-          h(
-            "tr",
-            {},
-            h("td", {}, each.what),
-            h("td", {}, h("code", {}, each.name)),
-            h("td", { class: "n" }, number(each.messages)),
-            h("td", { class: "n" }, bytes(each.bytes)),
-          ),
-        ),
-      ),
+    table(
+      ["What", "Stream", "Messages", "Size"],
+      found.streams.map((each) => [
+        h("td", {}, each.what),
+        h("td", {}, h("code", {}, each.name)),
+        h("td", { class: "n" }, number(each.messages)),
+        h("td", { class: "n" }, bytes(each.bytes)),
+      ]),
     ),
   );
 }

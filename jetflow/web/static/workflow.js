@@ -4,17 +4,18 @@ import { get, live } from "./api.js";
 import { askCancel, askSignal, askTerminate } from "./dialogs.js";
 import { h, replace, throttled } from "./dom.js";
 import { failure } from "./failure.js";
-import { path } from "./format.js";
+import { ago, machine, path, visible, whole } from "./format.js";
 import { History } from "./history.js";
 import { json } from "./json.js";
 import { status } from "./status.js";
-import { lasting, moment, since } from "./ticking.js";
+import { lasting, moment, since, ticking } from "./ticking.js";
 import { Timeline } from "./timeline.js";
 
 const MOST_EVENTS = 5000;
+const MOST_PAUSE = 3000;
 
 export function workflow(main, { about }, queue, id) {
-  document.title = `${id} · jetflow`;
+  document.title = `${visible(id)} · jetflow`;
   const asked = { queue, id };
   const top = h("div", { class: "w-top" });
   const waits = h("div");
@@ -23,31 +24,36 @@ export function workflow(main, { about }, queue, id) {
   const timeline = new Timeline((n) => events.show(n));
   const events = new History(asked, () => more());
   const rest = h("div", {}, waits, timeline.element, payloads, events.element);
+  const trouble = h("div", { hidden: true });
   let over = false;
   let run = null;
   let shown = "";
   let next = 1; // the event to go on from
   let pause = 400;
+  let reading = null; // ends what is being read
 
   replace(
     main,
-    h("p", { class: "crumbs" }, h("a", { href: "/" }, "Workflows"), " / ", h("a", { href: `/?queue=${encodeURIComponent(queue)}` }, queue)),
+    h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "/" }, "Workflows"), " / ", h("a", { href: `/?queue=${encodeURIComponent(queue)}` }, visible(queue))),
+    trouble,
     top,
     rest,
   );
 
   async function load() {
     const began = performance.now();
+    reading = new AbortController();
     try {
-      const record = await get("workflow", asked);
+      const record = await get("workflow", asked, reading.signal);
       if (over) return;
       if (record.run !== run) start(record.run);
       draw(record);
       if (record.status !== "pending") await loadEvents(record);
+      pause = Math.min(MOST_PAUSE, Math.max(400, 4 * (performance.now() - began))); // a long history is read less often
     } catch (error) {
-      if (!over) problem(error);
+      pause = 400;
+      if (!over && error.name !== "AbortError") problem(error);
     }
-    pause = Math.max(400, 4 * (performance.now() - began)); // a long history is read less often
   }
 
   /** Another run has the id: nothing of the one before is kept. */
@@ -60,17 +66,18 @@ export function workflow(main, { about }, queue, id) {
   }
 
   async function loadEvents(record, most = MOST_EVENTS) {
-    const reading = run;
+    const mine = run;
     let got = 0;
     for (;;) {
       let found;
       try {
-        found = await get("history", { ...asked, from: next });
+        found = await get("history", { ...asked, from: next }, reading.signal);
       } catch (error) {
+        if (error.name === "AbortError") throw error;
         if (!over) events.fail(error.status === 404 ? "Its history is no longer kept." : error.message);
         return;
       }
-      if (over || reading !== run || (found.run !== null && found.run !== run)) return;
+      if (over || mine !== run || (found.run !== null && found.run !== run)) return;
       const fresh = found.events.filter((event) => event.n >= next);
       next = fresh.length ? fresh.at(-1).n + 1 : next;
       got += fresh.length;
@@ -92,26 +99,30 @@ export function workflow(main, { about }, queue, id) {
     if (!input.hidden) replace(input, h("h2", {}, "Input"), json(given, { ...asked, of: "1.input" }));
   }
 
+  /** Says it beside what was shown before, or in its place if there is no such workflow; the next reading may find one. */
   function problem(error) {
-    if (error.status !== 404) {
-      replace(waits, h("p", { class: "problem", role: "alert" }, error.message));
-      return;
-    }
-    replace(top);
+    const missing = error.status === 404;
+    trouble.hidden = false;
+    top.hidden = rest.hidden = missing;
     replace(
-      rest,
-      h(
-        "div",
-        { class: "empty" },
-        h("h2", {}, "There is no such workflow"),
-        h("p", {}, "It never was, or its record has expired: ", h("code", {}, id), " on task queue ", h("code", {}, queue)),
-      ),
+      trouble,
+      missing
+        ? h(
+            "div",
+            { class: "empty" },
+            h("h1", {}, "There is no such workflow"),
+            h("p", {}, "It never was, or its record has expired: ", h("code", {}, visible(id)), " on task queue ", h("code", {}, visible(queue))),
+          )
+        : h("p", { class: "problem", role: "alert" }, error.message),
     );
   }
 
   // ---- the record
 
   function draw(record) {
+    trouble.hidden = true;
+    replace(trouble);
+    top.hidden = rest.hidden = false;
     const text = JSON.stringify(record);
     if (text === shown) return;
     shown = text;
@@ -142,9 +153,10 @@ export function workflow(main, { about }, queue, id) {
     return h(
       "div",
       { class: "w-head" },
-      h("h1", { class: "id" }, id),
+      h("h1", { class: "id", data: { id, queue } }, visible(id)),
       status(record.status),
       record.cancelling && h("span", { class: "tag" }, "asked to cancel"),
+      open && record.retrying && h("span", { class: "tag retrying" }, `retrying, attempt ${record.retrying.attempt}`),
       h("span", { class: "space" }),
       open &&
         !about.read_only &&
@@ -163,11 +175,11 @@ export function workflow(main, { about }, queue, id) {
       return h("p", { class: "muted" }, "Its start is stored. It begins when a worker of this task queue takes it up.");
     const relative = (each) =>
       each.queue
-        ? h("a", { href: path(each.queue, each.id), class: "id" }, each.id)
-        : h("span", { class: "id", title: "Its record is gone" }, each.id);
+        ? h("a", { href: path(each.queue, each.id), class: "id" }, visible(each.id))
+        : h("span", { class: "id", title: "Its record is gone" }, visible(each.id));
     const pairs = [
-      ["Type", h("b", {}, record.type)],
-      ["Task queue", record.queue],
+      ["Type", h("b", {}, visible(record.type))],
+      ["Task queue", visible(record.queue)],
       ["Started", moment(record.started)],
       record.closed ? ["Ended", moment(record.closed)] : ["Changed", since(record.updated)],
       [record.closed ? "Took" : "Running for", lasting(record.started, record.closed)],
@@ -211,33 +223,45 @@ export function workflow(main, { about }, queue, id) {
   function waiting(wait) {
     const parts = [
       h("i", { class: `kind ${wait.kind}` }),
-      h("b", {}, `${wait.kind}${wait.name ? " " : ""}`, wait.name && h("code", {}, wait.name)),
+      h("b", {}, `${wait.kind}${wait.name ? " " : ""}`, wait.name && h("code", {}, visible(wait.name))),
       " since ",
       since(wait.since),
     ];
-    if (wait.due) parts.push(wait.kind === "activity" ? ", next attempt " : ", until ", moment(wait.due), " (", since(wait.due), ")");
     if (wait.attempt > 1) parts.push(`, attempt ${wait.attempt}`);
+    if (wait.due && !wait.failure) parts.push(", until ", moment(wait.due), " (", since(wait.due), ")");
+    else if (wait.due) parts.push(" at ", moment(wait.due), " (", attemptDue(wait.due), ")");
     if (wait.kind === "signal" && !about.read_only)
       parts.push(" ", h("button", { type: "button", class: "quiet", onclick: () => askSignal({ queue, id, name: wait.name }) }, "Send it…"));
     if (wait.failure) parts.push(h("div", { class: "failed-text" }, "after ", h("b", {}, wait.failure.type), ` ${wait.failure.message}`));
-    return h("li", {}, parts);
+    return h("li", { class: wait.failure ? "retrying" : undefined }, parts);
   }
 
   const changed = throttled(() => pause, load);
+
+  /** What is asked for may never be answered by a broker that was away; it is asked again. */
+  function again() {
+    reading?.abort();
+    changed();
+  }
+
   const unwatch = live.watch(
     { view: "workflow", queue, id },
     {
       onrows: ({ rows, gone, more }) => (rows.length || more || gone.some((each) => each[0] === queue && each[1] === id)) && changed(),
-      onagain: changed,
+      onagain: again,
     },
   );
   changed();
   return () => {
     over = true;
+    reading?.abort();
     changed.cancel();
     timeline.close();
     unwatch();
   };
 }
+
+/** When the next attempt is due; once the time has come, that it is under way. */
+const attemptDue = (due) => ticking(h("time", { title: whole(due), datetime: machine(due) }), (now) => (due > now ? ago(due, now) : "under way"));
 
 const card = (title, content) => h("section", { class: "card" }, h("h2", {}, title), content);
