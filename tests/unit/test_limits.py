@@ -122,7 +122,7 @@ async def test_more_members_than_the_limit_are_not_heard(monkeypatch: pytest.Mon
 
 async def test_more_browsers_than_the_limit_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "MAX_BROWSERS", 1)
-    feed = Feed(SimpleNamespace())  # type: ignore[arg-type]
+    feed = Feed(SimpleNamespace(broker=None))  # type: ignore[arg-type]
     feed._buffers.add(feed_module.Buffer(Interest()))
     said: list[Any] = []
 
