@@ -230,7 +230,8 @@ class Client(Finding):
         headers = {} if search is None and entity is None else data_headers(search, entity)
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         delay = None if start_delay is None else to_ms(start_delay, "start_delay")
-        started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
+        ref = WorkflowRef.of(chosen, self._queue_for(_workflow_name(workflow)[1], task_queue))
+        started = await self._start(workflow, args, ref, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
         return WorkflowHandle(
             self.lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here
         )
@@ -246,8 +247,7 @@ class Client(Finding):
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
         args: tuple[Any, ...],
-        workflow_id: str,
-        task_queue: str | None,
+        ref: WorkflowRef,
         expire: Duration | Literal["default"] | None,
         if_exists: IfExists,
         more_headers: dict[str, str] | None = None,
@@ -261,18 +261,17 @@ class Client(Finding):
         if if_exists == "replace":
             more_headers = (more_headers or {}) | {REPLACE: "1"}
         name, definition = _workflow_name(workflow)
-        task_queue = self._queue_for(definition, task_queue)
         body, tell = _input(definition, args)
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
-        ref, type_token = WorkflowRef.of(workflow_id, task_queue), to_token(name, "workflow type")
+        type_token = to_token(name, "workflow type")
         headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
         if delay is not None:
             if not await self._schedule_start(ref, type_token, delay, body, headers) and if_exists == "fail":
-                raise WorkflowAlreadyStartedError(workflow_id, task_queue)
+                raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
             return _Started(ref, name, definition)
         sent = await self._starts.send(ref, type_token, body, headers, id_is_new=id_is_new)
         if not sent.is_taken and if_exists == "fail":
-            raise WorkflowAlreadyStartedError(workflow_id, task_queue)
+            raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
         if sent.run is not None:
             ref = ref.pinned(str(sent.run))
         return _Started(ref, name, definition, sent.is_taken, sent.record)
@@ -331,8 +330,9 @@ class Client(Finding):
         """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         task_queue = self._queue_for(_workflow_name(workflow)[1], task_queue)
-        async with self.lookups.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
-            started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
+        ref = WorkflowRef.of(chosen, task_queue)
+        async with self.lookups.watches.until_closed(ref.queue_token, ref.id_token) as until:
+            started = await self._start(workflow, args, ref, expire, if_exists, id_is_new=id_is_new)
             record = await self.lookups.closed_record(started.ref, until, started.record, timeout)
             return outcome_of(record, started.definition)
 

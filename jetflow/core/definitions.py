@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from msgspec import Struct
@@ -119,14 +120,11 @@ class WorkflowDefinition(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__wrapped__ = function
-        self._signature: Signature | None = None
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """Decoders of the arguments and the result, made at first use."""
-        if self._signature is None:
-            self._signature = Signature(self.function, f"workflow {self.name!r}")
-        return self._signature
+        return Signature(self.function, f"workflow {self.name!r}")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self.function(*args, **kwargs)
@@ -152,14 +150,11 @@ class ActivityDefinition(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__wrapped__ = function
-        self._signature: Signature | None = None
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """Decoders of the arguments and the result, made at first use."""
-        if self._signature is None:
-            self._signature = Signature(self.function, f"activity {self.name!r}")
-        return self._signature
+        return Signature(self.function, f"activity {self.name!r}")
 
     def with_options(self, **options: Any) -> ActivityDefinition[P, R]:
         """The same activity with other options; see ``activity`` for the keywords."""

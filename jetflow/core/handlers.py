@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -28,17 +29,14 @@ class Handler:
         self.name = name
         self.function = function
         self.validator = validator
-        self._signature: Signature | None = None
 
     def arguments(self, body: bytes | Raw, told: int | None = None) -> Raw:
         """The JSON list of arguments of a command's body."""
         return args_from_body(bytes(body), single=self.signature.single, told=told)
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
-        if self._signature is None:
-            self._signature = Signature(self.function, self.name)
-        return self._signature
+        return Signature(self.function, self.name)
 
 
 class Handlers:

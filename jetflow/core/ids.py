@@ -25,6 +25,8 @@ def to_token(text: str, what: str = "name") -> str:
     Raises:
         InvalidInputError: if the text is empty, or longer than 256 bytes as a token.
     """
+    if type(text) is str and len(text) <= MAX_TOKEN and _PLAIN.fullmatch(text):
+        return text
     if not isinstance(text, str) or not text:
         raise InvalidInputError(f"{what} must be a non-empty string, not {text!r}")
     token = text if _PLAIN.fullmatch(text) else _escaped(text, what)

@@ -75,26 +75,28 @@ class Parser:
 
     def _messages(self, data: bytes, at: int) -> tuple[int, bool]:
         """Hands over whole messages from a place on: where it stopped, and whether because the next one, or its line, is cut off."""
-        end_of_data = len(data)
+        end_of_data, on_message = len(data), self._on_message
         while at < end_of_data:
             line_end = data.find(b"\r\n", at)
             if line_end < 0:
                 return at, end_of_data - at <= MAX_CONTROL_LINE
-            has_headers = data.startswith(b"HMSG ", at)
-            if not has_headers and not data.startswith(b"MSG ", at):
-                return at, False
             # MSG subject sid [reply] size, HMSG subject sid [reply] header-size size
             words = data[at:line_end].split()
             start = line_end + 2
-            stop = start + int(words[-1])
-            if stop + 2 > end_of_data:
-                return at, True
-            if has_headers:
+            if data.startswith(b"MSG ", at):
+                stop = start + int(words[-1])
+                if stop >= end_of_data - 1:
+                    return at, True
+                taken = on_message(int(words[2]), words[1], words[3] if len(words) == 5 else b"", data[start:stop], None)
+            elif data.startswith(b"HMSG ", at):
+                stop = start + int(words[-1])
+                if stop >= end_of_data - 1:
+                    return at, True
                 body = start + int(words[-2])
-                reply, headers, payload = words[3] if len(words) == 6 else b"", data[start:body], data[body:stop]
+                taken = on_message(int(words[2]), words[1], words[3] if len(words) == 6 else b"", data[body:stop], data[start:body])
             else:
-                reply, headers, payload = words[3] if len(words) == 5 else b"", None, data[start:stop]
-            if not self._on_message(int(words[2]), words[1], reply, payload, headers):
+                return at, False
+            if not taken:
                 return at, False
             at = stop + 2
         return at, True

@@ -174,7 +174,8 @@ class Steps:
 
     def close(self) -> None:
         """Let them go on without an owner, and wake nobody any more."""
-        self.start_over()
+        if self.under_way or self.outcomes or self.uncommitted:
+            self.start_over()
         self.may_begin, self._wake = _never, _nobody
 
 

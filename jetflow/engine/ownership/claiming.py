@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from jetflow.broker.fencing.registry import Registry
 from jetflow.broker.stores.membership import Lease
@@ -78,7 +79,7 @@ class Claiming:
     async def _begin(self, consumer: Inbox, target: frozenset[int], term: int, leaving: Callable[[], frozenset[int]]) -> None:
         """The consumer keeps others from claiming; once earlier tenures are revoked, what is read stays as it is."""
         engine = self._engine
-        tenure = Tenure(engine.context, consumer, target, lambda: self._lease.lasts(term))
+        tenure = Tenure(engine.context, consumer, target, partial(self._lease.lasts, term))
         actors = Actors(engine.services, tenure)
         tenure.on_over.append(self._on_over)
         consumer.give_to(actors.deliver, tenure.lose)

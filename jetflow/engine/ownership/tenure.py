@@ -23,6 +23,8 @@ from jetflow.errors import BrokerError
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
+NO_HEARTBEAT = "no heartbeat of ours got through in time"
+
 
 class Tenure:
     """See the module.
@@ -76,7 +78,8 @@ class Tenure:
 
     def check(self) -> None:
         """Raise TenureOverError unless it lasts at this moment, by the clock of this worker too."""
-        if not self.lasts():
+        if self.over or not self._lasts():
+            self.lose(NO_HEARTBEAT)
             raise TenureOverError(self._why)
 
     def lose(self, why: str) -> None:
@@ -91,7 +94,7 @@ class Tenure:
     def lasts(self) -> bool:
         """Return whether it lasts at this moment, by the clock of this worker too."""
         if not self.over and not self._lasts():
-            self.lose("no heartbeat of ours got through in time")
+            self.lose(NO_HEARTBEAT)
         return not self.over
 
     def owns(self, partition: int) -> bool:

@@ -113,6 +113,8 @@ class SignalBuffer:
 
     def take_cancel(self) -> str | None:
         """The reason of a cancel that came before the start, if there is one; it is removed after the next commit."""
+        if not self._cancels:
+            return None
         reason = None
         for signal, position in self._cancels:
             if signal.expires > now_ms():
@@ -220,12 +222,16 @@ class SignalBuffer:
 
     def flush_removals(self) -> None:
         """Removes from the bucket what a commit has consumed; to be called after that commit."""
+        if not self._removals:
+            return
         for name_token, seq, position in self._removals:
             self._tenure.context.background.tidy(self._tenure.signals.remove(self._queue_token, self._id_token, name_token, seq, position))
         self._removals.clear()
 
     def discard(self) -> list[Command]:
         """The run has ended: everything goes. Gives the commands to ack."""
+        if not (self._queues or self._cancels or self._removals or self.lapsed):
+            return []
         commands = []
         self.take_cancel()
         for name, queue in self._queues.items():

@@ -67,12 +67,14 @@ def _queue_unknown(actor: Actor, machine: Machine) -> None:
 
 async def _write_decision(actor: Actor, decision: Decision) -> None:
     """Write a decision in as few keys as it takes; one that ends a run with all that the run has in memory, if there is all of it."""
-    run, decided = actor.run, decision.decided
-    cause = max([run.cause, *[command.seq for command in actor.mailbox.held]])
-    assert run.number > 0, "a commit of no run"
-    assert decision.machine.info.run == run.number, f"a decision of run {decision.machine.info.run} in a commit of run {run.number}"
+    run, decided, machine = actor.run, decision.decided, decision.machine
+    cause = run.cause
+    for command in actor.mailbox.held:
+        if command.seq > cause:
+            cause = command.seq
+    assert 0 < run.number == machine.info.run, f"a decision of run {machine.info.run} in a commit of run {run.number}"
     assert actor.partition in actor.tenure.partitions, f"a commit in partition {actor.partition}, which tenure {actor.tenure.name} does not have"
-    closes = isinstance(decision.machine.closing, ev.CLOSING)
+    closes = isinstance(machine.closing, ev.CLOSING)
     whole = run.history.whole(run.number, cause, decided) if closes else None
     bodies = _bodies(actor, decided, cause) if whole is None else [whole]
     for body in bodies:

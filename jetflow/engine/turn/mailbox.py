@@ -60,18 +60,19 @@ class Mailbox:
 
     def release(self) -> None:
         """Ack what is held: all that it led to is durable."""
-        held, self.held = self.held, []
-        self._ack_all(held)
+        if self.held:
+            held, self.held = self.held, []
+            self._ack_all(held)
 
     def release_others(self) -> None:
         """Ack what is held, apart from the first command: that one wakes the next owner."""
-        others = self.held[1:]
-        del self.held[1:]
-        self._ack_all(others)
+        if len(self.held) > 1:
+            others = self.held[1:]
+            del self.held[1:]
+            self._ack_all(others)
 
     def _ack_all(self, commands: list[Command]) -> None:
-        if commands:
-            faults.reach("before_ack")
+        faults.reach("before_ack")
         for command in commands:
             self.ack(command)
 

@@ -23,8 +23,8 @@ async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> N
         return
     if lifecycle.on:
         run.tell(lifecycle.tell(info, decided))
-    sent = [event for event in decided if type(event) in _SENT]
-    if sent:
+    if not _SENT.isdisjoint(map(type, decided)):
+        sent = [event for event in decided if type(event) in _SENT]
         children = children_in(sent)
         if run.closing is not None:  # a child that would only be terminated need not begin
             children = [child for child in children if child.parent_close_policy != "terminate"]

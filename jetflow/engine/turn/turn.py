@@ -54,17 +54,18 @@ async def drive(actor: Actor) -> None:
 
 async def _turn(actor: Actor) -> None:
     """Take steps 2 to 7 with everything that has come since the last turn."""
+    signals = actor.signals
     try:
         if not actor.run.loaded:
             await open_actor(actor)
         await apply(actor)
-        if actor.signals.looking:
+        if signals.looking:
             await look_at_expired(actor)
         decision = await commit(actor)
         if decision is not None:
             await carry_out(actor, decision)
-        if actor.signals.lapsed:
-            await actor.signals.bury()
+        if signals.lapsed:
+            await signals.bury()
         if actor.by_id.is_due(actor.machine):
             await actor.by_id.settle(actor.machine)
         if actor.run.tasks_due:
