@@ -16,7 +16,22 @@ from jetflow.core.failures import MAX_CAUSES
 from jetflow.core.ids import from_token, to_token
 from jetflow.core.values import as_json, decode, encode
 from jetflow.errors import Failure, InvalidInputError, Kind, PayloadTooLargeError
-from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, OWN_PREFIX, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
+from jetflow.protocol.headers import (
+    ARGS,
+    DATA,
+    ENTITY,
+    EXPIRE,
+    NEW_ID,
+    ORIGIN,
+    OWN_PREFIX,
+    PARENT,
+    REPLACE,
+    REPLY,
+    RUN,
+    SENDER,
+    UPDATE,
+    parse_headers,
+)
 
 DEFAULT_EXPIRE_MS = 600_000
 """How long a signal that nobody waits for is kept unless its header says otherwise."""
@@ -51,23 +66,25 @@ class StartCommand(Struct):
 
 
 class UpdateCommand(Struct):
-    """``update_id`` is the caller's, so that one who missed the reply can ask again."""
+    """``update_id`` is the caller's, so that one who missed the reply can ask again. ``run``: the only run that may take it."""
 
     name: str
     body: bytes
     told: int | None = None
     update_id: str | None = None
     reply: str | None = None
+    run: int | None = None
 
 
 class SignalCommand(Struct):
-    """``sender`` numbers its signals, so that one sent again is recognised."""
+    """``sender`` numbers its signals, so that one sent again is recognised. ``run``: the only run that may take it."""
 
     name: str
     data: Raw
     expire: int | None = None
     sender: str | None = None
     number: int = 0
+    run: int | None = None
 
 
 class CancelCommand(Struct):
@@ -243,7 +260,7 @@ def _update(name: str, body: bytes, headers: dict[str, str]) -> UpdateCommand:
         raise InvalidInputError(f"{REPLY} must be a subject, not {reply[:80]!r}")
     if update_id is not None and not 0 < len(update_id) <= MAX_UPDATE_ID:
         raise InvalidInputError(f"{UPDATE} must be at most {MAX_UPDATE_ID} characters")
-    return UpdateCommand(name=name, body=body, told=1 if told == "1" else None, update_id=update_id, reply=reply)
+    return UpdateCommand(name=name, body=body, told=1 if told == "1" else None, update_id=update_id, reply=reply, run=_run(headers))
 
 
 def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
@@ -253,7 +270,7 @@ def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
         raise InvalidInputError(f"{SENDER} must be <who>/<number>, at most {MAX_SENDER} characters, not {headers[SENDER][:80]!r}")
     data = as_json(body, "the body of a signal")
     kept = None if expire is msgspec.UNSET else FOREVER_MS if expire is None else expire
-    return SignalCommand(name, data, kept, sender or None, int(number))
+    return SignalCommand(name, data, kept, sender or None, int(number), _run(headers))
 
 
 def _routed(_name: str, body: bytes, _headers: dict[str, str]) -> RoutedSignal:
@@ -289,6 +306,15 @@ def _child(_name: str, body: bytes, _headers: dict[str, str]) -> ChildNotice:
 def _activity(_name: str, body: bytes, _headers: dict[str, str]) -> TaskOutcome:
     decode(body, "the outcome of an activity")
     return msgspec.json.decode(body, type=TaskOutcome)
+
+
+def _run(headers: dict[str, str]) -> int | None:
+    value = headers.get(RUN)
+    if value is None:
+        return None
+    if not _is_number(value):
+        raise InvalidInputError(f"{RUN} must be a run id, which is a number, not {value[:20]!r}")
+    return int(value)
 
 
 def _is_number(text: str) -> bool:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from jetflow.core.ids import to_token
 from jetflow.errors import InvalidInputError, WorkflowNotFoundError
+from jetflow.protocol.headers import RUN
 from jetflow.protocol.record import StateRecord
 
 
@@ -48,6 +49,10 @@ class WorkflowRef(Struct, frozen=True):
         if not self.run_id.isdigit():
             raise InvalidInputError(f"run id {self.run_id!r} is not one of jetflow's")
         return int(self.run_id)
+
+    def run_header(self) -> dict[str, str]:
+        """Return the header that lets a signal or an update reach this run alone; none for the latest run."""
+        return {} if self.run_id is None else {RUN: str(self.run_number())}
 
     def covers(self, record: StateRecord) -> bool:
         """Return whether a record of this workflow is one of the run that is meant."""
