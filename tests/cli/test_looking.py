@@ -81,7 +81,7 @@ def test_tail_follows(cli: Cli, worker: Running, spawn: Spawn) -> None:
 def test_stats(plain: Cli, spawn: Spawn, server: object, queue: str) -> None:
     where = {"JETFLOW_URL": server.url, "JETFLOW_NAMESPACE": "stats-test", "JETFLOW_TASK_QUEUE": queue}  # type: ignore[attr-defined]
     empty = plain("stats", "--interval", "0s", **where).out
-    assert "none is alive" in empty
+    assert "no worker is up" in empty
     spawn("worker", "app.py", cwd=APP_FOLDER, JETFLOW_NAMESPACE="stats-test").wait_for("worker ready")
     plain("start", "order", '{"sku": "A", "count": 1}', "--wait", **where)
     plain("start", "napping", "3600", "--id", "sleeper", **where)
