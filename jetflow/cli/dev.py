@@ -87,7 +87,7 @@ async def _serve_all(
 ) -> None:
     async with _server(store_dir, port, running) as server:
         tasks = [
-            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"kept in {store_dir}", page)),
+            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"stored in {store_dir}", page)),
             asyncio.create_task(_until_ended(server)),
         ]
         try:

@@ -30,7 +30,7 @@ def events_on(
 
     async def switch(client: Client) -> None:
         await client.enable_events(expiry(keep, default=DEFAULT_KEEP))
-        _tell(client, "on", f"events are on: stream {client.broker.names.events_stream}, kept for {keep}", as_json=as_json)
+        _tell(client, "on", f"events are on: stream {client.broker.names.events_stream}, stored for {keep}", as_json=as_json)
 
     _with_client(switch, connection, as_json=as_json)
 

@@ -76,7 +76,7 @@ def sentence(found: Why) -> str:
 def _ending(found: Why) -> str:
     failure = f" with {found.failure.type}: {found.failure.message}" if found.failure is not None else ""
     assert found.closed_at is not None
-    kept = f"; its record is kept until {local_time(found.closed_at + found.expire)}" if found.expire is not None else ""
+    kept = f"; its record expires at {local_time(found.closed_at + found.expire)}" if found.expire is not None else ""
     return (
         f"({found.workflow_type} on {found.task_queue}) has {_ended(found.status)}{failure}, {ago(found.closed_at)}{kept}; nothing wakes it any more."
     )
@@ -98,11 +98,11 @@ def _clause(wait: Wait) -> str:
     attempt = f" attempt {wait.attempt}" if wait.attempt else ""
     match wait.kind:
         case "start":
-            return f"a worker to take it up{since}, {wait.message}"
+            return f"a worker to start it{since}, {wait.message}"
         case "delay":
-            return f"the time of its start, {ago(wait.due or 0)}, put off{since}"
+            return f"the time of its start, {ago(wait.due or 0)}, delayed{since}"
         case "worker":
-            return f"a worker that can go on with it{since}: parked because of {wait.name}: {wait.message}"
+            return f"a worker that can continue it{since}: parked because of {wait.name}: {wait.message}"
         case "code":
             return f"runs its code{since}"
         case "condition":

@@ -236,7 +236,7 @@ def _parked(record: StateRecord) -> Wait:
     wakes = {
         "UnknownWorkflowType": f"a worker of task queue {record.task_queue!r} with workflow type {record.workflow_type!r}",
         "NondeterminismError": "a worker with the code that it was started with, or with `patched` around what has changed",
-    }.get(parked.reason, "a worker that can go on with it")
+    }.get(parked.reason, "a worker that can continue it")
     return Wait("worker", parked.reason, parked.since, wakes, message=parked.message)
 
 
