@@ -67,7 +67,9 @@ class StartCommand(Struct):
 
 
 class UpdateCommand(Struct):
-    """An update command. ``update_id`` is the caller's id for it, with which a caller that missed the reply can ask again. ``run``: the only run that may take it."""
+    """An update command. ``update_id`` is the caller's id for it, with which a caller that missed the reply can ask again. Only ``run`` may
+    take it, where that is set.
+    """
 
     name: str
     body: bytes
@@ -78,7 +80,7 @@ class UpdateCommand(Struct):
 
 
 class SignalCommand(Struct):
-    """A signal command. ``sender`` numbers its signals, so that the receiver recognises repeats. ``run``: the only run that may take it."""
+    """A signal command. ``sender`` numbers its signals, so that the receiver recognises repeats. Only ``run`` may take it, where that is set."""
 
     name: str
     data: Raw
