@@ -29,8 +29,8 @@ async def rest_closed(actor: Actor) -> None:
     run, tenure = actor.run, actor.tenure
     newly = not run.told_closing
     if newly and run.info is not None:
-        if actor.signals.has_any and actor.machine is not None:
-            await bury_expired(actor, actor.machine)
+        if actor.signals.has_any:
+            await bury_expired(actor)
         await _tell(actor, run.info)
     actor.mailbox.hold_all(actor.signals.discard())
     if actor.updates:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jetflow.broker.stores.signals import CANCEL
-from jetflow.core.machine import Machine
 from jetflow.engine.signals.burying import bury
 from jetflow.engine.signals.lapses import MARGIN_MS
 from jetflow.engine.turn.actor import Actor
@@ -24,12 +23,19 @@ async def look_at_expired(actor: Actor) -> None:
     actor.signals.looked()
 
 
-async def bury_expired(actor: Actor, machine: Machine) -> None:
+async def bury_expired(actor: Actor) -> None:
     """Make dead letters of the signals that had expired when the run ended. The others end with the run."""
-    await actor.signals.load(machine.consumed)
-    actor.signals.lapse(now_ms() - MARGIN_MS)
-    if actor.signals.lapsed:
-        await actor.signals.bury()
+    if actor.machine is not None:
+        await actor.signals.load(actor.machine.consumed)
+        actor.signals.lapse(now_ms() - MARGIN_MS)
+        if actor.signals.lapsed:
+            await actor.signals.bury()
+        return
+    tenure, queue_token, id_token = actor.tenure, actor.context.queue_token, actor.id_token
+    for name_token, signal, position in await tenure.signals.load(queue_token, id_token):
+        if name_token != CANCEL and actor.run.has_missed(signal.seq, signal.expires):
+            await bury(tenure, id_token, signal)
+            await tenure.signals.remove(queue_token, id_token, name_token, signal.seq, position)
 
 
 async def _without_code(actor: Actor) -> None:

@@ -47,6 +47,7 @@ async def _rebuild_closed(actor: Actor, entries: list[Entry], history: list[list
     descends = isinstance(closing, ev.Terminated) and closing.descend
     children = children_of(entries) if descends else [event for events in history for event in children_in(events)]
     run.close(closing, children, told=not _is_replaced(actor))
+    run.restore_signals(frozenset(event.seq for entry in entries for event in entry.commit.events if isinstance(event, ev.Signaled)))
     if _is_doubtful(actor, entries[-1]):
         actor.by_id.restore_doubtful(run.number, None, [event for events in history for event in events], unsure)
         await publish(actor, unsure, again=True)

@@ -53,7 +53,7 @@ class Run:
     """
 
     __slots__ = (
-        "accepted", "cause", "closed_children", "closing", "continued", "guarded", "history", "info",
+        "_taken", "accepted", "cause", "closed_children", "closing", "continued", "guarded", "history", "info",
         "is_whole", "loaded", "may_follow_another", "number", "position", "seq", "stored", "tasks_due", "told", "told_closing", "unheard",
     )  # fmt: skip
 
@@ -77,6 +77,7 @@ class Run:
         self.accepted: ev.Parent | None = None
         self.tasks_due: dict[int, bool] = {}
         self.told: Told = []
+        self._taken: frozenset[int] = frozenset()
 
     # ---- loading and beginning
 
@@ -151,6 +152,14 @@ class Run:
     def end_told(self) -> None:
         """Note that all that wait for the end were notified."""
         self.told_closing = True
+
+    def restore_signals(self, taken: frozenset[int]) -> None:
+        """Note which signals a run that has ended took, by their sequences."""
+        self._taken = taken
+
+    def has_missed(self, seq: int, expires: int) -> bool:
+        """Return whether a signal expired (ms since the epoch) before the end of this run, which did not take it."""
+        return self.closing is not None and expires <= self.closing.at and seq not in self._taken
 
     def tell_end_again(self) -> None:
         """Report the end again, if the run has ended."""

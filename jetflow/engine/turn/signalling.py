@@ -24,6 +24,9 @@ async def on_signal(actor: Actor, command: Command, signal: SignalCommand) -> bo
         await refuse(actor, command, signal)
         return False
     if run.closing is not None and (command.seq <= run.cause or await is_taken(actor)):
+        early = early_signal(command, signal)
+        if machine is None and run.has_missed(early.seq, early.expires):
+            await bury(actor.tenure, actor.id_token, early)
         return True  # the workflow has ended: no wait will come
     if machine is None and signal.run is not None:  # its run has ended, and the record has expired
         await refuse(actor, command, signal)
