@@ -21,7 +21,7 @@ from jetflow.broker.stores.state import StateStore
 from jetflow.broker.transport.connection import Broker, open_wire
 from jetflow.broker.transport.server import LocalServer
 from jetflow.broker.transport.wire import Wire
-from jetflow.core.definitions import WorkflowDefinition, as_workflow
+from jetflow.core.definitions import WorkflowDefinition, workflow_of
 from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
 from jetflow.core.values import body_of, encode, json_list
@@ -260,7 +260,7 @@ class Client(Finding):
             raise InvalidInputError(f'if_exists must be "fail", "attach" or "replace", not {if_exists!r}')
         if if_exists == "replace":
             more_headers = (more_headers or {}) | {REPLACE: "1"}
-        name, definition = _workflow_name(workflow)
+        name, definition = workflow_of(workflow)
         task_queue = self._queue_for(definition, task_queue)
         body, tell = _input(definition, args)
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
@@ -330,7 +330,7 @@ class Client(Finding):
     ) -> Any:
         """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
-        task_queue = self._queue_for(_workflow_name(workflow)[1], task_queue)
+        task_queue = self._queue_for(workflow_of(workflow)[1], task_queue)
         async with self.lookups.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
             started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
             record = await self.lookups.closed_record(started.ref, until, started.record, timeout)
@@ -467,17 +467,6 @@ def _start_headers(*, tell: bool, expire: Duration | Literal["default"] | None, 
     if expire != "default":
         headers[EXPIRE] = expire_header(expire)
     return headers
-
-
-def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | None]:
-    if isinstance(workflow, WorkflowDefinition):
-        return workflow.name, workflow
-    if isinstance(workflow, str):
-        return workflow, None
-    if callable(workflow):
-        definition = as_workflow(workflow)
-        return definition.name, definition
-    raise InvalidInputError(f"workflow must be a @workflow function or its name, not {type(workflow).__name__}")
 
 
 class _Started(NamedTuple):

@@ -297,6 +297,7 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowAlreadyClosedError: it has ended, or ended before the update was done.
             ResultTimeoutError: no answer came in time; ask again with the same ``update_id``.
         """
+        to_token(name, "update name")
         record = await self._lookups.record(self._ref)
         if record is not None and record.closed and update_id is None:
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)

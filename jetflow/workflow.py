@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Prot
 
 from jetflow.core import events as ev
 from jetflow.core.data import Entity, Search, UserData
-from jetflow.core.definitions import ActivityDefinition, ActivityOptions, RetryPolicy, WorkflowDefinition, activity_options
+from jetflow.core.definitions import ActivityDefinition, ActivityOptions, RetryPolicy, WorkflowDefinition, activity_options, no_activity, workflow_of
 from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.events import FOREVER_MS
 from jetflow.core.failures import is_cancellation
@@ -104,9 +104,9 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
     """
     machine, limit = _machine(), limit_ms(timeout, "timeout")
     if isinstance(what, str):
-        if not what:
-            raise InvalidInputError("condition needs the name of a signal")
         return await machine.wait_signal(what, limit, model)
+    if not callable(what):
+        raise InvalidInputError(f"condition takes the name of a signal, or a function, not {what!r}")
     if asyncio.iscoroutinefunction(what):
         raise InvalidInputError("condition needs a plain function: an async one is true before it has run")
     if limit is None:
@@ -203,6 +203,8 @@ async def execute_activity(activity: Any, *args: Any, result_type: Any = Any, **
     if isinstance(activity, ActivityDefinition):
         chosen = activity_options(activity.options, **options)
         return await machine.run_activity(activity, activity.signature.bind(args, {}), chosen)
+    if not isinstance(activity, str):
+        raise InvalidInputError(no_activity(activity))
     return await machine.run_named_activity(activity, args, activity_options(**options), result_type)
 
 
@@ -260,14 +262,14 @@ def _child(
 ) -> tuple[ev.ChildStarted, TypedDecoder]:
     if parent_close_policy not in ("terminate", "cancel", "abandon"):
         raise InvalidInputError(f'parent_close_policy must be "terminate", "cancel" or "abandon", not {parent_close_policy!r}')
-    own = None
-    if isinstance(workflow, WorkflowDefinition):
-        name, own, decode = workflow.name, workflow.task_queue, workflow.signature.result
-        args = workflow.signature.bind(args, {})
-    else:
-        name = workflow if isinstance(workflow, str) else workflow.__name__
-        decode = TypedDecoder(Any, f"child workflow {name!r}, result")
+    name, definition = workflow_of(workflow)
     to_token(name, "workflow type")
+    own = None
+    if definition is not None and definition is workflow:
+        own, decode = definition.task_queue, definition.signature.result
+        args = definition.signature.bind(args, {})
+    else:
+        decode = TypedDecoder(Any, f"child workflow {name!r}, result")
     if workflow_id is not None:
         to_token(workflow_id, "workflow id")
     if task_queue is not None:
@@ -405,9 +407,9 @@ def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | N
         workflow: another workflow to go on as; the same one when not given.
     """
     machine = _machine()
-    definition = workflow or machine.definition
-    name = definition if isinstance(definition, str) else definition.name
-    if isinstance(definition, WorkflowDefinition):
+    name, definition = workflow_of(machine.definition if workflow is None else workflow)
+    to_token(name, "workflow type")
+    if definition is not None:
         args = definition.signature.bind(args, {})
     machine.continue_as_new(name, encode_args(args, name))
 
