@@ -164,5 +164,7 @@ class Calls(Recorder):
     def continue_as_new(self, workflow_type: str, args: Raw) -> NoReturn:
         """Ends this generation; the next begins in the same commit."""
         self._raise_if_cancelled()
+        if self.fail_unawaited(ev.ContinuedAsNew):
+            raise Stop
         self.end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
         raise Stop
