@@ -19,13 +19,31 @@ time from ``now()``, chance from ``random()`` and ``uuid4()``, anything else fro
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
+from datetime import UTC, datetime, timedelta
+from types import ModuleType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    TypeVarTuple,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    overload,
+)
+
+from msgspec import UNSET
 
 from jetflow.core import events as ev
 from jetflow.core.data import Entity, Search, UserData
@@ -34,16 +52,20 @@ from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.events import FOREVER_MS
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
+from jetflow.core.location import user_location
 from jetflow.core.loop import current_machine
 from jetflow.core.machine import Machine
-from jetflow.core.operation import RunInfo
+from jetflow.core.operation import TIMED_OUT, RunInfo
 from jetflow.core.recorder import shielded
 from jetflow.core.values import TypedDecoder, encode, encode_args
 from jetflow.errors import InvalidInputError, JetflowError
 
+log: logging.Logger = logging.getLogger("jetflow.workflow")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+D = TypeVar("D")
 A = TypeVar("A")  # one argument has an overload of its own: there a checker knows that [1] may be a list[float]
 Ts = TypeVarTuple("Ts")
 
@@ -82,21 +104,33 @@ async def sleep(duration: Duration) -> float:
 @overload
 async def condition(what: Callable[[], Any], *, timeout: Duration | None = None) -> bool: ...
 @overload
+async def condition(
+    what: Callable[[], Any], *, timeout: Duration | None = None, on_timeout: type[BaseException] | BaseException
+) -> Literal[True]: ...
+@overload
+async def condition(what: Callable[[], Any], *, timeout: Duration | None = None, on_timeout: D) -> Literal[True] | D: ...
+@overload
 async def condition(what: str, *, timeout: None = None, model: type[T]) -> T: ...
 @overload
 async def condition(what: str, *, timeout: Duration | None, model: type[T]) -> T | Literal[False]: ...
 @overload
-async def condition(what: str, *, timeout: Duration | None = None, model: Any = Any) -> Any: ...
-async def condition(what: str | Callable[[], Any], *, timeout: Duration | None = None, model: Any = Any) -> Any:
+async def condition(what: str, *, timeout: Duration | None = None, model: type[T], on_timeout: type[BaseException] | BaseException) -> T: ...
+@overload
+async def condition(what: str, *, timeout: Duration | None = None, model: type[T], on_timeout: D) -> T | D: ...
+@overload
+async def condition(what: str, *, timeout: Duration | None = None, model: Any = Any, on_timeout: Any = ...) -> Any: ...
+async def condition(what: str | Callable[[], Any], *, timeout: Duration | None = None, model: Any = Any, on_timeout: Any = UNSET) -> Any:
     """Waits for a signal by name, or until a predicate over the workflow's own data is true.
 
     Args:
         what: a signal's name, or a function without side effects that is looked at after every input.
         timeout: how long to wait; ``"forever"`` or None for ever.
         model: type of the signal's payload; plain JSON types without it.
+        on_timeout: the answer when the timeout came first, ``False`` when not given. An exception, or a class of exceptions, is raised
+            instead. Give it where the payload itself may be false: ``on_timeout=None`` with ``model=bool``.
 
     Returns:
-        The payload (True for a predicate), or ``False`` when the timeout came first.
+        The payload (True for a predicate), or ``on_timeout`` when the timeout came first.
 
     Raises:
         CancelledFailure: the workflow was asked to cancel.
@@ -104,7 +138,10 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
     """
     machine, limit = _machine(), limit_ms(timeout, "timeout")
     if isinstance(what, str):
-        return await machine.wait_signal(what, limit, model)
+        if limit is not None and on_timeout is UNSET and _takes_false(model):
+            _warn_of_two_meanings(machine, what)
+        value = await machine.wait_signal(what, limit, model)
+        return _timed_out(on_timeout, f"signal {what!r}", timeout) if value is TIMED_OUT else value
     if not callable(what):
         raise InvalidInputError(f"condition takes the name of a signal, or a function, not {what!r}")
     if asyncio.iscoroutinefunction(what):
@@ -116,8 +153,44 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
         async with asyncio.timeout(limit / 1000):
             await machine.wait_until(what)
     except TimeoutError:
-        return False
+        return _timed_out(on_timeout, "the condition", timeout)
     return True
+
+
+def _timed_out(answer: Any, what: str, timeout: Duration | None) -> Any:
+    """What ``condition`` gives, or raises, when its timeout came first."""
+    if answer is UNSET:
+        return False
+    if isinstance(answer, type) and issubclass(answer, BaseException):
+        message = f"{what} did not come within {timeout}" if isinstance(timeout, (str, timedelta)) else f"{what} did not come within {timeout} s"
+        try:
+            error = answer(message)
+        except TypeError:  # it takes something else
+            error = answer()
+        raise error from None
+    if isinstance(answer, BaseException):
+        raise answer from None
+    return answer
+
+
+def _takes_false(model: Any) -> bool:
+    """Whether ``false`` is a payload of a type that is bool, or has it as a part."""
+    return model is bool or (get_origin(model) in (Literal, Union, UnionType) and any(part is bool or part is False for part in get_args(model)))
+
+
+_warned: set[tuple[str, str]] = set()
+"""Types of workflows and lines that the log has named."""
+
+
+def _warn_of_two_meanings(machine: Machine, signal: str) -> None:
+    place = (machine.info.workflow_type, user_location())
+    if place not in _warned:
+        _warned.add(place)
+        log.warning(
+            "workflow %s: condition(%r) with model=bool and a timeout, at %s: False is the answer both to a signal with false and to the "
+            "timeout. Tell them apart with on_timeout=None, or an exception class",
+            place[0], signal, place[1],
+        )  # fmt: skip
 
 
 async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: str | None = None, expire: Duration | None = "10m") -> None:

@@ -53,7 +53,7 @@ class Calls(Recorder):
         return await self._outcome(operation)
 
     async def wait_signal(self, signal: str, timeout_ms: int | None, model: Any) -> Any:
-        """The payload of the next signal of a name, or False when the timeout came first."""
+        """The payload of the next signal of a name, or ``TIMED_OUT`` when the timeout came first."""
         to_token(signal, "signal name")
         decode = plain if model is Any else TypedDecoder(model, f"signal {signal!r}")
         due = None if timeout_ms is None else self.now + timeout_ms

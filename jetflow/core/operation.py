@@ -87,5 +87,8 @@ class OperationFuture(WorkflowFuture):
 plain: TypedDecoder = TypedDecoder(Any, "payload")
 """Decodes what no type was given for."""
 
+TIMED_OUT: Any = object()
+"""What a wait for a signal gives when its timeout came first. No payload is this."""
+
 NOWHERE = ev.TimerStarted(index=0, at=0, due=0)
 """Stands for an operation that nothing will ever resolve."""

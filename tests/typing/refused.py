@@ -72,6 +72,7 @@ async def renamed(item: str, count: int = 1) -> int:
 async def code() -> int:
     await condition("a", model=Receipt, timeot="1h")  # refused
     receipt: Receipt = await condition("a", model=Receipt, timeout="1h")  # refused
+    sure: bool = await condition("a", model=bool, timeout="1h", on_timeout=None)  # refused
     text: str = await condition("a", model=int)  # refused
     payload: str = await condition(lambda: True)  # refused
     await execute_activity(charge, 5)  # refused
