@@ -45,6 +45,8 @@ from jetflow.sending.commands import send_signal_by_id
 from jetflow.sending.starts import Starts
 
 DEFAULT_QUEUE = "default"
+NO_CREDENTIALS: Any = ""
+"""In place of a credentials file: none, whatever the environment says."""
 IDS_AT_ONCE = 64
 """Workflow ids made at once."""
 
@@ -60,27 +62,25 @@ class Client(Finding):
 
     Attributes:
         task_queue: whose workers run what is started, unless the workflow or the call names another one.
-        broker: the connection, for workers.
-        lookups: what is read about single workflows, for handles.
-        states: the state records.
+
+    It belongs to the event loop in which it was connected. In another one, in another thread, and in workflow code its calls raise.
     """
 
     def __init__(self, broker: Broker, connect_again: Callable[[str], Coroutine[Any, Any, Wire]], task_queue: str = DEFAULT_QUEUE) -> None:
         to_token(task_queue, "task queue")
-        self.broker = broker
+        self._broker = broker
         self.task_queue = task_queue
         self._connect_again = connect_again
         self._ids: list[str] = []
-        self.lookups: Lookups = Lookups(broker)
-        self.states: StateStore = self.lookups.states
-        self._starts = Starts(broker, self.lookups.states, self.lookups.starts, self.lookups.timeline)
+        self._lookups = looks = Lookups(broker)
+        self._sends = Starts(broker, looks.states, looks.starts, looks.timeline)
         self._events = LifecycleStream(broker.lane, broker.names)
 
     @staticmethod
     def connect(
         servers: str | Sequence[str] | None = None,
         *,
-        namespace: str = DEFAULT_NAMESPACE,
+        namespace: str | None = None,
         task_queue: str | None = None,
         credentials: str | Path | None = None,
         tls: ssl.SSLContext | None = None,
@@ -93,10 +93,10 @@ class Client(Finding):
 
         Args:
             servers: one address or several; ``JETFLOW_URL``, then ``nats://127.0.0.1:4222`` when not given.
-            namespace: which set of workflows on the server.
+            namespace: which set of workflows on the server; ``JETFLOW_NAMESPACE``, then ``"jetflow"`` when not given.
             task_queue: the default of every call that takes one, and of ``Worker(client)``; ``JETFLOW_TASK_QUEUE``, then ``"default"`` when not
                 given. Filters, as of ``client.list``, have no default.
-            credentials: path of a ``.creds`` file.
+            credentials: path of a ``.creds`` file; ``JETFLOW_CREDS``, then none when not given.
             tls: an SSL context.
             name: shown in the server's connection list.
             partitions: of a namespace that does not exist yet, 64 when not given.
@@ -105,22 +105,48 @@ class Client(Finding):
 
         Raises:
             BrokerError: what is missing on the server's side, and what to do about it.
-        """
 
+        The command line reads the same variables. An empty one counts as not set.
+        """
         return connecting(
             servers, namespace=namespace, task_queue=task_queue, credentials=credentials, tls=tls, name=name,
             partitions=partitions, replicas=replicas, timeout=timeout,
         )  # fmt: skip
 
     @property
+    def lookups(self) -> Lookups:
+        """What is read about single workflows, for handles.
+
+        Raises:
+            WrongEventLoopError: the client belongs to another event loop or thread.
+            NotAllowedInWorkflowError: workflow code uses it.
+        """
+        return self._lookups.here()
+
+    @property
+    def states(self) -> StateStore:
+        """The state records; raises as ``lookups``."""
+        return self._lookups.here().states
+
+    @property
+    def broker(self) -> Broker:
+        """The connection, for workers; raises as ``lookups``."""
+        return self._lookups.here().broker
+
+    @property
+    def _starts(self) -> Starts:
+        self._lookups.here()
+        return self._sends
+
+    @property
     def url(self) -> str:
         """Address of the server."""
-        return self.broker.url
+        return self._broker.url
 
     @property
     def namespace(self) -> str:
         """The namespace's name."""
-        return self.broker.names.namespace
+        return self._broker.names.namespace
 
     async def close(self) -> None:
         """Writes what is pending and closes the connection."""
@@ -146,6 +172,7 @@ class Client(Finding):
 
     async def disable_events(self) -> None:
         """Ends the stream of lifecycle events, with every event in it."""
+        self._lookups.here()
         await self._events.delete()
 
     async def another_wire(self, purpose: str) -> Wire:
@@ -440,7 +467,7 @@ class Client(Finding):
         """A handle of a workflow that may or may not exist, on the client's task queue when none is given; without a run id it follows the latest
         run.
         """
-        return WorkflowHandle(self.lookups, WorkflowRef.of(workflow_id, self._queue_for(None, task_queue), run_id))
+        return WorkflowHandle(self._lookups, WorkflowRef.of(workflow_id, self._queue_for(None, task_queue), run_id))
 
     def _queue_for(self, definition: WorkflowDefinition[..., Any] | None, given: str | None) -> str:
         """Return whose workers run a workflow: the queue that the call names, then the workflow's own, then the client's."""
@@ -501,7 +528,7 @@ class Connecting:
 def connecting(
     servers: str | Sequence[str] | None,
     *,
-    namespace: str,
+    namespace: str | None,
     task_queue: str | None = None,
     credentials: str | Path | None,
     tls: ssl.SSLContext | None = None,
@@ -523,12 +550,14 @@ def connecting(
 
     async def open_client() -> Client:
         broker = await Broker.connect(
-            servers, namespace=namespace, credentials=credentials, tls=tls, name=name,
+            servers, namespace=space, credentials=credentials, tls=tls, name=name,
             partitions=partitions, replicas=replicas, timeout=timeout, refuse=refuse,
         )  # fmt: skip
         return Client(broker, again, chosen)
 
     chosen = (os.environ.get("JETFLOW_TASK_QUEUE") or DEFAULT_QUEUE) if task_queue is None else task_queue
+    space = (os.environ.get("JETFLOW_NAMESPACE") or DEFAULT_NAMESPACE) if namespace is None else namespace
+    credentials = (os.environ.get("JETFLOW_CREDS") if credentials is None else credentials) or None
     to_token(chosen, "task queue")
     return Connecting(open_client)
 
@@ -556,6 +585,6 @@ async def local(
     """
     async with (
         LocalServer(store_dir, port) as server,
-        Client.connect(server.url, namespace=namespace, task_queue=task_queue, partitions=partitions) as client,
+        Client.connect(server.url, namespace=namespace, task_queue=task_queue, credentials=NO_CREDENTIALS, partitions=partitions) as client,
     ):
         yield client

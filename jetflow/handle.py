@@ -65,10 +65,17 @@ class WorkflowHandle(Generic[R_co]):
         self.workflow_type = workflow_type
         self.run_id: str | None = ref.run_id
         self._ref = ref
-        self._lookups = lookups
-        self._broker: Broker = lookups.broker
+        self._client = lookups
         self._definition = definition
         self._started_here = started_here
+
+    @property
+    def _lookups(self) -> Lookups:
+        return self._client.here()
+
+    @property
+    def _broker(self) -> Broker:
+        return self._client.here().broker
 
     def __repr__(self) -> str:
         return f"<workflow {self.workflow_id!r} on {self.task_queue!r}, run {self.run_id or 'latest'}>"

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 from jetflow.broker.stores.state import StateStore
 from jetflow.broker.stores.timeline import Timeline
 from jetflow.broker.stores.timers import ScheduledStarts
 from jetflow.broker.transport.connection import Broker
 from jetflow.core.durations import Duration, limit_ms
-from jetflow.errors import BrokerUnavailableError, ResultTimeoutError, WorkflowNotFoundError
+from jetflow.core.location import user_location
+from jetflow.core.loop import WorkflowLoop
+from jetflow.errors import (
+    BrokerUnavailableError,
+    NotAllowedInWorkflowError,
+    ResultTimeoutError,
+    WorkflowNotFoundError,
+    WrongEventLoopError,
+)
 from jetflow.protocol.record import StateRecord
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.notices import Until, Watches
@@ -39,6 +48,25 @@ class Lookups:
         self.timeline: Timeline = Timeline(broker.lane, broker.names)
         self.watches: Watches = Watches(broker)
         self.shared_reads: SharedReads = SharedReads()
+        self._thread = threading.current_thread()
+
+    def here(self) -> Lookups:
+        """Return itself, where the client may be used.
+
+        Raises:
+            WrongEventLoopError: another event loop, or another thread, has the connection.
+            NotAllowedInWorkflowError: workflow code uses the client.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # plain code may make a handle, or read an address
+            return self
+        if loop is not self.watches.loop:
+            if isinstance(loop, WorkflowLoop):
+                fix = "use it in an @activity; workflow code has start_child() and signal()"
+                raise NotAllowedInWorkflowError("using a client", user_location() or "the workflow", fix)
+            raise WrongEventLoopError(self._thread.name if self._thread is not threading.current_thread() else None)
+        return self
 
     async def record(self, ref: WorkflowRef) -> StateRecord | None:
         """Return the record of a run; None while its start is stored and no worker has taken it up.
