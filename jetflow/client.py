@@ -24,7 +24,7 @@ from jetflow.broker.transport.wire import Wire
 from jetflow.core.definitions import WorkflowDefinition, workflow_of
 from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
-from jetflow.core.values import body_of, encode, json_list
+from jetflow.core.values import TypedDecoder, body_of, encode, json_list
 from jetflow.errors import (
     InvalidInputError,
     WorkflowAlreadyClosedError,
@@ -40,7 +40,7 @@ from jetflow.protocol.reference import WorkflowRef
 from jetflow.protocol.subjects import DEFAULT_NAMESPACE
 from jetflow.reading.finding import Finding
 from jetflow.reading.lookups import Lookups
-from jetflow.reading.results import outcome_of
+from jetflow.reading.results import ResultType, outcome_of
 from jetflow.sending.commands import send_signal_by_id
 from jetflow.sending.starts import Starts
 
@@ -463,11 +463,41 @@ class Client(Finding):
 
     # ---- finding
 
-    def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None) -> WorkflowHandle:
-        """A handle of a workflow that may or may not exist, on the client's task queue when none is given; without a run id it follows the latest
-        run.
+    @overload
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, workflow: Callable[..., Coroutine[Any, Any, R]]
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, result_type: type[R]
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, workflow: str | None = None, result_type: Any = Any
+    ) -> WorkflowHandle: ...
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, workflow: Any = None, result_type: Any = Any
+    ) -> WorkflowHandle:
+        """Return a handle of a workflow that may or may not exist.
+
+        Args:
+            workflow_id: its id.
+            task_queue: whose workers run it; the queue of ``workflow`` when not given, then the client's.
+            run_id: the run that the handle is pinned to; without one it follows the latest run.
+            workflow: the function, or its name. Results are decoded to what the function returns.
+            result_type: the type that results are decoded to, where the function is not at hand; plain JSON types without either.
+
+        Raises:
+            InvalidInputError: an argument cannot be used.
         """
-        return WorkflowHandle(self._lookups, WorkflowRef.of(workflow_id, self._queue_for(None, task_queue), run_id))
+        name, definition = (None, None) if workflow is None else workflow_of(workflow)
+        typed: ResultType = definition
+        if result_type is not Any:
+            if definition is not None:
+                raise InvalidInputError("get_handle takes workflow= with a function, or result_type=, not both")
+            typed = TypedDecoder(result_type, f"workflow {workflow_id!r}, result")
+        ref = WorkflowRef.of(workflow_id, self._queue_for(definition, task_queue), run_id)
+        return WorkflowHandle(self._lookups, ref, workflow_type=name, definition=typed)
 
     def _queue_for(self, definition: WorkflowDefinition[..., Any] | None, given: str | None) -> str:
         """Return whose workers run a workflow: the queue that the call names, then the workflow's own, then the client's."""

@@ -106,6 +106,7 @@ async def client_code(client: Client, handle: WorkflowHandle[Receipt]) -> None:
     text: str = await client.execute(order, "a")  # refused
     await client.signal_with_start(order, 5, signal="s", workflow_id="o")  # refused
     other: WorkflowHandle[str] = await client.start(order, "a")  # refused
+    found: WorkflowHandle[int] = client.get_handle("o", workflow=order)  # refused
     number: int = await handle.result()  # refused
     sure: Receipt = await handle.result(throw_on_error=False)  # refused
     await handle.result(False)  # refused
