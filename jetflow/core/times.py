@@ -23,13 +23,16 @@ def civil(ms: int) -> tuple[int, datetime]:
 
 
 def to_iso(ms: int) -> str:
-    """ISO 8601 in UTC, to the millisecond: ``2026-03-01T12:00:00.250Z``; ``ms`` since the epoch. Years of more than four digits, and those
-    before the year 1, have a sign and six digits, as in JavaScript: ``+012026-03-01T12:00:00.250Z``."""
+    """Return a time in ms since the epoch as ISO 8601 in UTC with milliseconds: ``2026-03-01T12:00:00.250Z``.
+
+    Years of more than four digits, and those before the year 1, have a sign and six digits, as in JavaScript:
+    ``+012026-03-01T12:00:00.250Z``.
+    """
     year, time = civil(ms)
     text = f"{time.isoformat(timespec='milliseconds')[:-6]}Z"
     return text if year == time.year else f"{year:+07d}{text[4:]}"
 
 
 def from_iso(text: str) -> int:
-    """A time as a server, a schedule or ``to_iso`` has it, ISO 8601 in UTC, in ms since the epoch."""
+    """Return a time in ms since the epoch, from ISO 8601 in UTC as a server, a schedule or ``to_iso`` writes it."""
     return int(datetime.fromisoformat(text[:23].rstrip("Z")).replace(tzinfo=UTC).timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""Typed values at the edge: Python objects to JSON and back, with the path of what does not fit."""
+"""Typed values: Python objects to JSON and back. Errors name the path of the part that does not fit."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _list_of_raw = msgspec.json.Decoder(list[Raw])
 
 
 def encode(value: Any, what: str = "value") -> Raw:
-    """The JSON of a value.
+    """Return a value as JSON.
 
     Raises:
-        InvalidInputError: if it has a part that cannot be JSON.
+        InvalidInputError: a part of it cannot be written as JSON.
     """
     try:
         return Raw(_encoder.encode(value))
@@ -40,10 +40,10 @@ def encode(value: Any, what: str = "value") -> Raw:
 
 
 def decode(body: bytes | Raw, what: str = "value") -> Any:
-    """Plain JSON types from JSON text; ``None`` from empty text.
+    """Return plain JSON types from JSON text; None from empty text.
 
     Raises:
-        InvalidInputError: if it is not JSON.
+        InvalidInputError: it is not JSON.
     """
     if not body:
         return None
@@ -54,7 +54,7 @@ def decode(body: bytes | Raw, what: str = "value") -> Any:
 
 
 def shown(body: bytes | Raw) -> Any:
-    """A stored payload for somebody who only looks: plain JSON types, or its text if that is no JSON that Python can hold."""
+    """Return a stored payload for display: plain JSON types, or the text itself if Python cannot decode it."""
     try:
         return decode(body)
     except InvalidInputError:
@@ -62,10 +62,10 @@ def shown(body: bytes | Raw) -> Any:
 
 
 def as_json(body: bytes, what: str) -> Raw:
-    """The body itself once it is known to be JSON; ``null`` for an empty one.
+    """Check that a body is JSON and return it; return ``null`` for an empty one.
 
     Raises:
-        InvalidInputError: if it is not JSON.
+        InvalidInputError: it is not JSON.
     """
     if not body.strip():
         return Raw(b"null")
@@ -74,15 +74,15 @@ def as_json(body: bytes, what: str) -> Raw:
 
 
 def json_list(items: Sequence[Raw]) -> Raw:
-    """A JSON list of parts that are JSON already."""
+    """Return a JSON list of parts that are JSON already."""
     return Raw(b"[%b]" % b",".join(items)) if items else EMPTY_LIST
 
 
 def encode_args(args: Sequence[Any], name: str) -> Raw:
-    """The JSON list of a call's arguments.
+    """Return the JSON list of a call's arguments.
 
     Raises:
-        InvalidInputError: naming the argument that cannot be JSON.
+        InvalidInputError: an argument cannot be written as JSON. The message names it.
     """
     try:
         return Raw(_encoder.encode(args))
@@ -101,10 +101,10 @@ class TypedDecoder:
             raise InvalidInputError(f"{what}: type {annotation!r} cannot be read from JSON: {error}") from error
 
     def __call__(self, body: bytes | Raw) -> Any:
-        """The value.
+        """Return the decoded value.
 
         Raises:
-            InvalidInputError: with the path of the field that does not fit.
+            InvalidInputError: a field does not fit the type. The message has its path.
         """
         try:
             return self._decoder.decode(body)
@@ -113,7 +113,7 @@ class TypedDecoder:
 
 
 class Signature:
-    """What a workflow or activity function takes and gives, as decoders made once from its annotations."""
+    """The arguments and the result of a workflow or activity function: decoders, created once from its annotations."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
@@ -142,10 +142,10 @@ class Signature:
         self.result: TypedDecoder = TypedDecoder(hints.get("return", Any), f"{name}, result")
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """Positional arguments of a call, keywords put in their places.
+        """Return a call's arguments as positional ones.
 
         Raises:
-            InvalidInputError: if the call does not fit the function.
+            InvalidInputError: the call does not fit the function.
         """
         if not kwargs and self.required <= len(args) and (self._rest is not None or len(args) <= len(self._each)):
             return args
@@ -160,16 +160,16 @@ class Signature:
         return bound.args
 
     def decode_args(self, body: bytes | Raw) -> Sequence[Any]:
-        """Typed arguments from their JSON list.
+        """Return typed arguments from their JSON list.
 
         Raises:
-            InvalidInputError: with the argument's name and the path of the field that does not fit.
+            InvalidInputError: an argument does not fit. The message has its name and the path of the field.
         """
         if self._whole is not None:
             try:
                 return self._whole.decode(body)  # type: ignore[no-any-return]
             except (msgspec.DecodeError, RecursionError):
-                pass  # defaults may be left out; or the slow way tells which argument is wrong
+                pass  # arguments with defaults may be missing; otherwise the code below finds the wrong argument
         try:
             parts = _list_of_raw.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -196,14 +196,14 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def body_of(args: Sequence[Any], *, single: bool | None) -> tuple[bytes, bool]:
-    """A start command's body, the plainest JSON that says the arguments, and whether a reader needs to be told their number.
+    """Return the body of a start command, and whether a header must say the number of arguments.
 
-    One argument is its own JSON, none is empty, several are a list. Only where the receiver could take it for something else
-    (a lone list for a function of several or unknown parameters) does the second value say so.
+    One argument is its own JSON, none is an empty body, several are a list. The second value is True only where the body is ambiguous:
+    one argument that is a list, for a function with several or unknown parameters.
 
     Args:
         args: the arguments.
-        single: whether the function takes exactly one parameter; None when it is known by name only.
+        single: whether the function takes exactly one parameter; None if only its name is known.
     """
     if not args:
         return b"", False
@@ -214,10 +214,10 @@ def body_of(args: Sequence[Any], *, single: bool | None) -> tuple[bytes, bool]:
 
 
 def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw:
-    """The JSON list of arguments of a start command's body; the other side of ``body_of``.
+    """Return the JSON list of arguments from the body of a start command. It is the inverse of ``body_of``.
 
     Raises:
-        InvalidInputError: if the body is not JSON.
+        InvalidInputError: the body is not JSON.
     """
     if not body.strip():
         return EMPTY_LIST

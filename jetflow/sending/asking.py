@@ -90,7 +90,7 @@ async def update(broker: Broker, ref: WorkflowRef, name: str, args: tuple[Any, .
     body, tell = body_of(args, single=None)
     check_body(f"the arguments of update {name!r}", body, broker.max_payload)
     answers = inbox(clock.token(8))
-    headers = {REPLY: answers, UPDATE: update_id} | ({ARGS: "1"} if tell else {})
+    headers = {REPLY: answers, UPDATE: update_id} | ref.run_header() | ({ARGS: "1"} if tell else {})
     subject = broker.names.command(ref.queue_token, ref.id_token, f"update.{to_token(name, 'update name')}")
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 

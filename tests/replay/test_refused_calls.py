@@ -87,7 +87,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "child: an activity": (lambda: execute_child(charge, 1), "'charge' is an activity, not a workflow"),
     "child: a class": (lambda: start_child(Path), "not the class 'Path'"),  # type: ignore[arg-type]
     "child: a path": (lambda: start_child(Path("x")), r"or its name, not PosixPath\('x'\)"),  # type: ignore[call-overload]
-    "child: a partial": (lambda: start_child(functools.partial(_async, 1)), "has no name to be known by"),
+    "child: a partial": (lambda: start_child(functools.partial(_async, 1)), "has no name"),
     "next: an activity": (lambda: continue_as_new(workflow=charge), "'charge' is an activity"),  # type: ignore[arg-type]
     "signal: a function": (lambda: signal("wf", plain), "must be a non-empty string, not .*; pass its name: 'plain'"),  # type: ignore[arg-type]
 }

@@ -1,23 +1,28 @@
-"""The reading side of the NATS protocol: control lines and payloads out of whatever pieces the socket gives.
+"""Parses what the server sends: control lines and payloads, in whatever pieces the socket gives.
 
-It stands in for nats-py's parser, which matches seven regular expressions and awaits a coroutine for each message. Messages for our own
-handlers need nothing to be awaited: ``take`` hands them over in the very call that brings the bytes, and leaves all else to ``parse``.
+It replaces nats-py's parser, which matches seven regular expressions and awaits a coroutine for each message. Messages for jetflow's own handlers
+need no await: ``take`` passes them on in the call that brings the bytes, and leaves everything else to ``parse``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from nats.errors import ProtocolError
 
+from jetflow.broker.transport.wire import Handler
+
+log: logging.Logger = logging.getLogger("jetflow.broker")
+
 MAX_CONTROL_LINE = 64 * 1024
-"""Bytes without a line end before the server counts as speaking something else."""
+"""The most bytes of a line. With more, the server does not speak NATS."""
 
 
 class Receiver(Protocol):
-    """What the parser hands over to: nats-py's client, which also remembers whether the server was heard."""
+    """Receives everything but messages from the parser: nats-py's client, with a note whether the server has sent anything."""
 
     heard: bool
 
@@ -29,38 +34,40 @@ class Receiver(Protocol):
 
 
 class Parser:
-    """Feeds ``wire`` with what the server says. nats-py calls ``parse`` with each read, and ``reset`` on a new connection.
+    """Passes what the server sends to ``wire``. nats-py calls ``parse`` with each read, and ``reset`` on a new connection.
 
     Args:
-        wire: whose ``_process_…`` methods get everything but messages.
-        on_message: called with subscription number, subject, reply, payload and raw headers; False hands the message to nats-py.
+        wire: whose ``_process_…`` methods get everything else.
+        handlers: by subscription number; each is called with subject, reply, payload and raw headers. What it raises is logged.
+        ours: whether a subscription number without a handler is ours all the same; its messages are dropped.
 
     Attributes:
         busy: whether ``parse`` is under way.
     """
 
-    def __init__(self, wire: Receiver, on_message: Callable[[int, bytes, bytes, bytes, bytes | None], bool]) -> None:
+    def __init__(self, wire: Receiver, handlers: Mapping[int, Handler], ours: Callable[[int], bool]) -> None:
         self.busy = False
         self._wire = wire
-        self._on_message = on_message
+        self._handlers = handlers
+        self._ours = ours
         self._rest = b""
 
     def reset(self) -> None:
-        """Forgets a message that was cut off."""
+        """Forget an incomplete message."""
         self._rest = b""
 
     def take(self, data: bytes) -> bytes:
-        """Takes in bytes as they came as far as nothing has to be awaited; what it gives back is for ``parse``."""
+        """Parse bytes as far as nothing must be awaited. Return the rest, for ``parse``."""
         data = self._rest + data if self._rest else data
         at, cut = self._messages(data, 0)
         self._rest = data[at:] if cut else b""
         return b"" if cut else data[at:]
 
     async def parse(self, data: bytes = b"") -> None:
-        """Takes in bytes as they came.
+        """Parse bytes.
 
         Raises:
-            ProtocolError: they are not NATS.
+            ProtocolError: the bytes are not NATS.
         """
         data = self._rest + data if self._rest else bytes(data)
         self._rest = b""
@@ -74,33 +81,39 @@ class Parser:
             self.busy: bool = False
 
     def _messages(self, data: bytes, at: int) -> tuple[int, bool]:
-        """Hands over whole messages from a place on: where it stopped, and whether because the next one, or its line, is cut off."""
-        end_of_data = len(data)
+        """Pass on whole messages from an offset on. Return where it stopped, and whether it stopped at an incomplete message or line."""
+        end_of_data, handlers = len(data), self._handlers
         while at < end_of_data:
             line_end = data.find(b"\r\n", at)
             if line_end < 0:
                 return at, end_of_data - at <= MAX_CONTROL_LINE
-            has_headers = data.startswith(b"HMSG ", at)
-            if not has_headers and not data.startswith(b"MSG ", at):
-                return at, False
             # MSG subject sid [reply] size, HMSG subject sid [reply] header-size size
             words = data[at:line_end].split()
             start = line_end + 2
-            stop = start + int(words[-1])
-            if stop + 2 > end_of_data:
-                return at, True
-            if has_headers:
-                body = start + int(words[-2])
-                reply, headers, payload = words[3] if len(words) == 6 else b"", data[start:body], data[body:stop]
+            if data.startswith(b"MSG ", at):
+                body, stop = start, start + int(words[-1])
+                reply, headers = words[3] if len(words) == 5 else b"", None
+            elif data.startswith(b"HMSG ", at):
+                body, stop = start + int(words[-2]), start + int(words[-1])
+                reply, headers = words[3] if len(words) == 6 else b"", data[start:body]
             else:
-                reply, headers, payload = words[3] if len(words) == 5 else b"", None, data[start:stop]
-            if not self._on_message(int(words[2]), words[1], reply, payload, headers):
+                return at, False
+            if stop >= end_of_data - 1:
+                return at, True
+            sid = int(words[2])
+            handler = handlers.get(sid)
+            if handler is not None:
+                try:
+                    handler(words[1], reply, data[body:stop], headers)
+                except Exception:  # raised into the reading it would end it
+                    log.exception("handler of %r failed", words[1])
+            elif not self._ours(sid):
                 return at, False
             at = stop + 2
         return at, True
 
     async def _other(self, data: bytes, at: int) -> int:
-        """A control line, or a message of nats-py's own, which is whole: where it ends."""
+        """Process a control line, or a whole message of nats-py's own. Return where it ends."""
         line_end = data.find(b"\r\n", at)
         if line_end < 0:
             raise ProtocolError("nats: no end of a control line")

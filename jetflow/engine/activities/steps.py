@@ -1,4 +1,4 @@
-"""Activities run in the owner's process: one attempt after another until there is an outcome to commit."""
+"""Runs activities in the owner's process: one attempt after another until there is an outcome to commit."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 
 DURABLE_BACKOFF_MS = 1000
-"""A backoff at least this long is recorded and waited for durably; a shorter one within the process."""
+"""A backoff of at least this many milliseconds is recorded and durable. A shorter one stays in memory."""
 
 Outcome = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
 
 
 class Slots(asyncio.Semaphore):
-    """A semaphore that says how many may still have it."""
+    """A semaphore that shows how many slots are free."""
 
     @property
     def free(self) -> int:
-        """Those that nobody has."""
+        """The number of free slots."""
         return self._value
 
 
 class StepRunner:
-    """Runs activities with a limit on how many at once.
+    """Runs activities, with a limit on attempts at once.
 
     Args:
         activities: definitions by name.
-        threads: where sync functions run.
-        limit: attempts under way at once.
-        max_bytes: the largest result.
+        threads: runs sync functions.
+        limit: the most attempts under way at once.
+        max_bytes: the most bytes of a result.
 
     Attributes:
-        slots: one is held by each attempt under way.
+        slots: each attempt under way holds one.
     """
 
     def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Executor, limit: int, max_bytes: int) -> None:
@@ -58,12 +58,12 @@ class StepRunner:
         self.max_bytes: int = max_bytes
 
     def knows(self, name: str) -> bool:
-        """Whether this worker has the activity."""
+        """Return whether this worker has the activity."""
         return name in self._activities
 
     @property
     def free(self) -> int:
-        """Slots that nobody has."""
+        """The number of free slots."""
         return self.slots.free
 
     async def run(
@@ -76,9 +76,7 @@ class StepRunner:
         may_begin: Callable[[], bool],
         permitted: Callable[[], Awaitable[None]],
     ) -> Outcome:
-        """Executes attempts until one succeeds, the policy gives up, or a long backoff is due. One that may not begin now waits until it is
-        ``permitted``.
-        """
+        """Run attempts until one succeeds, the policy gives up, or a durable backoff follows. Await ``permitted`` before each attempt."""
         attempt = failed_attempts
         while True:
             attempt += 1
@@ -88,7 +86,7 @@ class StepRunner:
                     if not may_begin():
                         await permitted()
                     result = await self.execute(scheduled, options, current)
-            except BaseException as error:  # SystemExit of user code too: it must not end the worker
+            except BaseException as error:  # also SystemExit of user code, which must not end the worker
                 if isinstance(error, KeyboardInterrupt) or _is_cancelled():
                     raise
                 details = current.details
@@ -100,12 +98,12 @@ class StepRunner:
             await asyncio.sleep((outcome.due - outcome.at) / 1000)
 
     async def execute(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: Attempt) -> Raw:
-        """One attempt, for which the caller has a slot: its result as JSON, or what it raised."""
+        """Run one attempt and return its result as JSON, or raise its error. The caller holds a slot for it."""
         definition = self._activities[scheduled.name]
         args = definition.signature.decode_args(scheduled.input)
         timeout = _attempt_timeout(options, scheduled.at)
         faults.reach("before_activity")
-        current_activity.set(attempt)  # each step has a task, and a context, of its own
+        current_activity.set(attempt)  # each step has its own asyncio task and context
         if timeout is None and options.heartbeat is None:
             value = await self._call(definition, args, attempt)
         else:
@@ -143,7 +141,7 @@ class StepRunner:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
         except asyncio.CancelledError:
-            attempt.over = attempt.over or "it was cancelled"  # the thread goes on until its next heartbeat
+            attempt.over = attempt.over or "it was cancelled"  # a thread goes on until its next heartbeat
             raise
 
     def _after_failure(
@@ -160,7 +158,7 @@ class StepRunner:
 
 
 class Pulse:
-    """Looks whether an attempt says often enough that it is at work."""
+    """Checks that an attempt sends heartbeats often enough."""
 
     def __init__(self, attempt: Attempt, scope: asyncio.Timeout, limit: float) -> None:
         self._attempt = attempt
@@ -178,40 +176,40 @@ class Pulse:
             self._scope.reschedule(loop.time())
 
     def stop(self) -> None:
-        """The attempt has ended."""
+        """Stop checking: the attempt has ended."""
         self._timer.cancel()
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether an error is one that no other attempt would mend, whatever the policy says."""
+    """Return whether no further attempt follows an error, whatever the policy says."""
     return isinstance(error, (InvalidInputError, NonRetryableError))
 
 
 def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> Any:
     try:
         return function(*args)
-    except StopIteration as error:  # no future can hold it
+    except StopIteration as error:  # a future cannot hold it
         raise RuntimeError("the activity raised StopIteration") from error
 
 
 def _is_cancelled() -> bool:
-    """Whether this step itself is to stop, rather than something that its activity awaited."""
+    """Return whether this step itself was cancelled, and not something that its activity awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 class AttemptTimeout(Exception):  # noqa: N818 - shown to people as the failure's type
-    """One attempt of an activity took longer than it may."""
+    """Raised when an attempt takes longer than its timeout."""
 
     code = ACTIVITY_TIMEOUT
 
 
 class HeartbeatTimeout(AttemptTimeout):
-    """One attempt of an activity was silent for longer than it may."""
+    """Raised when an attempt sends no heartbeat for longer than its heartbeat timeout."""
 
 
 def failure_of(error: BaseException, without_code: int = UNKNOWN) -> Failure:
-    """The record of an attempt's error. ``without_code`` is shown for one that carries no code itself."""
+    """Return the failure of an attempt's error. ``without_code`` is the code for an error that carries none."""
     return to_failure(error, kind=Kind.TIMED_OUT if isinstance(error, AttemptTimeout) else None, without_code=without_code)
 
 

@@ -1,11 +1,11 @@
-"""Which run of an id a command is for."""
+"""Decides which run of an id a command is for."""
 
 from __future__ import annotations
 
 from jetflow.engine.commands import Command
 from jetflow.engine.turn.mailbox import Mailbox
 from jetflow.engine.turn.run import Run
-from jetflow.protocol.commands import CancelCommand, StartCommand, TerminateCommand
+from jetflow.protocol.commands import CancelCommand, SignalCommand, StartCommand, TerminateCommand, UpdateCommand
 
 
 def is_meant(run: Run, payload: CancelCommand | TerminateCommand) -> bool:
@@ -15,6 +15,15 @@ def is_meant(run: Run, payload: CancelCommand | TerminateCommand) -> bool:
     return payload.run is None or payload.run == run.number
 
 
+Pinned = SignalCommand | UpdateCommand | CancelCommand | TerminateCommand
+"""Commands that may name the only run that is to take them."""
+
+
+def is_for_another(run: Run, command: Command, payload: Pinned) -> bool:
+    """Return whether a command names a run that is not this one. A command from before this run has been applied already."""
+    return payload.run is not None and payload.run != run.number and command.seq > run.number
+
+
 def replaces(run: Run, command: Command) -> bool:
     """Return whether a command is a start that ends this run to begin its own."""
     payload = command.payload
@@ -22,7 +31,7 @@ def replaces(run: Run, command: Command) -> bool:
 
 
 def ending_command(mailbox: Mailbox, run: Run) -> Command | None:
-    """Return the first command here, not acked, that is to end this run."""
+    """Return the first un-acked command that ends this run."""
     return next((command for command in mailbox.in_order() if _ends(run, command)), None)
 
 

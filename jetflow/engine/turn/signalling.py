@@ -1,4 +1,4 @@
-"""Signals are applied: kept until somebody waits for them, then given to the code, oldest first."""
+"""Applies signals: buffers them until a wait is there, then passes them to the code, oldest first."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from jetflow.engine.commands import Command
 from jetflow.engine.signals.buffer import early_signal, store_early
 from jetflow.engine.signals.burying import bury
 from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.addressing import is_for_another
 from jetflow.engine.turn.starting import is_taken
+from jetflow.engine.turn.strangers import refuse
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import RoutedSignal, SignalCommand
 
 
 async def on_signal(actor: Actor, command: Command, signal: SignalCommand) -> bool:
-    """Keep a signal. Return True if its command is to be acked with what it leads to."""
-    machine = actor.machine
-    if actor.run.closing is not None and (command.seq <= actor.run.cause or await is_taken(actor)):
-        return True  # the workflow has ended: nobody will ever wait for it
+    """Buffer a signal. Return True if its command must be acked with its consequences."""
+    machine, run = actor.machine, actor.run
+    if is_for_another(run, command, signal):
+        await refuse(actor, command, signal)
+        return False
+    if run.closing is not None and (command.seq <= run.cause or await is_taken(actor)):
+        return True  # the workflow has ended: no wait will come
+    if machine is None and signal.run is not None:  # its run has ended, and the record has expired
+        await refuse(actor, command, signal)
+        return False
     if machine is None:
         await _keep_for_next_start(actor, early_signal(command, signal))
         actor.mailbox.ack(command)
         return False
-    if command.seq < actor.run.number:
+    if command.seq < run.number:
         actor.mailbox.ack(command)  # a repeat: it is in the bucket, or was there
         return False
     if command.seq <= machine.consumed.get(signal.name, 0) or machine.is_repeat(signal.name, signal.sender, signal.number):
@@ -44,7 +52,7 @@ async def _keep_for_next_start(actor: Actor, signal: EarlySignal) -> None:
 
 
 async def on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> bool:
-    """Give a signal by id to the wait that it was routed to, or back. Return True if its command is to be acked with what it leads to."""
+    """Pass a signal by id to its wait, or free its claim. Return True if its command must be acked with its consequences."""
     if command.seq < actor.run.number:
         await actor.by_id.give_back(command, routed)
         actor.mailbox.ack(command)
@@ -56,7 +64,7 @@ async def on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> boo
 
 
 async def match_signals(actor: Actor) -> None:
-    """Give the signals that are kept to the waits they are for, until no wait gets another one."""
+    """Pass buffered signals to their waits until no wait gets another one."""
     machine = actor.machine
     if machine is None or not machine.waits:
         return
@@ -69,7 +77,7 @@ async def match_signals(actor: Actor) -> None:
 
 
 def _give(actor: Actor, machine: Machine, name: str) -> bool:
-    """Give the oldest signal of a name to the wait that is first. Return False if there is no such signal, or no such wait any more."""
+    """Pass the oldest signal of a name to the first wait for it. Return False if there is no such signal or no such wait."""
     operation = machine.waiter(name)
     if operation is None:
         return False
