@@ -320,7 +320,7 @@ class WorkflowHandle(Generic[R_co]):
         Args:
             reason: a text for the failure's message.
         """
-        await send_command(self._broker, self._ref, "cancel", encode({"reason": reason or "", "run": self._ref.run_number()}, "reason"))
+        await send_command(self._broker, self._ref, "cancel", bytes(encode({"reason": reason or "", "run": self._ref.run_number()}, "reason")))
 
     async def terminate(
         self,
@@ -358,4 +358,4 @@ class WorkflowHandle(Generic[R_co]):
             reason=reason, code=code, throw=throw, descend=descend, suppress=suppress,
             expire=None if expire == "default" else expire_header(expire), stack=stack, run=self._ref.run_number(),
         )  # fmt: skip
-        await send_command(self._broker, self._ref, "terminate", encode(command, "the terminate command"))
+        await send_command(self._broker, self._ref, "terminate", bytes(encode(command, "the terminate command")))
