@@ -34,6 +34,7 @@ from jetflow.errors import (
     WorkflowFailedError,
     WorkflowNotFoundError,
     WorkflowTerminatedError,
+    WrongEventLoopError,
 )
 from jetflow.handle import WorkflowHandle
 from jetflow.history.attributes import Attributes, Category
@@ -211,6 +212,7 @@ __all__ = [
     "WorkflowInfo",
     "WorkflowNotFoundError",
     "WorkflowTerminatedError",
+    "WrongEventLoopError",
     "activity",
     "condition",
     "continue_as_new",

@@ -21,10 +21,10 @@ from jetflow.broker.stores.state import StateStore
 from jetflow.broker.transport.connection import Broker, open_wire
 from jetflow.broker.transport.server import LocalServer
 from jetflow.broker.transport.wire import Wire
-from jetflow.core.definitions import WorkflowDefinition, as_workflow
+from jetflow.core.definitions import WorkflowDefinition, workflow_of
 from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
-from jetflow.core.values import body_of, encode, json_list
+from jetflow.core.values import TypedDecoder, body_of, encode, json_list
 from jetflow.errors import (
     InvalidInputError,
     WorkflowAlreadyClosedError,
@@ -40,11 +40,13 @@ from jetflow.protocol.reference import WorkflowRef
 from jetflow.protocol.subjects import DEFAULT_NAMESPACE
 from jetflow.reading.finding import Finding
 from jetflow.reading.lookups import Lookups
-from jetflow.reading.results import outcome_of
+from jetflow.reading.results import ResultType, outcome_of
 from jetflow.sending.commands import send_signal_by_id
 from jetflow.sending.starts import Starts
 
 DEFAULT_QUEUE = "default"
+NO_CREDENTIALS: Any = ""
+"""In place of a credentials file: none, whatever the environment says."""
 IDS_AT_ONCE = 64
 """Workflow ids generated together."""
 
@@ -60,27 +62,25 @@ class Client(Finding):
 
     Attributes:
         task_queue: the default task queue, where neither the call nor the workflow names another one.
-        broker: the connection, for workers.
-        lookups: reads of single workflows, for handles.
-        states: the store of state records.
+
+    It belongs to the event loop in which it was connected. In another one, in another thread, and in workflow code its calls raise.
     """
 
     def __init__(self, broker: Broker, connect_again: Callable[[str], Coroutine[Any, Any, Wire]], task_queue: str = DEFAULT_QUEUE) -> None:
         to_token(task_queue, "task queue")
-        self.broker = broker
+        self._broker = broker
         self.task_queue = task_queue
         self._connect_again = connect_again
         self._ids: list[str] = []
-        self.lookups: Lookups = Lookups(broker)
-        self.states: StateStore = self.lookups.states
-        self._starts = Starts(broker, self.lookups.states, self.lookups.starts, self.lookups.timeline)
+        self._lookups = looks = Lookups(broker)
+        self._sends = Starts(broker, looks.states, looks.starts, looks.timeline)
         self._events = LifecycleStream(broker.lane, broker.names)
 
     @staticmethod
     def connect(
         servers: str | Sequence[str] | None = None,
         *,
-        namespace: str = DEFAULT_NAMESPACE,
+        namespace: str | None = None,
         task_queue: str | None = None,
         credentials: str | Path | None = None,
         tls: ssl.SSLContext | None = None,
@@ -93,10 +93,10 @@ class Client(Finding):
 
         Args:
             servers: one address or several. Default: ``JETFLOW_URL``, then ``nats://127.0.0.1:4222``.
-            namespace: name of the namespace.
+            namespace: name of the namespace. Default: ``JETFLOW_NAMESPACE``, then ``"jetflow"``.
             task_queue: the default of every call that takes a task queue, and of ``Worker(client)``. Default: ``JETFLOW_TASK_QUEUE``, then
                 ``"default"``. Filters, as of ``client.list``, do not use it.
-            credentials: path of a ``.creds`` file.
+            credentials: path of a ``.creds`` file. Default: ``JETFLOW_CREDS``, then none.
             tls: an SSL context.
             name: the connection's name in the server's connection list.
             partitions: number of partitions of a new namespace. Default: 64. An existing namespace keeps its own number.
@@ -105,22 +105,48 @@ class Client(Finding):
 
         Raises:
             BrokerError: the server cannot be reached or used. The message says what is missing and what to do.
-        """
 
+        The command line reads the same variables. An empty one counts as not set.
+        """
         return connecting(
             servers, namespace=namespace, task_queue=task_queue, credentials=credentials, tls=tls, name=name,
             partitions=partitions, replicas=replicas, timeout=timeout,
         )  # fmt: skip
 
     @property
+    def lookups(self) -> Lookups:
+        """What is read about single workflows, for handles.
+
+        Raises:
+            WrongEventLoopError: the client belongs to another event loop or thread.
+            NotAllowedInWorkflowError: workflow code uses it.
+        """
+        return self._lookups.here()
+
+    @property
+    def states(self) -> StateStore:
+        """The state records; raises as ``lookups``."""
+        return self._lookups.here().states
+
+    @property
+    def broker(self) -> Broker:
+        """The connection, for workers; raises as ``lookups``."""
+        return self._lookups.here().broker
+
+    @property
+    def _starts(self) -> Starts:
+        self._lookups.here()
+        return self._sends
+
+    @property
     def url(self) -> str:
         """Address of the server."""
-        return self.broker.url
+        return self._broker.url
 
     @property
     def namespace(self) -> str:
         """The namespace's name."""
-        return self.broker.names.namespace
+        return self._broker.names.namespace
 
     async def close(self) -> None:
         """Write pending messages and close the connection."""
@@ -146,6 +172,7 @@ class Client(Finding):
 
     async def disable_events(self) -> None:
         """Delete the stream of lifecycle events, with every event in it."""
+        self._lookups.here()
         await self._events.delete()
 
     async def another_wire(self, purpose: str) -> Wire:
@@ -232,7 +259,7 @@ class Client(Finding):
         headers = {} if search is None and entity is None else data_headers(search, entity)
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         delay = None if start_delay is None else to_ms(start_delay, "start_delay")
-        ref = WorkflowRef.of(chosen, self._queue_for(_workflow_name(workflow)[1], task_queue))
+        ref = WorkflowRef.of(chosen, self._queue_for(workflow_of(workflow)[1], task_queue))
         started = await self._start(workflow, args, ref, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
         return WorkflowHandle(
             self.lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here
@@ -262,7 +289,7 @@ class Client(Finding):
             raise InvalidInputError(f'if_exists must be "fail", "attach" or "replace", not {if_exists!r}')
         if if_exists == "replace":
             more_headers = (more_headers or {}) | {REPLACE: "1"}
-        name, definition = _workflow_name(workflow)
+        name, definition = workflow_of(workflow)
         body, tell = _input(definition, args)
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
         type_token = to_token(name, "workflow type")
@@ -331,7 +358,7 @@ class Client(Finding):
     ) -> Any:
         """Start a workflow and return its result. For the arguments and errors see ``start`` and ``WorkflowHandle.result``."""
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
-        task_queue = self._queue_for(_workflow_name(workflow)[1], task_queue)
+        task_queue = self._queue_for(workflow_of(workflow)[1], task_queue)
         ref = WorkflowRef.of(chosen, task_queue)
         async with self.lookups.watches.until_closed(ref.queue_token, ref.id_token) as until:
             started = await self._start(workflow, args, ref, expire, if_exists, id_is_new=id_is_new)
@@ -438,15 +465,41 @@ class Client(Finding):
 
     # ---- finding
 
-    def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None) -> WorkflowHandle:
-        """Return a handle of a workflow, without checking that the workflow exists.
+    @overload
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, workflow: Callable[..., Coroutine[Any, Any, R]]
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, result_type: type[R]
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, workflow: str | None = None, result_type: Any = Any
+    ) -> WorkflowHandle: ...
+    def get_handle(
+        self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None, workflow: Any = None, result_type: Any = Any
+    ) -> WorkflowHandle:
+        """Return a handle of a workflow that may or may not exist.
 
         Args:
-            workflow_id: the workflow's id.
-            task_queue: its task queue. Default: the client's.
-            run_id: pins the handle to one run. Without it the handle follows the latest run.
+            workflow_id: its id.
+            task_queue: whose workers run it; the queue of ``workflow`` when not given, then the client's.
+            run_id: the run that the handle is pinned to; without one it follows the latest run.
+            workflow: the function, or its name. Results are decoded to what the function returns.
+            result_type: the type that results are decoded to, where the function is not at hand; plain JSON types without either.
+
+        Raises:
+            InvalidInputError: an argument cannot be used.
         """
-        return WorkflowHandle(self.lookups, WorkflowRef.of(workflow_id, self._queue_for(None, task_queue), run_id))
+        name, definition = (None, None) if workflow is None else workflow_of(workflow)
+        typed: ResultType = definition
+        if result_type is not Any:
+            if definition is not None:
+                raise InvalidInputError("get_handle takes workflow= with a function, or result_type=, not both")
+            typed = TypedDecoder(result_type, f"workflow {workflow_id!r}, result")
+        ref = WorkflowRef.of(workflow_id, self._queue_for(definition, task_queue), run_id)
+        return WorkflowHandle(self._lookups, ref, workflow_type=name, definition=typed)
 
     def _queue_for(self, definition: WorkflowDefinition[..., Any] | None, given: str | None) -> str:
         """Return the task queue that the call names, or the workflow's own, or the client's."""
@@ -473,17 +526,6 @@ def _start_headers(*, tell: bool, expire: Duration | Literal["default"] | None, 
     if expire != "default":
         headers[EXPIRE] = expire_header(expire)
     return headers
-
-
-def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | None]:
-    if isinstance(workflow, WorkflowDefinition):
-        return workflow.name, workflow
-    if isinstance(workflow, str):
-        return workflow, None
-    if callable(workflow):
-        definition = as_workflow(workflow)
-        return definition.name, definition
-    raise InvalidInputError(f"workflow must be a @workflow function or its name, not {type(workflow).__name__}")
 
 
 class _Started(NamedTuple):
@@ -518,7 +560,7 @@ class Connecting:
 def connecting(
     servers: str | Sequence[str] | None,
     *,
-    namespace: str,
+    namespace: str | None,
     task_queue: str | None = None,
     credentials: str | Path | None,
     tls: ssl.SSLContext | None = None,
@@ -540,12 +582,14 @@ def connecting(
 
     async def open_client() -> Client:
         broker = await Broker.connect(
-            servers, namespace=namespace, credentials=credentials, tls=tls, name=name,
+            servers, namespace=space, credentials=credentials, tls=tls, name=name,
             partitions=partitions, replicas=replicas, timeout=timeout, refuse=refuse,
         )  # fmt: skip
         return Client(broker, again, chosen)
 
     chosen = (os.environ.get("JETFLOW_TASK_QUEUE") or DEFAULT_QUEUE) if task_queue is None else task_queue
+    space = (os.environ.get("JETFLOW_NAMESPACE") or DEFAULT_NAMESPACE) if namespace is None else namespace
+    credentials = (os.environ.get("JETFLOW_CREDS") if credentials is None else credentials) or None
     to_token(chosen, "task queue")
     return Connecting(open_client)
 
@@ -573,6 +617,6 @@ async def local(
     """
     async with (
         LocalServer(store_dir, port) as server,
-        Client.connect(server.url, namespace=namespace, task_queue=task_queue, partitions=partitions) as client,
+        Client.connect(server.url, namespace=namespace, task_queue=task_queue, credentials=NO_CREDENTIALS, partitions=partitions) as client,
     ):
         yield client

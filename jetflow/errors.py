@@ -17,6 +17,7 @@
     ├── WorkflowAlreadyClosedError      the workflow has already ended
     ├── NondeterminismError             replayed code does not do what was recorded
     ├── NotAllowedInWorkflowError       real I/O, threads or blocking calls in workflow code
+    ├── WrongEventLoopError             a client used in another event loop or thread than its own
     ├── InvalidInputError               an invalid argument, payload or name
     ├── PayloadTooLargeError            more bytes than the broker accepts in one message
     ├── ResultTimeoutError              ``result(timeout=…)`` ran out; the workflow continues
@@ -221,6 +222,17 @@ class NotAllowedInWorkflowError(JetflowError):
     def __init__(self, what: str, location: str, fix: str = "move it into an @activity and await that") -> None:
         super().__init__(f"{what} is not allowed in workflow code, at {location}: {fix}")
         self.location = location
+
+
+class WrongEventLoopError(JetflowError, RuntimeError):
+    """Raised when a client, or a handle of its, is used in another event loop or thread than the one that it was connected in."""
+
+    def __init__(self, thread: str | None = None) -> None:
+        where = "another event loop" if thread is None else f"the event loop of thread {thread!r}"
+        super().__init__(
+            f"This client belongs to {where}, where it was connected. Connect another one here: async with Client.connect(…) as client. "
+            "Or have the other loop make the call: asyncio.run_coroutine_threadsafe(client.start(…), loop)"
+        )
 
 
 class InvalidInputError(JetflowError, ValueError):

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
-import msgspec
-
 from jetflow.broker.transport.connection import Broker
 from jetflow.core.data import look_up
-from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
@@ -25,7 +22,7 @@ from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.exporting import ExecutionOptions, Exporter
 from jetflow.reading.following import follow
 from jetflow.reading.lookups import Lookups
-from jetflow.reading.results import data_of, outcome_of, state_of
+from jetflow.reading.results import ResultType, data_of, outcome_of, state_of
 from jetflow.reading.sections import export_sections
 from jetflow.sending import asking
 from jetflow.sending.commands import send_command
@@ -57,7 +54,7 @@ class WorkflowHandle(Generic[R_co]):
         ref: WorkflowRef,
         *,
         workflow_type: str | None = None,
-        definition: WorkflowDefinition[..., Any] | None = None,
+        definition: ResultType = None,
         started_here: bool = False,
     ) -> None:
         self.workflow_id: str = ref.workflow_id
@@ -65,10 +62,17 @@ class WorkflowHandle(Generic[R_co]):
         self.workflow_type = workflow_type
         self.run_id: str | None = ref.run_id
         self._ref = ref
-        self._lookups = lookups
-        self._broker: Broker = lookups.broker
+        self._client = lookups
         self._definition = definition
         self._started_here = started_here
+
+    @property
+    def _lookups(self) -> Lookups:
+        return self._client.here()
+
+    @property
+    def _broker(self) -> Broker:
+        return self._client.here().broker
 
     def __repr__(self) -> str:
         return f"<workflow {self.workflow_id!r} on {self.task_queue!r}, run {self.run_id or 'latest'}>"
@@ -302,6 +306,7 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowAlreadyClosedError: the workflow has ended, or ended before the update was done.
             ResultTimeoutError: no answer came in time. Call it again with the same ``update_id``.
         """
+        to_token(name, "update name")
         record = await self._lookups.record(self._ref)
         if record is not None and record.closed and update_id is None:
             raise WorkflowAlreadyClosedError(self.workflow_id, record.status)
@@ -315,7 +320,7 @@ class WorkflowHandle(Generic[R_co]):
         Args:
             reason: a text for the failure's message.
         """
-        await send_command(self._broker, self._ref, "cancel", msgspec.json.encode({"reason": reason or "", "run": self._ref.run_number()}))
+        await send_command(self._broker, self._ref, "cancel", bytes(encode({"reason": reason or "", "run": self._ref.run_number()}, "reason")))
 
     async def terminate(
         self,
@@ -353,4 +358,4 @@ class WorkflowHandle(Generic[R_co]):
             reason=reason, code=code, throw=throw, descend=descend, suppress=suppress,
             expire=None if expire == "default" else expire_header(expire), stack=stack, run=self._ref.run_number(),
         )  # fmt: skip
-        await send_command(self._broker, self._ref, "terminate", msgspec.json.encode(command))
+        await send_command(self._broker, self._ref, "terminate", bytes(encode(command, "the terminate command")))

@@ -19,31 +19,53 @@ again at any time, to rebuild its memory from the recorded events. So the code m
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
+from datetime import UTC, datetime, timedelta
+from types import ModuleType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    TypeVarTuple,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    overload,
+)
+
+from msgspec import UNSET
 
 from jetflow.core import events as ev
 from jetflow.core.data import Entity, Search, UserData
-from jetflow.core.definitions import ActivityDefinition, ActivityOptions, RetryPolicy, WorkflowDefinition, activity_options
+from jetflow.core.definitions import ActivityDefinition, ActivityOptions, RetryPolicy, WorkflowDefinition, activity_options, no_activity, workflow_of
 from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.events import FOREVER_MS
 from jetflow.core.failures import is_cancellation
 from jetflow.core.ids import to_token
+from jetflow.core.location import user_location
 from jetflow.core.loop import current_machine
 from jetflow.core.machine import Machine
-from jetflow.core.operation import RunInfo
+from jetflow.core.operation import TIMED_OUT, RunInfo
 from jetflow.core.recorder import shielded
 from jetflow.core.values import TypedDecoder, encode, encode_args
 from jetflow.errors import InvalidInputError, JetflowError
 
+log: logging.Logger = logging.getLogger("jetflow.workflow")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+D = TypeVar("D")
 A = TypeVar("A")  # one argument has its own overload, so that a type checker accepts [1] as a list[float]
 Ts = TypeVarTuple("Ts")
 
@@ -82,21 +104,33 @@ async def sleep(duration: Duration) -> float:
 @overload
 async def condition(what: Callable[[], Any], *, timeout: Duration | None = None) -> bool: ...
 @overload
+async def condition(
+    what: Callable[[], Any], *, timeout: Duration | None = None, on_timeout: type[BaseException] | BaseException
+) -> Literal[True]: ...
+@overload
+async def condition(what: Callable[[], Any], *, timeout: Duration | None = None, on_timeout: D) -> Literal[True] | D: ...
+@overload
 async def condition(what: str, *, timeout: None = None, model: type[T]) -> T: ...
 @overload
 async def condition(what: str, *, timeout: Duration | None, model: type[T]) -> T | Literal[False]: ...
 @overload
-async def condition(what: str, *, timeout: Duration | None = None, model: Any = Any) -> Any: ...
-async def condition(what: str | Callable[[], Any], *, timeout: Duration | None = None, model: Any = Any) -> Any:
+async def condition(what: str, *, timeout: Duration | None = None, model: type[T], on_timeout: type[BaseException] | BaseException) -> T: ...
+@overload
+async def condition(what: str, *, timeout: Duration | None = None, model: type[T], on_timeout: D) -> T | D: ...
+@overload
+async def condition(what: str, *, timeout: Duration | None = None, model: Any = Any, on_timeout: Any = ...) -> Any: ...
+async def condition(what: str | Callable[[], Any], *, timeout: Duration | None = None, model: Any = Any, on_timeout: Any = UNSET) -> Any:
     """Wait for a signal by name, or until a predicate over the workflow's own data is true.
 
     Args:
         what: a signal's name, or a function without side effects. The function runs after every input.
         timeout: how long to wait; ``"forever"`` or None: no limit.
         model: type of the signal's payload. Default: plain JSON types.
+        on_timeout: the answer after the timeout. Default: ``False``. An exception, or an exception class, is raised instead. Set it
+            where the payload itself may be false: ``on_timeout=None`` with ``model=bool``.
 
     Returns:
-        The payload (True for a predicate), or ``False`` after the timeout.
+        The payload (True for a predicate), or ``on_timeout`` after the timeout.
 
     Raises:
         CancelledFailure: the workflow was asked to cancel.
@@ -104,9 +138,12 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
     """
     machine, limit = _machine(), limit_ms(timeout, "timeout")
     if isinstance(what, str):
-        if not what:
-            raise InvalidInputError("condition() got an empty signal name")
-        return await machine.wait_signal(what, limit, model)
+        if limit is not None and on_timeout is UNSET and _takes_false(model):
+            _warn_of_two_meanings(machine, what)
+        value = await machine.wait_signal(what, limit, model)
+        return _timed_out(on_timeout, f"signal {what!r}", timeout) if value is TIMED_OUT else value
+    if not callable(what):
+        raise InvalidInputError(f"condition takes the name of a signal, or a function, not {what!r}")
     if asyncio.iscoroutinefunction(what):
         raise InvalidInputError("condition() needs a plain function, not an async one: a coroutine is always true")
     if limit is None:
@@ -116,8 +153,44 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
         async with asyncio.timeout(limit / 1000):
             await machine.wait_until(what)
     except TimeoutError:
-        return False
+        return _timed_out(on_timeout, "the condition", timeout)
     return True
+
+
+def _timed_out(answer: Any, what: str, timeout: Duration | None) -> Any:
+    """What ``condition`` gives, or raises, when its timeout came first."""
+    if answer is UNSET:
+        return False
+    if isinstance(answer, type) and issubclass(answer, BaseException):
+        message = f"{what} did not come within {timeout}" if isinstance(timeout, (str, timedelta)) else f"{what} did not come within {timeout} s"
+        try:
+            error = answer(message)
+        except TypeError:  # it takes something else
+            error = answer()
+        raise error from None
+    if isinstance(answer, BaseException):
+        raise answer from None
+    return answer
+
+
+def _takes_false(model: Any) -> bool:
+    """Whether ``false`` is a payload of a type that is bool, or has it as a part."""
+    return model is bool or (get_origin(model) in (Literal, Union, UnionType) and any(part is bool or part is False for part in get_args(model)))
+
+
+_warned: set[tuple[str, str]] = set()
+"""Types of workflows and lines that the log has named."""
+
+
+def _warn_of_two_meanings(machine: Machine, signal: str) -> None:
+    place = (machine.info.workflow_type, user_location())
+    if place not in _warned:
+        _warned.add(place)
+        log.warning(
+            "workflow %s: condition(%r) with model=bool and a timeout, at %s: False is the answer both to a signal with false and to the "
+            "timeout. Tell them apart with on_timeout=None, or an exception class",
+            place[0], signal, place[1],
+        )  # fmt: skip
 
 
 async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: str | None = None, expire: Duration | None = "10m") -> None:
@@ -203,6 +276,8 @@ async def execute_activity(activity: Any, *args: Any, result_type: Any = Any, **
     if isinstance(activity, ActivityDefinition):
         chosen = activity_options(activity.options, **options)
         return await machine.run_activity(activity, activity.signature.bind(args, {}), chosen)
+    if not isinstance(activity, str):
+        raise InvalidInputError(no_activity(activity))
     return await machine.run_named_activity(activity, args, activity_options(**options), result_type)
 
 
@@ -260,14 +335,14 @@ def _child(
 ) -> tuple[ev.ChildStarted, TypedDecoder]:
     if parent_close_policy not in ("terminate", "cancel", "abandon"):
         raise InvalidInputError(f'parent_close_policy must be "terminate", "cancel" or "abandon", not {parent_close_policy!r}')
-    own = None
-    if isinstance(workflow, WorkflowDefinition):
-        name, own, decode = workflow.name, workflow.task_queue, workflow.signature.result
-        args = workflow.signature.bind(args, {})
-    else:
-        name = workflow if isinstance(workflow, str) else workflow.__name__
-        decode = TypedDecoder(Any, f"child workflow {name!r}, result")
+    name, definition = workflow_of(workflow)
     to_token(name, "workflow type")
+    own = None
+    if definition is not None and definition is workflow:
+        own, decode = definition.task_queue, definition.signature.result
+        args = definition.signature.bind(args, {})
+    else:
+        decode = TypedDecoder(Any, f"child workflow {name!r}, result")
     if workflow_id is not None:
         to_token(workflow_id, "workflow id")
     if task_queue is not None:
@@ -405,9 +480,9 @@ def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | N
         workflow: the workflow of the next generation. Default: the same one.
     """
     machine = _machine()
-    definition = workflow or machine.definition
-    name = definition if isinstance(definition, str) else definition.name
-    if isinstance(definition, WorkflowDefinition):
+    name, definition = workflow_of(machine.definition if workflow is None else workflow)
+    to_token(name, "workflow type")
+    if definition is not None:
         args = definition.signature.bind(args, {})
     machine.continue_as_new(name, encode_args(args, name))
 

@@ -24,7 +24,7 @@ from jetflow.cli.report import reporting
 from jetflow.cli.samples import sample_args
 from jetflow.cli.serving import run_until_stopped, serve
 from jetflow.cli.store import prepare_store
-from jetflow.client import DEFAULT_QUEUE, Client
+from jetflow.client import DEFAULT_QUEUE, NO_CREDENTIALS, Client
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.ids import to_token
 from jetflow.core.values import body_of
@@ -76,7 +76,7 @@ def dev(
         loaded = load_app(app)
         page = _page_socket(ui_port, no_ui=no_ui)
         if server is not None:
-            run_until_stopped(_work(Connection(server, namespace), loaded, task_queue, "of your own", page))
+            run_until_stopped(_work(Connection(server, namespace, NO_CREDENTIALS), loaded, task_queue, "of your own", page))
             return
         prepare_store(store_dir)
         run_until_stopped(_serve_all(loaded, task_queue, store_dir, port, namespace, running, page), at_once=end_server)
@@ -87,7 +87,7 @@ async def _serve_all(
 ) -> None:
     async with _server(store_dir, port, running) as server:
         tasks = [
-            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"stored in {store_dir}", page)),
+            asyncio.create_task(_work(Connection(server.url, namespace, NO_CREDENTIALS), app, task_queue, f"stored in {store_dir}", page)),
             asyncio.create_task(_until_ended(server)),
         ]
         try:

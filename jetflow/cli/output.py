@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+
+from jetflow.core.times import civil
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,6 +86,9 @@ def _write_line(line: bytes, stream: TextIO = sys.stdout) -> None:
     stream.buffer.flush()
 
 
+MANY_YEARS, YEAR_MS = 10, 31_556_952_000
+"""From so many years on a duration is said in years, of their average length."""
+
 _zones: dict[str, tzinfo | None] = {"shown": None}
 
 
@@ -95,7 +100,13 @@ def use_utc(wanted: bool) -> bool:
 
 def local_time(ms: int) -> str:
     """Return a time in ms since the epoch as text, in this machine's time zone or in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(_zones["shown"]).strftime("%Y-%m-%d %H:%M:%S %Z")
+    year, time = civil(ms)
+    try:
+        if year == time.year:
+            return time.astimezone(_zones["shown"]).strftime("%Y-%m-%d %H:%M:%S %Z")
+    except (OverflowError, ValueError):  # so near the end of what Python can hold that the time zone goes beyond
+        pass
+    return f"{year}-{time:%m-%d %H:%M:%S} UTC"
 
 
 def ago(ms: int) -> str:
@@ -108,6 +119,8 @@ def short_duration(ms: int) -> str:
     """Return a duration in ms as text, in its two largest units."""
     if ms < 1000:
         return f"{max(ms, 0)}ms"
+    if ms >= MANY_YEARS * YEAR_MS:
+        return f"{ms // YEAR_MS:,} years"
     seconds = ms / 1000
     if seconds < 60:
         return f"{seconds:.1f}s"

@@ -15,6 +15,7 @@ from jetflow.cli.output import clean, expiry, say, tell, write_json, write_resul
 from jetflow.cli.report import reporting
 from jetflow.client import DEFAULT_QUEUE
 from jetflow.core.durations import limit_ms
+from jetflow.core.values import decode
 from jetflow.handle import WorkflowHandle
 
 
@@ -23,6 +24,7 @@ class IfExists(StrEnum):
 
     FAIL = "fail"
     ATTACH = "attach"
+    REPLACE = "replace"
 
 
 def start(
@@ -39,6 +41,9 @@ def start(
         typer.Option(metavar="DURATION", help='How long its record stays after the end, or "forever". Default: the worker\'s.'),
     ] = None,
     if_exists: Annotated[IfExists, typer.Option(help="What to do if the id is taken.")] = IfExists.FAIL,
+    start_delay: Annotated[str | None, typer.Option(metavar="DURATION", help="How long until it begins.")] = None,
+    search: Annotated[str | None, typer.Option(metavar="JSON", help="Fields of user data to begin with, as a JSON object.")] = None,
+    entity: Annotated[str | None, typer.Option(metavar="JSON", help="The JSON document to begin with.")] = None,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
@@ -63,8 +68,11 @@ def start(
                 task_queue=task_queue,
                 expire=expiry(expire, default="default"),
                 if_exists=if_exists.value,
+                start_delay=start_delay,
+                search=None if search is None else decode(search.encode(errors="replace"), "--search"),
+                entity=None if entity is None else decode(entity.encode(errors="replace"), "--entity"),
             )
-            _show_started(handle, connection, as_json=as_json, wait=wait)
+            _show_started(handle, connection, as_json=as_json, wait=wait, later=start_delay is not None)
             return await handle.result(timeout=timeout) if wait else None
 
     with reporting(as_json):
@@ -75,8 +83,8 @@ def start(
             write_result(value, one_line=as_json)
 
 
-def _show_started(handle: WorkflowHandle, connection: Connection, *, as_json: bool, wait: bool) -> None:
-    told = "started" if handle.run_id is not None else "already there:"
+def _show_started(handle: WorkflowHandle, connection: Connection, *, as_json: bool, wait: bool, later: bool = False) -> None:
+    told = "started" if handle.run_id is not None else "scheduled" if later else "already there:"
     run = f", run {handle.run_id}" if handle.run_id is not None else ""
     headline = Text.assemble(f"{told} ", (clean(handle.workflow_id), "bold"), f" on task queue {clean(handle.task_queue)}{run}")
     if as_json:
@@ -85,7 +93,7 @@ def _show_started(handle: WorkflowHandle, connection: Connection, *, as_json: bo
             "run_id": handle.run_id,
             "task_queue": handle.task_queue,
             "workflow_type": handle.workflow_type,
-            "started": handle.run_id is not None,
+            "started": handle.run_id is not None or later,
         }
         write_json(facts, to_stderr=wait)
     elif wait:

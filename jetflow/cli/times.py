@@ -7,6 +7,9 @@ from datetime import datetime
 
 def shown_time(iso: str, *, utc: bool) -> str:
     """Return an ISO 8601 time as text, with date and ms."""
-    time = datetime.fromisoformat(iso)
-    local = time if utc else time.astimezone()
+    try:
+        time = datetime.fromisoformat(iso)
+        local = time if utc else time.astimezone()
+    except (ValueError, OverflowError):  # a year that Python cannot hold
+        return f"{iso.rstrip('Z').replace('T', ' ')}Z"
     return f"{local:%Y-%m-%d %H:%M:%S}.{local.microsecond // 1000:03d}{'Z' if utc else ''}"

@@ -37,6 +37,10 @@ def worker(
     graceful_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="How long running activities may continue when it stops.", rich_help_panel=TUNING)
     ] = "10s",
+    activity_lease: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="How long a task is left to a worker that is silent, before another gets it.", rich_help_panel=TUNING),
+    ] = "30s",
     expire: Annotated[
         str,
         typer.Option(metavar="DURATION", help='How long records stay after the end, or "forever".', rich_help_panel=TUNING),
@@ -67,6 +71,7 @@ def worker(
         "max_cached_workflows": max_cached_workflows,
         "threads": threads,
         "graceful_timeout": graceful_timeout,
+        "activity_lease": activity_lease,
         "default_expire": None if expire in NEVER else expire,
     }
     with reporting():

@@ -16,7 +16,7 @@ from jetflow.core.data import UserData
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions, WorkflowDefinition
 from jetflow.core.failures import to_error, to_failure
 from jetflow.core.handlers import Handlers
-from jetflow.core.ids import child_id
+from jetflow.core.ids import child_id, to_name, to_token
 from jetflow.core.loop import Stop, WorkflowFuture
 from jetflow.core.operation import RunInfo, plain
 from jetflow.core.recorder import Recorder, shielded
@@ -46,17 +46,19 @@ class Calls(Recorder):
 
     async def run_named_activity(self, name: str, args: Sequence[Any], options: ActivityOptions, result_type: Any = Any) -> Any:
         """Schedule an activity by name and return its result, decoded as ``result_type``."""
-        body = encode_args(args, name)
+        to_token(name, "activity name")
+        body, decode = encode_args(args, name), TypedDecoder(result_type, f"activity {name!r}, result")
         operation = self._begin(lambda index: ev.ActivityScheduled(index=index, at=self.now, name=name, input=body, task_queue=options.task_queue))
-        operation.decode, operation.options = TypedDecoder(result_type, f"activity {name!r}, result"), options
+        operation.decode, operation.options = decode, options
         return await self._outcome(operation)
 
     async def wait_signal(self, signal: str, timeout_ms: int | None, model: Any) -> Any:
-        """Return the payload of the next signal of a name, or False after the timeout."""
+        """Return the payload of the next signal of a name, or ``TIMED_OUT`` after the timeout."""
+        to_token(signal, "signal name")
+        decode = plain if model is Any else TypedDecoder(model, f"signal {signal!r}")
         due = None if timeout_ms is None else self.now + timeout_ms
         operation = self._begin(lambda index: ev.WaitStarted(index=index, at=self.now, signal=signal, due=due))
-        if model is not Any:
-            operation.decode = TypedDecoder(model, f"signal {signal!r}")
+        operation.decode = decode
         if not self.halted:
             self.waits.setdefault(signal, deque()).append(operation)
         return await self._outcome(operation)
@@ -125,6 +127,7 @@ class Calls(Recorder):
 
     def patched(self, patch_id: str) -> bool:
         """Return whether this run takes the new code of a patch. The first answer for an id stays."""
+        to_name(patch_id, "patch id")
         answer = self._patch_answers.get(patch_id)
         if answer is None:
             if self.halted:
@@ -137,6 +140,7 @@ class Calls(Recorder):
 
     def deprecate_patch(self, patch_id: str) -> None:
         """Accept a recorded patch whose old branch is gone from the code."""
+        to_name(patch_id, "patch id")
         if self._expected and isinstance(self._expected[0], ev.Patched) and self._expected[0].id == patch_id:
             self._expected.popleft()
             self._patch_answers[patch_id] = True
@@ -160,5 +164,7 @@ class Calls(Recorder):
     def continue_as_new(self, workflow_type: str, args: Raw) -> NoReturn:
         """End this generation. The next one begins in the same commit."""
         self._raise_if_cancelled()
+        if self.fail_unawaited(ev.ContinuedAsNew):
+            raise Stop
         self.end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
         raise Stop

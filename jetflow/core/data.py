@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from jetflow.core.ids import to_name
 from jetflow.core.values import decode, encode
 from jetflow.errors import InvalidInputError, PayloadTooLargeError
 
@@ -40,7 +41,7 @@ class UserData:
 
     def update(self, values: dict[str, Any]) -> int:
         """Set all of these fields, or none on an error. Return how many are new."""
-        given = {_named(name): encode(value, f"user data {name!r}") for name, value in values.items()}
+        given = {to_name(name, "the name of a user data field"): encode(value, f"user data {name!r}") for name, value in values.items()}
         size = self._fields_size + sum(_size(item) - _size((item[0], self.fields.get(item[0]))) for item in given.items())
         self._check(size + self._document_size)
         new = len(given.keys() - self.fields.keys())
@@ -61,7 +62,7 @@ class UserData:
 
     def replace(self, document: dict[str, Any]) -> None:
         """Replace the document. The caller must not use the new one afterwards."""
-        size = len(msgspec.json.encode(document))
+        size = len(encode(document, "the entity"))
         self._check(self._fields_size + size)
         self.document, self._document_size = document, size
 
@@ -72,12 +73,6 @@ class UserData:
 
 def _size(item: tuple[str, Raw | None]) -> int:
     return 0 if item[1] is None else len(item[0]) + len(item[1]) + 4
-
-
-def _named(name: Any) -> str:
-    if not isinstance(name, str) or not name:
-        raise InvalidInputError(f"the name of a user data field must be a non-empty string, not {name!r}")
-    return name
 
 
 Access = Callable[[bool], UserData]
@@ -265,6 +260,8 @@ def _place(document: dict[str, Any], path: str, *, make: bool) -> tuple[Any, Any
 def _steps(path: Any) -> list[str]:
     if not isinstance(path, str) or not path or not all(steps := path.split(".")):
         raise InvalidInputError(f"an entity path must be names joined by dots, not {path!r}")
+    if not path.isascii():
+        to_name(path, "an entity path")
     return steps
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
@@ -99,6 +100,7 @@ def activity_options(base: ActivityOptions | None = None, **given: Any) -> Activ
         elif key in ("start_to_close_timeout", "schedule_to_close_timeout", "heartbeat_timeout"):
             changes[key.removesuffix("_timeout")] = limit_ms(value, key)
         elif key == "task_queue":
+            to_token(value, "task queue")
             changes["task_queue"] = value
         else:
             raise InvalidInputError(f"unknown activity option {key!r}")
@@ -110,11 +112,12 @@ class WorkflowDefinition(Generic[P, R]):
 
     def __init__(self, function: Callable[P, Awaitable[R]], name: str | None = None, task_queue: str | None = None) -> None:
         if not inspect.iscoroutinefunction(function):
-            raise InvalidInputError(f"workflow {_name_of(function)!r} must be an async def function")
+            raise InvalidInputError(_no_workflow(function))
         self.function: Callable[..., Coroutine[Any, Any, Any]] = cast(Callable[..., Coroutine[Any, Any, Any]], function)
         if task_queue is not None:
             to_token(task_queue, "task queue")
-        self.name: str = name or _name_of(function)
+        self.name: str = _name_of(function) if name is None else name
+        to_token(self.name, "workflow type")
         self.task_queue: str | None = task_queue
         self.__name__: str = self.name
         self.__doc__ = function.__doc__
@@ -143,7 +146,8 @@ class ActivityDefinition(Generic[P, R]):
         if not callable(function):
             raise InvalidInputError(f"an activity must be a function, not {function!r}")
         self.function: Callable[..., Any] = function
-        self.name: str = name or _name_of(function)
+        self.name: str = _name_of(function) if name is None else name
+        to_token(self.name, "activity name")
         self.options: ActivityOptions = options or ActivityOptions()
         self.is_async: bool = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
         self.__name__: str = self.name
@@ -181,7 +185,52 @@ def _name_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     if name == "<lambda>":
         raise InvalidInputError("a lambda has no name; use a def function")
+    if isinstance(function, functools.partial):
+        raise InvalidInputError(f"{function!r} has no name; use a def function")
     return str(name)
+
+
+def _no_workflow(given: Any) -> str:
+    """Why something is no workflow, and what to write instead."""
+    if isinstance(given, ActivityDefinition):
+        return f"{given.name!r} is an activity, not a workflow: call it from a workflow, or pass a @workflow function or a workflow's name"
+    if isinstance(given, type):
+        return f"a workflow must be a @workflow function or its name, not the class {given.__qualname__!r}"
+    if not callable(given) or not hasattr(given, "__name__"):
+        return f"a workflow must be a @workflow function or its name, not {given!r}"
+    return f"workflow {_name_of(given)!r} must be an async def function"
+
+
+def workflow_of(given: Any) -> tuple[str, WorkflowDefinition[Any, Any] | None]:
+    """Return the name of a workflow, and its definition where more than the name is given.
+
+    Args:
+        given: a ``@workflow`` function, a plain ``async def`` function, or a name.
+
+    Raises:
+        InvalidInputError: it is none of these.
+    """
+    if isinstance(given, WorkflowDefinition):
+        return given.name, given
+    if isinstance(given, str):
+        return given, None
+    definition = as_workflow(given)
+    return definition.name, definition
+
+
+def no_activity(given: Any) -> str:
+    """Why something cannot be given to ``execute_activity``, and what to write instead."""
+    wanted = "execute_activity takes an @activity function, or the name of an activity"
+    if isinstance(given, WorkflowDefinition):
+        return f"{given.name!r} is a workflow, not an activity: use execute_child"
+    name = getattr(given, "__name__", None)
+    if isinstance(given, type):
+        return f"{wanted}, not the class {given.__qualname__!r}"
+    if name == "<lambda>":
+        return f"{wanted}, not a lambda: write a def function with @activity above it"
+    if callable(given) and isinstance(name, str):
+        return f"{wanted}: put @activity above {name!r}, or pass the name {name!r} if other workers have it"
+    return f"{wanted}, not {given!r}"
 
 
 def as_workflow(given: Any) -> WorkflowDefinition[Any, Any]:

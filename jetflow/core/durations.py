@@ -11,6 +11,9 @@ Duration = str | int | float | timedelta
 FOREVER = "forever"
 """The word for no limit, instead of a duration: in Python, on the command line, and on the wire."""
 
+LONGEST_MS = 2**53
+"""The longest duration, 285,000 years. Every program can hold it as a number, and a moment that lies so far away."""
+
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern}\s*)+")
@@ -20,7 +23,7 @@ def limit_ms(duration: Duration | None, what: str = "duration") -> int | None:
     """Return a duration in whole ms, as ``to_ms`` does, or None for ``"forever"`` and for None.
 
     Raises:
-        InvalidInputError: the duration is negative, not finite, or malformed.
+        InvalidInputError: the duration is negative, not finite, longer than 285,000 years, or malformed.
     """
     return None if duration is None or duration == FOREVER else to_ms(duration, what)
 
@@ -32,7 +35,7 @@ def to_ms(duration: Duration, what: str = "duration") -> int:
         duration: text with units (ms, s, m, h, d, w, also combined: ``"1h30m"``), a ``timedelta``, or a number of seconds.
 
     Raises:
-        InvalidInputError: the duration is negative, not finite, or malformed.
+        InvalidInputError: the duration is negative, not finite, longer than 285,000 years, or malformed.
     """
     if isinstance(duration, str):
         if not _WHOLE.fullmatch(duration.strip()):
@@ -49,4 +52,6 @@ def to_ms(duration: Duration, what: str = "duration") -> int:
         raise InvalidInputError(f"{what} must be text, timedelta or seconds, not {type(duration).__name__}")
     if not math.isfinite(ms) or ms < 0:
         raise InvalidInputError(f"{what} must be finite and not negative, not {duration!r}")
+    if ms > LONGEST_MS:
+        raise InvalidInputError(f'{what} must be at most 100,000,000 days, not {duration!r}; write "forever" where there is no end')
     return math.ceil(round(ms, 6))

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jetflow.core import unawaited
 from jetflow.core.location import is_border, user_location
-from jetflow.core.loop import running
+from jetflow.core.loop import on_unawaited, running
 from jetflow.errors import NotAllowedInWorkflowError
 
 _REFUSED = {
@@ -42,11 +43,12 @@ _installed = False
 
 
 def install() -> None:
-    """Add the audit hook, once for each process."""
+    """Add the audit hook, once for each process, and notice calls without ``await``."""
     global _installed
     if not _installed:
         _installed = True
         sys.addaudithook(_hook)
+        unawaited.install(on_unawaited)
         if sys.version_info < (3, 13):
             time.sleep = _watched(time.sleep, "time.sleep")
         if sys.version_info < (3, 12):

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from jetflow.core import events as ev
+from jetflow.core.ids import to_token
 from jetflow.core.values import Signature, args_from_body
 from jetflow.errors import Failure, InvalidInputError, Kind
 
@@ -102,7 +103,6 @@ class Handlers:
 
 
 def _check_handler(kind: str, name: Any, function: Any) -> None:
-    if not isinstance(name, str) or not name:
-        raise InvalidInputError(f"the name of a {kind} must be a non-empty string, not {name!r}")
+    to_token(name, f"the name of a {kind}")
     if not callable(function):
         raise InvalidInputError(f"{kind} {name!r} must be a function, not {type(function).__name__}")

@@ -8,10 +8,13 @@ upper-case hex digits). ``order-456`` stays ``order-456``; ``order 4.5`` becomes
 import hashlib
 import re
 from functools import lru_cache
+from typing import Any
 
 from jetflow.errors import InvalidInputError
 
 MAX_TOKEN = 256
+LONGEST_TEXT = 4096
+"""Characters of a name that is no part of a subject."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
@@ -27,11 +30,35 @@ def to_token(text: str, what: str = "name") -> str:
     if type(text) is str and len(text) <= MAX_TOKEN and _PLAIN.fullmatch(text):
         return text
     if not isinstance(text, str) or not text:
-        raise InvalidInputError(f"{what} must be a non-empty string, not {text!r}")
+        raise InvalidInputError(f"{what} must be a non-empty string, not {text!r}{_instead(text)}")
     token = text if _PLAIN.fullmatch(text) else _escaped(text, what)
     if len(token) > MAX_TOKEN:
         raise InvalidInputError(f"{what} is too long: {len(token)} bytes on the wire, at most {MAX_TOKEN}: {text[:40]!r}…")
     return token
+
+
+def to_name(text: str, what: str) -> str:
+    """Return a name that is no part of a subject, once it is known to be one that can be stored.
+
+    Raises:
+        InvalidInputError: if the text is empty, not valid unicode, or longer than 4,096 characters.
+    """
+    if not isinstance(text, str) or not text:
+        raise InvalidInputError(f"{what} must be a non-empty string, not {text!r}{_instead(text)}")
+    if len(text) > LONGEST_TEXT:
+        raise InvalidInputError(f"{what} is too long: {len(text)} characters, at most {LONGEST_TEXT}: {text[:40]!r}…")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"{what} {text[:40]!r} is not valid unicode text: {error}") from error
+    return text
+
+
+def _instead(given: Any) -> str:
+    """What to write in place of a function, where its name is wanted."""
+    name = getattr(given, "__name__", None)
+    return f"; pass its name: {name!r}" if callable(given) and isinstance(name, str) and name.isidentifier() else ""
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ from jetflow.core.data import UserData
 from jetflow.core.failures import CODES, FATAL, to_error, to_failure
 from jetflow.core.handlers import Handler, Handlers, Outcome
 from jetflow.core.loop import Stop
+from jetflow.core.operation import TIMED_OUT
 from jetflow.core.recorder import Recorder
 from jetflow.core.values import encode
 from jetflow.errors import Failure, InvalidInputError, Kind
@@ -87,7 +88,7 @@ def _on_timer_fired(run: Recorder, event: ev.TimerFired) -> None:
 
 
 def _on_wait_timed_out(run: Recorder, event: ev.WaitTimedOut) -> None:
-    run.resolve(event.index).succeed(False)
+    run.resolve(event.index).succeed(TIMED_OUT)
 
 
 def _on_child_accepted(run: Recorder, event: ev.ChildAccepted) -> None:

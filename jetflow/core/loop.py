@@ -20,7 +20,7 @@ from contextvars import Context, copy_context
 from types import FrameType
 from typing import Any, Protocol
 
-from jetflow.core import anyio_internals
+from jetflow.core import anyio_internals, unawaited
 from jetflow.core.asyncio_internals import SLEEP, LoopHandle, LoopTimerHandle, as_completed_around, may_be_left_pending
 from jetflow.core.location import user_location
 from jetflow.errors import NotAllowedInWorkflowError
@@ -36,6 +36,9 @@ PATIENCE = 5_000
 running: dict[int, WorkflowLoop] = {}
 """Loops that run workflow code now, by thread id. In Python 3.11, asking asyncio for the running loop makes a system call."""
 
+
+ORIGIN = 2
+"""Frames that Python notes where a coroutine is made: a call of an activity has one of jetflow's own first."""
 
 MAX_STOPS = 100
 """Most times that code may wait again while it is being closed."""
@@ -71,11 +74,29 @@ class Driver(Protocol):
         """Fail a run whose code does not wait."""
         ...
 
+    def note_unawaited(self, what: str, where: str) -> None:
+        """Fail the run at its end, since its code has made a call that it did not await."""
+        ...
+
 
 def current_machine() -> Any:
     """Return the machine of the workflow whose code runs now (see ``jetflow.core.machine``); None outside workflow code."""
     loop = running.get(threading.get_ident())
     return None if loop is None else loop.machine
+
+
+def on_unawaited(coro: Any) -> bool:
+    """Take note of a coroutine that workflow code has made and never started; False for one that is not its business."""
+    loop = running.get(threading.get_ident())
+    if loop is None:
+        return False
+    if id(coro) in loop.excused:
+        loop.excused.discard(id(coro))
+    elif not loop.machine.halted:
+        if not unawaited.counts(coro):
+            return False
+        loop.machine.note_unawaited(unawaited.name_of(coro), unawaited.made_at(coro))
+    return True
 
 
 class _Ordered:
@@ -96,6 +117,11 @@ class WorkflowTask(_Ordered, asyncio.Task[Any]):
         self.context: Context = context if context is not None else copy_context()
         super().__init__(coro, loop=loop, name=name or f"Task-{self._order - loop.first_order}", context=self.context)
         may_be_left_pending(self)  # a run may be unloaded while its tasks wait
+
+    def cancel(self, msg: Any = None) -> bool:
+        for coro in unawaited.handed_to(self.get_coro()):  # code that is cancelled before it begins cannot await what it was given
+            self.get_loop().excused.add(id(coro))  # type: ignore[attr-defined]
+        return super().cancel(msg)
 
 
 class WorkflowFuture(_Ordered, asyncio.Future[Any]):
@@ -135,6 +161,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._time_floor = 0.0
         self._tidy_at = 64
         self._started_early: dict[int, WorkflowTask] = {}
+        self.excused: set[int] = set()
         anyio_internals.prepare(WorkflowTask)
 
     @property
@@ -154,10 +181,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def _inside(self, function: Callable[..., Any], *args: Any) -> None:
         outer = self.host or asyncio._get_running_loop()
-        hooks = sys.get_asyncgen_hooks()
+        hooks, depth = sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()
         thread = threading.get_ident()
         asyncio._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._finish_generator)
+        sys.set_coroutine_origin_tracking_depth(ORIGIN)
         running[thread] = self
         self._running = True
         try:
@@ -166,6 +194,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             self._running = False
             running.pop(thread, None)
             sys.set_asyncgen_hooks(*hooks)
+            sys.set_coroutine_origin_tracking_depth(depth)
             asyncio._set_running_loop(outer)
 
     def _drain(self, also: Callable[[], bool]) -> None:

@@ -157,6 +157,8 @@ class Machine(Calls):
         if isinstance(error, Stop):
             return
         if error is None:
+            if self.fail_unawaited(ev.Completed):
+                return
             try:
                 result = encode(main.result(), self.definition.signature.result.what)
                 self.end(ev.Completed(at=self.now, result=result), self.definition.function)

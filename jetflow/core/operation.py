@@ -87,5 +87,8 @@ class OperationFuture(WorkflowFuture):
 plain: TypedDecoder = TypedDecoder(Any, "payload")
 """Decodes a value without a given type."""
 
+TIMED_OUT: Any = object()
+"""What a wait for a signal gives when its timeout came first. No payload is this."""
+
 NOWHERE = ev.TimerStarted(index=0, at=0, due=0)
 """An operation that is never resolved."""

@@ -7,6 +7,7 @@ the same again, in the same order. Otherwise the run stops.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from jetflow.core.location import await_location, end_of, raised_at, user_locati
 from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, WorkflowLoop, WorkflowTask
 from jetflow.core.operation import NOWHERE, Operation, OperationFuture, RunInfo
 from jetflow.errors import CancelledFailure, Kind, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
+
+log: logging.Logger = logging.getLogger("jetflow.workflow")
 
 MAX_AT_ONCE = 100_000
 """Most operations between two inputs that end at once (refused, or already true). More of them fail the run."""
@@ -55,6 +58,7 @@ class Recorder:
         predicates: the predicates of ``condition``, each with its future, whether a cancel reaches it, and its context.
         closing: the event that ended the run; None while it runs.
         told_time: whether the code has asked for the time, so that its decisions may depend on it.
+        unawaited: the error of a call that the code did not await; it fails the run at its end. None without one.
         halted: True when no more code may run.
     """
 
@@ -78,6 +82,7 @@ class Recorder:
         self.next_index: int = 1
         self.predicates: list[tuple[Callable[[], Any], WorkflowFuture, bool, Context]] = []
         self.told_time = False
+        self.unawaited: NotAllowedInWorkflowError | None = None
         self.halted = False
         self._at_once = 0
         self._expected: deque[Any] | None = None
@@ -256,6 +261,21 @@ class Recorder:
         self._main = None
         self.loop.tasks.clear()
         del self.loop
+
+    def note_unawaited(self, what: str, where: str) -> None:
+        """Fail the run at its end, since its code has made a call that it did not await; the first one is told."""
+        error = NotAllowedInWorkflowError(f"calling {what} without await", where, "nothing of it has run; put await before the call")
+        if self.unawaited is None:
+            self.unawaited = error
+        if self._live:
+            log.warning("workflow %s: %s. The run fails when it ends", self.info.workflow_id, error)
+
+    def fail_unawaited(self, instead_of: type) -> bool:
+        """End a run whose code did not await a call; False where there is none, or where the record has it that the run went on."""
+        if self.unawaited is None or (not self._live and self._expected and type(self._expected[0]) is instead_of):
+            return False
+        self.end(ev.Failed(at=self.now, failure=to_failure(self.unawaited, FATAL, kind=Kind.FATAL)))
+        return True
 
     def give_up_spinning(self, steps: int, what: str = "callbacks", location: str = "") -> None:
         """Fail a run whose code does not wait."""

@@ -244,16 +244,26 @@ def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -
         PayloadTooLargeError: the data is too large for the headers.
     """
     headers = {}
-    for header, given in ((DATA, search), (ENTITY, entity)):
+    for header, what, given in ((DATA, "search", search), (ENTITY, "entity", entity)):
         if given is not None:
-            plain = decode(encode(given, header))
+            plain = decode(_encoded(given, what))
             if not isinstance(plain, dict):
-                raise InvalidInputError(f"search and entity must be objects, not {type(given).__name__}")
+                raise InvalidInputError(f"{what} must be a dict, not {type(given).__name__}")
             headers[header] = json.dumps(plain, separators=(",", ":"), allow_nan=False)  # always ASCII
     size = sum(map(len, headers.values()))
     if size > MAX_HEADER:
-        raise PayloadTooLargeError("the user data of a start", size, MAX_HEADER)
+        raise PayloadTooLargeError("search and entity of a start", size, MAX_HEADER)
     return headers
+
+
+def _encoded(given: Any, what: str) -> Raw:
+    """The JSON of user data; an error names the key whose value cannot be JSON."""
+    try:
+        return encode(given, what)
+    except InvalidInputError:
+        for key, value in given.items() if isinstance(given, dict) else ():
+            encode(value, f"{what}[{key!r}]")
+        raise
 
 
 def _update(name: str, body: bytes, headers: dict[str, str]) -> UpdateCommand:

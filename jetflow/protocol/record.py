@@ -10,6 +10,8 @@ from msgspec import Raw, Struct
 from jetflow.errors import Failure
 
 RUNNING = "running"
+REPLACED = "replaced by a new start"
+"""Reason of a run's termination by a start that takes its place."""
 COMPLETED = "completed"
 FAILED = "failed"
 TERMINATED = "terminated"

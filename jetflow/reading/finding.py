@@ -16,7 +16,10 @@ from jetflow.reading.listing import CountBy, Page
 class Finding:
     """The part of ``Client`` that finds workflows."""
 
-    broker: Broker
+    @property
+    def broker(self) -> Broker:
+        """The connection, where the client may be used."""
+        raise NotImplementedError
 
     def list(self, *, limit: int | None = None, **wanted: Unpack[Wanted]) -> AsyncIterator[StateRecord]:
         """Yield state records, the last changed first: ``async for record in client.list(status="failed", search={"customer": "c1"})``.

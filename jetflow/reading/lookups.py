@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 from jetflow.broker.stores.state import StateStore
-from jetflow.broker.stores.timeline import Timeline
+from jetflow.broker.stores.timeline import Entry, Timeline, begins_run
 from jetflow.broker.stores.timers import ScheduledStarts
 from jetflow.broker.transport.connection import Broker
+from jetflow.core import events as ev
 from jetflow.core.durations import Duration, limit_ms
-from jetflow.errors import BrokerUnavailableError, ResultTimeoutError, WorkflowNotFoundError
-from jetflow.protocol.record import StateRecord
+from jetflow.core.location import user_location
+from jetflow.core.loop import WorkflowLoop
+from jetflow.errors import (
+    BrokerUnavailableError,
+    Kind,
+    NotAllowedInWorkflowError,
+    ResultTimeoutError,
+    WorkflowNotFoundError,
+    WrongEventLoopError,
+)
+from jetflow.protocol import clock
+from jetflow.protocol.record import REPLACED, StateRecord
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.notices import Until, Watches
 from jetflow.reading.shared_reads import SharedReads
 
+CLOCKS_APART = 1000
+"""Milliseconds by which the clocks of clients and workers may differ."""
 LOOKS = 3
 """Most rounds of reading the record and the start in turn. A start leaves the inbox only after its record was written."""
 
@@ -39,6 +53,25 @@ class Lookups:
         self.timeline: Timeline = Timeline(broker.lane, broker.names)
         self.watches: Watches = Watches(broker)
         self.shared_reads: SharedReads = SharedReads()
+        self._thread = threading.current_thread()
+
+    def here(self) -> Lookups:
+        """Return itself, where the client may be used.
+
+        Raises:
+            WrongEventLoopError: another event loop, or another thread, has the connection.
+            NotAllowedInWorkflowError: workflow code uses the client.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # plain code may make a handle, or read an address
+            return self
+        if loop is not self.watches.loop:
+            if isinstance(loop, WorkflowLoop):
+                fix = "use it in an @activity; workflow code has start_child() and signal()"
+                raise NotAllowedInWorkflowError("using a client", user_location() or "the workflow", fix)
+            raise WrongEventLoopError(self._thread.name if self._thread is not threading.current_thread() else None)
+        return self
 
     async def record(self, ref: WorkflowRef) -> StateRecord | None:
         """Return the record of a run; None while its start is stored but no worker has applied it.
@@ -107,7 +140,7 @@ class Lookups:
             raise ResultTimeoutError(f"workflow {ref.workflow_id!r} has not ended within {timeout}; it is still running") from error
 
     async def _closed_record(self, ref: WorkflowRef, until: Until, record: StateRecord | None) -> StateRecord:
-        while record is None or not record.closed or not ref.covers(record):
+        while record is None or not record.closed or not ref.covers(record) or await self._is_followed(ref, record):
             record = await until.next()
             if record is None:
                 with contextlib.suppress(BrokerUnavailableError):  # read again later
@@ -118,5 +151,34 @@ class Lookups:
         names = self.broker.names
         message = await self.broker.lane.last_message(names.inbox_stream, names.pending_start(ref.queue_token, ref.id_token))
         if message is not None:
-            return ref.run_id is None or message.seq >= int(ref.run_id)
+            return (ref.run_id is None or message.seq >= int(ref.run_id)) and not await self._has_expired(ref, message.seq)
         return ref.run_id is None and await self.starts.start_is_scheduled(ref.queue_token, ref.id_token)
+
+    async def _has_expired(self, ref: WorkflowRef, run: int) -> bool:
+        """Whether a run has ended, and the time of its record is over, though no worker has acked its start yet."""
+        last = await self.timeline.last(ref.queue_token, ref.id_token)
+        if last is None or last.commit.run != run:
+            return False
+        closing = next((event for event in last.commit.events if isinstance(event, (ev.Completed, ev.Failed, ev.Terminated))), None)
+        if closing is None:
+            return False
+        kept = closing.kept_ms if isinstance(closing, ev.Terminated) else await self._kept(ref, last)
+        return kept is not None and closing.at + kept + CLOCKS_APART <= clock.now_ms()
+
+    async def _kept(self, ref: WorkflowRef, last: Entry) -> int | None:
+        entries = [last] if begins_run(last) else await self.timeline.run(ref.queue_token, ref.id_token, last)
+        started = [event for entry in entries for event in entry.commit.events if isinstance(event, ev.Started)]
+        return started[-1].expire if started else None
+
+    async def _is_followed(self, ref: WorkflowRef, record: StateRecord) -> bool:
+        """Whether another run takes the place of one that has ended, for a caller who follows the latest."""
+        if ref.run_id is not None or record.failure is None or record.failure.mark != Kind.TERMINATED or REPLACED not in record.failure.message:
+            return False
+        with contextlib.suppress(BrokerUnavailableError, WorkflowNotFoundError):
+            names = self.broker.names
+            message = await self.broker.lane.last_message(names.inbox_stream, names.pending_start(ref.queue_token, ref.id_token))
+            if message is not None and message.seq > int(record.run_id):
+                return True
+            latest = await self.states.get(ref.queue_token, ref.id_token, fresh=True)  # its start is acked only once its record is written
+            return latest is None or latest.run_id != record.run_id
+        return True

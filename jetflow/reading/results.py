@@ -8,13 +8,16 @@ import msgspec
 
 from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.failures import to_error
-from jetflow.core.values import decode
+from jetflow.core.values import TypedDecoder, decode
 from jetflow.errors import FailureError
 from jetflow.protocol.record import RUNNING, StateRecord, summary
 from jetflow.protocol.reference import WorkflowRef
 
+ResultType = WorkflowDefinition[..., Any] | TypedDecoder | None
+"""What says of which type a result is: the workflow, a type that the caller gave, or nothing."""
 
-def outcome_of(record: StateRecord, definition: WorkflowDefinition[..., Any] | None, *, throw_on_error: bool = True) -> Any:
+
+def outcome_of(record: StateRecord, definition: ResultType, *, throw_on_error: bool = True) -> Any:
     """Return the result of a closed record.
 
     Args:
@@ -33,16 +36,18 @@ def outcome_of(record: StateRecord, definition: WorkflowDefinition[..., Any] | N
     return failure
 
 
-def value_of(record: StateRecord, definition: WorkflowDefinition[..., Any] | None) -> Any:
+def value_of(record: StateRecord, definition: ResultType) -> Any:
     """Return a record's result, decoded as the definition's result type if the types match; None without a result."""
     if record.result is msgspec.UNSET:
         return None
+    if isinstance(definition, TypedDecoder):
+        return definition(record.result)
     if definition is not None and definition.name == record.workflow_type:
         return definition.signature.result(record.result)
     return decode(record.result)
 
 
-def data_of(record: StateRecord | None, definition: WorkflowDefinition[..., Any] | None) -> Any:
+def data_of(record: StateRecord | None, definition: ResultType) -> Any:
     """Return the result; before the end return the user data, or None if there is none."""
     if record is None:
         return None
@@ -51,7 +56,7 @@ def data_of(record: StateRecord | None, definition: WorkflowDefinition[..., Any]
     return value_of(record, definition)
 
 
-def state_of(ref: WorkflowRef, record: StateRecord | None, definition: WorkflowDefinition[..., Any] | None) -> dict[str, Any]:
+def state_of(ref: WorkflowRef, record: StateRecord | None, definition: ResultType) -> dict[str, Any]:
     """Return ``{"data": …, "metadata": …}``: the value of ``data_of``, and the rest of the record."""
     plain = _pending_summary(ref) if record is None else summary(record)
     for shown in ("result", "data"):

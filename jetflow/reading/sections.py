@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.values import shown
 from jetflow.errors import InvalidInputError
 from jetflow.history.raw import SECTIONS, RawTimeline, Section, WorkflowExport
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.lookups import Lookups
-from jetflow.reading.results import state_of
+from jetflow.reading.results import ResultType, state_of
 from jetflow.reading.run_reader import RunReader
 
 
 async def export_sections(
     lookups: Lookups,
     ref: WorkflowRef,
-    definition: WorkflowDefinition[..., Any] | None,
+    definition: ResultType,
     allow: Sequence[Section] | None,
     block: Sequence[Section],
     *,

@@ -49,10 +49,10 @@ async def query(
     result_type: Any,
 ) -> Any:
     """See ``WorkflowHandle.query``. ``describe`` reads the workflow's record, and raises if there is no such workflow."""
-    decode = TypedDecoder(result_type, f"query {name!r}, result")
+    token, decode = to_token(name, "query name"), TypedDecoder(result_type, f"query {name!r}, result")
     body, tell = body_of(args, single=None)
     check_body(f"the arguments of query {name!r}", body, broker.max_payload)
-    subject = broker.names.query(ref.queue_token, ref.id_token, to_token(name, "query name"))
+    subject = broker.names.query(ref.queue_token, ref.id_token, token)
     headers = header_block(**{ARGS: "1"}) if tell else None
     deadline, wait, why = clock.monotonic() + seconds, FIRST_WAIT, "no worker of the task queue answered"
     while (left := deadline - clock.monotonic()) > 0:

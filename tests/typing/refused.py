@@ -72,6 +72,7 @@ async def renamed(item: str, count: int = 1) -> int:
 async def code() -> int:
     await condition("a", model=Receipt, timeot="1h")  # refused
     receipt: Receipt = await condition("a", model=Receipt, timeout="1h")  # refused
+    sure: bool = await condition("a", model=bool, timeout="1h", on_timeout=None)  # refused
     text: str = await condition("a", model=int)  # refused
     payload: str = await condition(lambda: True)  # refused
     await execute_activity(charge, 5)  # refused
@@ -105,6 +106,7 @@ async def client_code(client: Client, handle: WorkflowHandle[Receipt]) -> None:
     text: str = await client.execute(order, "a")  # refused
     await client.signal_with_start(order, 5, signal="s", workflow_id="o")  # refused
     other: WorkflowHandle[str] = await client.start(order, "a")  # refused
+    found: WorkflowHandle[int] = client.get_handle("o", workflow=order)  # refused
     number: int = await handle.result()  # refused
     sure: Receipt = await handle.result(throw_on_error=False)  # refused
     await handle.result(False)  # refused

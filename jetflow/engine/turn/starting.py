@@ -16,8 +16,7 @@ from jetflow.engine.turn.publishing import tell_accepted
 from jetflow.errors import BrokerUnavailableError, Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import StartCommand
-
-REPLACED = "replaced by a new start"
+from jetflow.protocol.record import REPLACED
 
 
 async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
