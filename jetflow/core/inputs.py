@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from jetflow.core import events as ev
 from jetflow.core.data import UserData
 from jetflow.core.failures import CODES, FATAL, to_error, to_failure
 from jetflow.core.handlers import Handler, Handlers, Outcome
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.loop import Stop
 from jetflow.core.recorder import Recorder
 from jetflow.core.values import encode
@@ -121,7 +121,9 @@ async def _update(run: Recorder, handlers: Handlers, handler: Handler, event: ev
             value = await value
         outcome = ev.UpdateCompleted(id=event.id, at=run.now, seq=event.seq, result=encode(value, f"update {event.name!r}, result"))
         run.check_size(outcome)
-    except (Exception, asyncio.CancelledError) as error:
+    except BaseException as error:
+        if run.halted or is_interrupt(error):  # it is put away, and records nothing
+            raise
         outcome = ev.UpdateFailed(id=event.id, at=run.now, failure=to_failure(error), seq=event.seq)
     handlers.keep(event.id, run.decide(outcome))
 

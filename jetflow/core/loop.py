@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 from jetflow.core import anyio_internals
 from jetflow.core.asyncio_internals import SLEEP, LoopHandle, LoopTimerHandle, as_completed_around, may_be_left_pending
+from jetflow.core.failures import type_name
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.location import user_location
 from jetflow.errors import NotAllowedInWorkflowError
 
@@ -180,10 +182,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                     return
                 handle = ready.popleft()
                 if not handle.dropped:
-                    try:  # noqa: SIM105 - `with suppress` is dearer, and every callback passes here
+                    try:
                         handle.run()
-                    except SystemExit:  # a task keeps it as its exception; it must not end the worker
-                        pass
+                    except (SystemExit, KeyboardInterrupt) as error:  # a task keeps it as its exception; it must not end the worker
+                        if is_interrupt(error):
+                            raise
                 steps += 1
                 if steps > patience:
                     if steps > MAX_STEPS:
@@ -249,7 +252,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         except (Stop, StopIteration):
             pass
         except BaseException as error:
-            log.debug("workflow code raised while it was put away: %r", error)
+            if is_interrupt(error):
+                raise
+            log.debug("workflow code raised while it was put away: %s", type_name(type(error)))
         finally:
             asyncio._leave_task(self, task)
 

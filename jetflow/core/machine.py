@@ -19,6 +19,7 @@ from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.describing import describe
 from jetflow.core.failures import FATAL, is_cancellation, to_failure
 from jetflow.core.inputs import APPLY
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.loop import Stop
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.values import encode
@@ -136,10 +137,10 @@ class Machine(Calls):
             if future.done():
                 continue
             try:
-                met = context.run(predicate)
-            except KeyboardInterrupt:
-                raise
+                met = bool(context.run(predicate))
             except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 future.set_exception(RuntimeError("the predicate raised StopIteration") if isinstance(error, StopIteration) else error)
                 progress = True
                 continue

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from jetflow.core.failures import to_failure
+from jetflow.core.interrupts import is_interrupt
 from jetflow.errors import InvalidInputError
 
 EMPTY_LIST = Raw(b"[]")
@@ -35,8 +37,10 @@ def encode(value: Any, what: str = "value") -> Raw:
     """
     try:
         return Raw(_encoder.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidInputError(f"{what} cannot be written as JSON: {error}") from error
+    except BaseException as error:  # encoding looks at attributes, which user code may define
+        if is_interrupt(error):
+            raise
+        raise InvalidInputError(f"{what} cannot be written as JSON: {_why(error)}") from error
 
 
 def decode(body: bytes | Raw, what: str = "value") -> Any:
@@ -86,8 +90,21 @@ def encode_args(args: Sequence[Any], name: str) -> Raw:
     """
     try:
         return Raw(_encoder.encode(args))
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         return json_list([encode(arg, f"{name}, argument {place}") for place, arg in enumerate(args, 1)])
+
+
+_USUAL = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+def _why(error: BaseException) -> str:
+    """Return what JSON's reader or writer says, or what user code has raised into it."""
+    if type(error) in _USUAL or isinstance(error, msgspec.MsgspecError):
+        return str(error)
+    failure = to_failure(error)
+    return f"{failure.type}: {failure.message}" if failure.message else failure.type
 
 
 class TypedDecoder:
@@ -108,8 +125,10 @@ class TypedDecoder:
         """
         try:
             return self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidInputError(f"{self.what}: {error}") from error
+        except BaseException as error:  # the type's own ``__post_init__`` may raise anything
+            if is_interrupt(error):
+                raise
+            raise InvalidInputError(f"{self.what}: {_why(error)}") from error
 
 
 class Signature:
@@ -168,8 +187,10 @@ class Signature:
         if self._whole is not None:
             try:
                 return self._whole.decode(body)  # type: ignore[no-any-return]
-            except (msgspec.DecodeError, RecursionError):
-                pass  # defaults may be left out; or the slow way tells which argument is wrong
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                # defaults may be left out; or the slow way tells which argument is wrong
         try:
             parts = _list_of_raw.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:

@@ -16,6 +16,7 @@ from jetflow.activity import current as current_activity
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, CODES, is_retryable, to_failure
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
@@ -75,9 +76,10 @@ class StepRunner:
         details: Raw,
         may_begin: Callable[[], bool],
         permitted: Callable[[], Awaitable[None]],
+        is_over: Callable[[], bool],
     ) -> Outcome:
         """Executes attempts until one succeeds, the policy gives up, or a long backoff is due. One that may not begin now waits until it is
-        ``permitted``.
+        ``permitted``. Being cancelled ends it only if ``is_over``: an activity that cancels its own task has failed.
         """
         attempt = failed_attempts
         while True:
@@ -89,10 +91,12 @@ class StepRunner:
                         await permitted()
                     result = await self.execute(scheduled, options, current)
             except BaseException as error:  # SystemExit of user code too: it must not end the worker
-                if isinstance(error, KeyboardInterrupt) or _is_cancelled():
+                if is_interrupt(error) or (is_cancelled() and is_over()):
                     raise
-                details = current.details
-                outcome = self._after_failure(error, scheduled, options, attempt, details)
+                stray = take_stray_cancel()
+                outcome = self._after_failure(error, scheduled, options, attempt, current.details)
+                if stray:  # perhaps the event loop is about to end: nothing more is waited for here
+                    return outcome
             else:
                 return ev.ActivityCompleted(index=scheduled.index, at=now_ms(), result=result, attempt=attempt)
             if not isinstance(outcome, ev.ActivityRetrying) or options.retry.delay_ms(attempt) >= DURABLE_BACKOFF_MS:  # without its jitter
@@ -141,10 +145,13 @@ class StepRunner:
             return await definition.function(*args)
         context = contextvars.copy_context()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
+            value, error = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
         except asyncio.CancelledError:
             attempt.over = attempt.over or "it was cancelled"  # the thread goes on until its next heartbeat
             raise
+        if error is not None:
+            raise error
+        return value
 
     def _after_failure(
         self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int, details: Raw
@@ -184,20 +191,34 @@ class Pulse:
 
 def is_final(error: BaseException) -> bool:
     """Whether an error is one that no other attempt would mend, whatever the policy says."""
-    return isinstance(error, (InvalidInputError, NonRetryableError))
+    return issubclass(type(error), (InvalidInputError, NonRetryableError))
 
 
-def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> Any:
+def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, BaseException | None]:
+    """Return a value, or what was raised: a future cannot hold every error, and asyncio gives some of them a meaning of their own."""
     try:
-        return function(*args)
-    except StopIteration as error:  # no future can hold it
-        raise RuntimeError("the activity raised StopIteration") from error
+        return function(*args), None
+    except StopIteration as error:
+        problem = RuntimeError("the activity raised StopIteration")
+        problem.__cause__ = error
+        return None, problem
+    except BaseException as error:
+        return None, error
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Whether this step itself is to stop, rather than something that its activity awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def take_stray_cancel() -> bool:
+    """Return whether this task was cancelled, and let it go on all the same: its activity has cancelled it."""
+    task = asyncio.current_task()
+    stray = task is not None and task.cancelling() > 0
+    while task is not None and task.cancelling() > 0:
+        task.uncancel()
+    return stray
 
 
 class AttemptTimeout(Exception):  # noqa: N818 - shown to people as the failure's type
