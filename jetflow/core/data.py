@@ -181,7 +181,11 @@ class Entity:
 
     def increment(self, path: str, by: float = 1) -> int | float:
         """Adds to the number at a path, 0 where there is none, and gives the sum."""
-        return self._change(path, lambda value: _number(f"entity {path!r}", 0 if value is None else value) + _number("by", by))  # type: ignore[no-any-return]
+
+        def added(value: Any) -> Any:
+            return _plain(_number(f"entity {path!r}", 0 if value is None else value) + _number("by", by))
+
+        return self._change(path, added)  # type: ignore[no-any-return]
 
     def toggle(self, path: str) -> bool:
         """Turns the truth value at a path around, False where there is none, and gives it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +26,11 @@ def _refuse(value: Any) -> Any:
     )
 
 
+# JSON has no NaN and no infinity, and the encoder writes null for them. Only what has a null may hold one; then MessagePack, which writes them
+# as they are, shows whether there is anything like it. So a payload without a null costs one search through its bytes.
+_numbers = msgspec.msgpack.Encoder(enc_hook=_refuse, decimal_format="string", uuid_format="canonical")
+_null = re.compile(b"null").search
+_odd_number = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 _encoder = msgspec.json.Encoder(enc_hook=_refuse, decimal_format="string", uuid_format="canonical")
 _plain = msgspec.json.Decoder()
 _list_of_raw = msgspec.json.Decoder(list[Raw])
@@ -33,14 +40,51 @@ def encode(value: Any, what: str = "value") -> Raw:
     """The JSON of a value.
 
     Raises:
-        InvalidInputError: if it has a part that cannot be JSON.
+        InvalidInputError: if it has a part that cannot be JSON, with the path of a number that is none.
     """
     try:
-        return Raw(_encoder.encode(value))
+        body = _encoder.encode(value)
+        if _null(body) is not None and value is not None:
+            _check_numbers(value)
+        return Raw(body)
     except BaseException as error:  # encoding looks at attributes, which user code may define
         if is_interrupt(error):
             raise
         raise InvalidInputError(f"{what} cannot be written as JSON: {_why(error)}") from error
+
+
+def _check_numbers(value: Any) -> None:
+    try:
+        if _odd_number(_numbers.encode(value)) is None:
+            return
+    except (TypeError, ValueError, OverflowError):  # what only JSON can hold
+        pass
+    odd = _path_of_odd_number(value, "$")
+    if odd is not None:
+        raise ValueError(odd)
+
+
+def _path_of_odd_number(value: Any, path: str) -> str | None:
+    """Return what a value has that JSON has no number for, and where, in the words of msgspec."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"JSON has no number {value} - at `{path}`"
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = ((f"{path}[{key!r}]" if not isinstance(key, str) else f"{path}.{key}", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple)):
+        parts = ((f"{path}[{place}]", part) for place, part in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        parts = ((f"{path}[...]", part) for part in value)
+    elif names := _fields_of(type(value)):
+        parts = ((f"{path}.{name}", getattr(value, name, None)) for name in names)
+    return next((odd for place, part in parts if (odd := _path_of_odd_number(part, place)) is not None), None)
+
+
+def _fields_of(cls: Any) -> Sequence[str]:
+    for attribute in ("__struct_fields__", "__dataclass_fields__"):
+        if hasattr(cls, attribute):
+            return tuple(getattr(cls, attribute))
+    return tuple(field.name for field in getattr(cls, "__attrs_attrs__", ()))
 
 
 def decode(body: bytes | Raw, what: str = "value") -> Any:
@@ -89,7 +133,10 @@ def encode_args(args: Sequence[Any], name: str) -> Raw:
         InvalidInputError: naming the argument that cannot be JSON.
     """
     try:
-        return Raw(_encoder.encode(args))
+        body = _encoder.encode(args)
+        if _null(body) is not None:
+            _check_numbers(args)
+        return Raw(body)
     except BaseException as error:
         if is_interrupt(error):
             raise

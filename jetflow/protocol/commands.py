@@ -223,11 +223,11 @@ def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -
         InvalidInputError: it cannot be JSON, or is too large for a header.
     """
     headers = {}
-    for header, given in ((DATA, search), (ENTITY, entity)):
+    for header, name, given in ((DATA, "search", search), (ENTITY, "entity", entity)):
         if given is not None:
-            plain = decode(encode(given, header))
+            plain = decode(encode(given, name))
             if not isinstance(plain, dict):
-                raise InvalidInputError(f"search and entity are objects, not {type(given).__name__}")
+                raise InvalidInputError(f"{name} is an object, not {type(given).__name__}")
             headers[header] = json.dumps(plain, separators=(",", ":"), allow_nan=False)  # in ASCII, whatever the text
     size = sum(map(len, headers.values()))
     if size > MAX_HEADER:
