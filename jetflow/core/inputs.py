@@ -12,7 +12,7 @@ from jetflow.core.failures import CODES, FATAL, to_error, to_failure
 from jetflow.core.handlers import Handler, Handlers, Outcome
 from jetflow.core.interrupts import is_interrupt
 from jetflow.core.loop import Stop
-from jetflow.core.recorder import Recorder
+from jetflow.core.recorder import Recorder, UnfitResultError
 from jetflow.core.values import encode
 from jetflow.errors import Failure, InvalidInputError, Kind
 
@@ -62,9 +62,12 @@ def _on_result(run: Recorder, event: ev.ActivityCompleted | ev.ChildCompleted | 
     try:
         value = operation.decode(payload)
     except InvalidInputError as error:
-        operation.fail(error)
-    else:
-        operation.succeed(value)
+        if isinstance(event, ev.Signaled):
+            operation.fail(error)
+            return
+        run.halted = True
+        raise UnfitResultError(str(error)) from error
+    operation.succeed(value)
 
 
 def _on_activity_failed(run: Recorder, event: ev.ActivityFailed) -> None:

@@ -52,6 +52,7 @@ class Machine(Calls):
 
         Raises:
             NondeterminismError: if the code does something else than what was recorded.
+            UnfitResultError: if the code cannot take a recorded result.
         """
         self._patches = {event.id for commit in commits for event in commit if isinstance(event, ev.Patched)}
         for number, commit in enumerate(commits, 1):
@@ -71,7 +72,11 @@ class Machine(Calls):
         self.begun: list[Operation] = [operation for operation in self.begun if any(operation.event is event for event in self.decided)]
 
     def feed(self, event: Any) -> bool:
-        """Applies an input; False, and nothing done, if it comes too late to matter."""
+        """Applies an input; False, and nothing done, if it comes too late to matter.
+
+        Raises:
+            UnfitResultError: it is a result that the code cannot take. It is decided, and the last thing that this machine decides.
+        """
         if self.closing is not None or not self._matters(event):
             return False
         self.decided.append(event)
@@ -174,7 +179,14 @@ class Machine(Calls):
 
 def last_generation(commits: Sequence[ev.Commit]) -> list[list[Any]]:
     """The events of a run's last generation, commit by commit; it may begin inside a commit."""
-    events = [list(commit.events) for commit in commits]
+    events: list[list[Any]] = []
+    goes_on = False
+    for commit in commits:
+        if goes_on:  # one commit, over several keys
+            events[-1].extend(commit.events)
+        else:
+            events.append(list(commit.events))
+        goes_on = commit.more
     for number in range(len(events) - 1, -1, -1):
         for place in range(len(events[number]) - 1, -1, -1):
             if isinstance(events[number][place], ev.Started):

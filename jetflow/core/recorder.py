@@ -31,6 +31,10 @@ shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False
 """True inside ``CancellationScope.non_cancellable()``."""
 
 
+class UnfitResultError(Exception):
+    """Raised when a recorded result does not fit the type that the code gives it now. The run stops there until other code goes on with it."""
+
+
 class Recorder:
     """The decisions of one generation of one run, and the operations that they began.
 

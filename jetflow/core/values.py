@@ -143,6 +143,7 @@ def encode_args(args: Sequence[Any], name: str) -> Raw:
         return json_list([encode(arg, f"{name}, argument {place}") for place, arg in enumerate(args, 1)])
 
 
+_ATOMS = frozenset((str, int, float, bool, bytes))
 _USUAL = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -159,10 +160,20 @@ class TypedDecoder:
 
     def __init__(self, annotation: Any, what: str) -> None:
         self.what = what
+        self._annotation = annotation
         try:
             self._decoder = _plain if annotation is Any else msgspec.json.Decoder(annotation)
         except TypeError as error:
             raise InvalidInputError(f"{what}: type {annotation!r} cannot be read from JSON: {error}") from error
+
+    def check(self, value: Any, body: bytes | Raw) -> None:
+        """Check that a value, which ``body`` was made of, comes back from it.
+
+        Raises:
+            InvalidInputError: with the path of the field that does not fit.
+        """
+        if self._decoder is not _plain and (type(value) is not self._annotation or type(value) not in _ATOMS):
+            self(body)
 
     def __call__(self, body: bytes | Raw) -> Any:
         """The value.

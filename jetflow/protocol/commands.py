@@ -227,7 +227,7 @@ def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -
         if given is not None:
             plain = decode(encode(given, name))
             if not isinstance(plain, dict):
-                raise InvalidInputError(f"{name} is an object, not {type(given).__name__}")
+                raise InvalidInputError(f"search and entity are objects, not {type(given).__name__}")
             headers[header] = json.dumps(plain, separators=(",", ":"), allow_nan=False)  # in ASCII, whatever the text
     size = sum(map(len, headers.values()))
     if size > MAX_HEADER:

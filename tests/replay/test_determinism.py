@@ -1,5 +1,6 @@
 """Time, chance, side effects and generations come from the timeline."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from jetflow import activity, condition, continue_as_new, execute_child, now, random, side_effect, sleep, uuid4, workflow, workflow_info
+from jetflow.core import events as ev
 from jetflow.core import loop
+from jetflow.core.machine import last_generation
 from jetflow.core.recorder import MAX_AT_ONCE
 from jetflow.errors import PayloadTooLargeError
 from tests.replay.driver import START, Run, check_replay, rebuild
@@ -249,3 +252,18 @@ def test_a_smaller_limit_does_not_break_what_was_recorded() -> None:
     run.complete("activity", "y" * 2000)
     run.machine.max_payload = 1000
     assert rebuild(run).closing == run.machine.closing
+
+
+def test_a_commit_over_several_keys_replays() -> None:
+    @workflow
+    async def flow() -> list[int]:
+        return await asyncio.gather(*(step() for _ in range(4)))  # type: ignore[arg-type]
+
+    run = Run(flow)
+    for _ in range(4):
+        run.complete()
+    first, rest = run.commits[0], run.commits[1:]
+    parts = [first[:2], first[2:3], first[3:]]
+    commits = [ev.Commit(run=7, cause=1, events=part, more=part is not parts[-1]) for part in parts]
+    commits += [ev.Commit(run=7, cause=1, events=part) for part in rest]
+    assert rebuild(run, last_generation(commits)).closing is not None

@@ -94,7 +94,8 @@ class StepRunner:
                 if is_interrupt(error) or (is_cancelled() and is_over()):
                     raise
                 stray = take_stray_cancel()
-                outcome = self._after_failure(error, scheduled, options, attempt, current.details)
+                details = current.details
+                outcome = self._after_failure(error, scheduled, options, attempt, details)
                 if stray:  # perhaps the event loop is about to end: nothing more is waited for here
                     return outcome
             else:
@@ -116,6 +117,7 @@ class StepRunner:
             value = await self._call_within(definition, args, attempt, timeout, options.heartbeat)
         faults.reach("after_activity")
         result = encode(value, definition.signature.result.what)
+        definition.signature.result.check(value, result)
         if len(result) > self.max_bytes:
             raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(result), self.max_bytes)
         return result
