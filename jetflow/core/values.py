@@ -274,26 +274,27 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         ) from error
 
 
-def body_of(args: Sequence[Any], *, single: bool | None) -> tuple[bytes, bool]:
-    """A start command's body, the plainest JSON that says the arguments, and whether a reader needs to be told their number.
+def body_of(args: Sequence[Any]) -> tuple[bytes, int | None]:
+    """A start command's body, the plainest JSON that says the arguments, and the number of them where a reader needs to be told.
 
-    One argument is its own JSON, none is empty, several are a list. Only where the receiver could take it for something else
-    (a lone list for a function of several or unknown parameters) does the second value say so.
-
-    Args:
-        args: the arguments.
-        single: whether the function takes exactly one parameter; None when it is known by name only.
+    One argument is its own JSON, none is empty, several are a list. A list might be either, and which one depends on the function that reads
+    it, which may change after the command is stored. So whatever begins with a bracket goes with its number.
     """
     if not args:
-        return b"", False
+        return b"", None
     if len(args) == 1:
         body = bytes(encode(args[0], "argument"))
-        return body, (single is not True and body[:1] == b"[")
-    return bytes(encode(list(args), "arguments")), False
+        return body, 1 if body[:1] == b"[" else None
+    return bytes(encode(list(args), "arguments")), len(args)
 
 
 def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw:
     """The JSON list of arguments of a start command's body; the other side of ``body_of``.
+
+    Args:
+        body: what was sent.
+        single: whether the function takes exactly one parameter; decides on a list whose sender has not told the number.
+        told: how many arguments it says.
 
     Raises:
         InvalidInputError: if the body is not JSON.
@@ -301,6 +302,7 @@ def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw
     if not body.strip():
         return EMPTY_LIST
     decode(body, "start body")
-    if single or told == 1 or body.lstrip()[:1] != b"[":
-        return json_list([Raw(body)])
-    return Raw(body)
+    is_list = body.lstrip()[:1] == b"["
+    if is_list and (not single if told is None else told > 1):
+        return Raw(body)
+    return json_list([Raw(body)])
