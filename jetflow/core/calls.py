@@ -68,7 +68,7 @@ class Calls(Recorder):
         if not self.halted:
             self._raise_if_cancelled()
             if predicate():
-                self._count_at_once()
+                self._count_at_once(1)
                 return
             self.predicates.append((predicate, future, not shielded.get(), copy_context()))
         await future

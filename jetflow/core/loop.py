@@ -29,8 +29,13 @@ from jetflow.errors import NotAllowedInWorkflowError
 
 log: logging.Logger = logging.getLogger("jetflow.workflow")
 
-MAX_STEPS = 1_000_000
-"""Callbacks between two inputs before the code counts as spinning."""
+MAX_STEPS = 100_000
+"""Callbacks between two inputs before the code counts as spinning, beside ``STEPS_OF_A_TASK`` for each of its tasks."""
+STEPS_OF_A_TASK = 10
+"""Callbacks that each task of the run adds to ``MAX_STEPS``: a workflow may wake very many at once."""
+
+MOST_COMPLAINTS = 10
+"""Errors of a run that nobody has awaited, and of its callbacks, that are logged."""
 
 PATIENCE = 5_000
 """Callbacks without a new operation before cancellation that is not getting anywhere waits for the next input."""
@@ -136,6 +141,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._set_aside: list[LoopHandle | LoopTimerHandle] = []
         self._time_floor = 0.0
         self._tidy_at = 64
+        self._complaints = 0
         self._started_early: dict[int, WorkflowTask] = {}
         anyio_internals.prepare(WorkflowTask)
 
@@ -189,7 +195,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                             raise
                 steps += 1
                 if steps > patience:
-                    if steps > MAX_STEPS:
+                    if steps > MAX_STEPS + STEPS_OF_A_TASK * len(self.tasks):
                         machine.give_up_spinning(steps)
                         return
                     patience = steps + PATIENCE
@@ -347,8 +353,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.call_exception_handler(context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self.machine.halted:
-            log.warning("%s: %s", self.workflow_id, context.get("message"), exc_info=context.get("exception"))
+        if self.machine.halted or self._complaints >= MOST_COMPLAINTS:
+            return
+        self._complaints += 1
+        last = "; no further ones are logged" if self._complaints == MOST_COMPLAINTS else ""
+        log.warning("%s: %s%s", self.workflow_id, context.get("message"), last, exc_info=context.get("exception"))
 
 
 def _close_unstarted(coro: Any) -> None:

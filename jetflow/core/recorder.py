@@ -24,8 +24,11 @@ from jetflow.core.loop import DurableTimerHandle, Stop, WorkflowFuture, Workflow
 from jetflow.core.operation import NOWHERE, Operation, OperationFuture, RunInfo
 from jetflow.errors import CancelledFailure, Kind, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
 
-MAX_AT_ONCE = 100_000
-"""Operations answered at once (refused, or true already) between two inputs before the code counts as spinning."""
+MAX_AT_ONCE = 10_000
+"""Operations answered at once between two inputs before the code counts as spinning, beside 10 for each task. One that is refused, since the
+workflow is cancelled, counts as ``REFUSED``."""
+REFUSED = 5
+"""Refusing an operation takes about so much longer than finding that a condition is true already."""
 
 shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
 """True inside ``CancellationScope.non_cancellable()``."""
@@ -281,13 +284,13 @@ class Recorder:
         if self.halted:
             raise Stop
         if self.cancel_requested is not None and not shielded.get():
-            self._count_at_once()
+            self._count_at_once(REFUSED)
             raise self.cancelled_failure()
 
-    def _count_at_once(self) -> None:
-        self._at_once += 1
-        if self._at_once > MAX_AT_ONCE:
-            self.give_up_spinning(self._at_once, "operations", user_location())
+    def _count_at_once(self, weight: int) -> None:
+        self._at_once += weight
+        if self._at_once > MAX_AT_ONCE and self._at_once > MAX_AT_ONCE + 10 * len(self.loop.tasks):
+            self.give_up_spinning(self._at_once // weight, "operations", user_location())
             raise Stop
 
     def cancelled_failure(self) -> CancelledFailure:
