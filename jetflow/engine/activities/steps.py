@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 from msgspec import Raw
@@ -20,6 +19,7 @@ from jetflow.core.interrupts import is_interrupt
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
+from jetflow.engine.activities.threads import Threads
 from jetflow.errors import UNKNOWN, Failure, InvalidInputError, Kind, NonRetryableError, PayloadTooLargeError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
@@ -50,11 +50,12 @@ class StepRunner:
 
     Attributes:
         slots: one is held by each attempt under way.
+        threads: where plain functions run.
     """
 
-    def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Executor, limit: int, max_bytes: int) -> None:
+    def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Threads, limit: int, max_bytes: int) -> None:
         self._activities = activities
-        self._threads = threads
+        self.threads: Threads = threads
         self.slots: Slots = Slots(limit)
         self.max_bytes: int = max_bytes
 
@@ -108,9 +109,11 @@ class StepRunner:
         """One attempt, for which the caller has a slot: its result as JSON, or what it raised."""
         definition = self._activities[scheduled.name]
         args = definition.signature.decode_args(scheduled.input)
-        timeout = _attempt_timeout(options, scheduled.at)
         faults.reach("before_activity")
         current_activity.set(attempt)  # each step has a task, and a context, of its own
+        if not definition.is_async:
+            await self._take_thread(definition, options, scheduled.at)
+        timeout = _attempt_timeout(options, scheduled.at)
         if timeout is None and options.heartbeat is None:
             value = await self._call(definition, args, attempt)
         else:
@@ -147,13 +150,28 @@ class StepRunner:
             return await definition.function(*args)
         context = contextvars.copy_context()
         try:
-            value, error = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
+            value, error = await self.threads.run(lambda: context.run(_in_thread, definition.function, args))
         except asyncio.CancelledError:
             attempt.over = attempt.over or "it was cancelled"  # the thread goes on until its next heartbeat
             raise
         if error is not None:
             raise error
         return value
+
+    async def _take_thread(self, definition: ActivityDefinition[Any, Any], options: ActivityOptions, scheduled_at: int) -> None:
+        """Wait for a thread: the time of an attempt begins once it has one. All attempts together have theirs since they were scheduled."""
+        if options.schedule_to_close is None:
+            await self.threads.take()
+            return
+        left = max(0, scheduled_at + options.schedule_to_close - now_ms()) / 1000
+        scope = asyncio.timeout(left)
+        try:
+            async with scope:
+                await self.threads.take()
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise AttemptTimeout(f"activity {definition.name!r} had no thread within {options.schedule_to_close / 1000:g} s") from error
 
     def _after_failure(
         self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int, details: Raw
