@@ -1,4 +1,4 @@
-"""Durable workflows whose only server is NATS."""
+"""Durable workflows. NATS is the only server."""
 
 from types import FunctionType as _FunctionType
 
@@ -237,7 +237,7 @@ __all__ = [
     "workflow_info",
 ]
 
-# Tracebacks name what can be imported. A class with fields stays in its module, where msgspec and typing look its annotations up.
+# Tracebacks show the names that users import. A class with fields keeps its module: msgspec and typing look up annotations there.
 for _name in __all__:
     _object = globals()[_name]
     if isinstance(_object, _FunctionType) or (isinstance(_object, type) and "__annotations__" not in vars(_object)):

@@ -1,13 +1,13 @@
 """What activity code may call.
 
-An activity is any function, ``async def`` or plain (then it runs in a thread). It may do anything; it runs at least once,
-and never again once its outcome is recorded.
+An activity is any function. An ``async def`` function runs on the worker's event loop, a plain one in a thread. It may do
+anything. It runs at least once, and never again once its outcome is recorded.
 
     @activity(retry=RetryPolicy(maximum_attempts=5, non_retryable=["CardDeclined"]), start_to_close_timeout="30s")
     async def charge(order: Order) -> Receipt: ...
 
-It runs in the workflow's own worker. With ``task_queue=`` it runs on the workers of that queue, which need no workflows;
-``docs/remote-activities.md`` has the rest.
+An activity runs in the workflow's own worker. With ``task_queue=`` it runs on the workers of that queue, which need no
+workflows. See ``docs/remote-activities.md``.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ R = TypeVar("R")
 
 
 class ActivityInfo(Struct, frozen=True):
-    """Which attempt of which step is running.
+    """The attempt that is running.
 
     Attributes:
         activity_type: the activity's name.
-        workflow_id, task_queue, run_id: the workflow it belongs to.
-        index: its place among the run's operations.
+        workflow_id, task_queue, run_id: the workflow that the activity belongs to.
+        index: the activity's index among the run's operations.
         attempt: 1 for the first execution.
-        heartbeat_details: what the attempt before said last with ``heartbeat(details)``, as plain JSON types; None for nothing.
-        idempotency_key: the same for every attempt of this step and for no other step; give it to the services you call.
+        heartbeat_details: the details of the previous attempt's last ``heartbeat(details)``, as plain JSON types; None if it gave none.
+        idempotency_key: the same for every attempt of this step and for no other step. Pass it to the services that you call.
     """
 
     activity_type: str
@@ -56,18 +56,18 @@ class ActivityInfo(Struct, frozen=True):
 
 
 MAX_DETAILS = 8 * 1024
-"""Bytes of a heartbeat's details; they travel with the next attempt's task."""
+"""Largest size of a heartbeat's details in bytes. The next attempt's task carries them."""
 
 
 class Attempt:
-    """One execution under way, as it and its runner both see it.
+    """One running execution, shared by the activity and its runner.
 
     Attributes:
-        info: which one.
-        details: the JSON of what a heartbeat said last, also of the attempt before.
-        beat_at: when it last said that it is there, by the runner's clock; 0 unless the runner times it.
-        over: why nobody waits for it any more; None while somebody does.
-        on_beat: called after each heartbeat, perhaps in the activity's thread.
+        info: which attempt it is.
+        details: the details of the last heartbeat as JSON. At first those of the previous attempt.
+        beat_at: time of the last heartbeat, by the runner's clock; 0 if the runner does not time the attempt.
+        over: why nothing waits for the attempt any more; None while its outcome counts.
+        on_beat: called after each heartbeat, possibly in the activity's thread.
     """
 
     __slots__ = ("_clock", "beat_at", "details", "info", "on_beat", "over")
@@ -81,12 +81,12 @@ class Attempt:
         self._clock: Callable[[], float] | None = None
 
     def time_by(self, clock: Callable[[], float]) -> None:
-        """Note from now on when the attempt says that it is there."""
+        """Record the time of each heartbeat from now on, by this clock."""
         self._clock = clock
         self.beat_at = clock()
 
     def beat(self) -> None:
-        """The attempt says that it is there."""
+        """Record a heartbeat."""
         if self._clock is not None:
             self.beat_at = self._clock()
         if self.on_beat is not None:
@@ -97,10 +97,10 @@ current: ContextVar[Attempt] = ContextVar("jetflow_activity")
 
 
 def info() -> ActivityInfo:
-    """The running activity's own facts.
+    """Return the facts about the running attempt.
 
     Raises:
-        JetflowError: when called outside an activity.
+        JetflowError: it was called outside an activity.
     """
     try:
         return current.get().info
@@ -109,16 +109,17 @@ def info() -> ActivityInfo:
 
 
 def heartbeat(details: Any = None) -> None:
-    """Says that the activity is still at work; ``heartbeat_timeout`` is how long it may be silent.
+    """Report that the activity is still running. ``heartbeat_timeout`` is the longest time between two heartbeats.
 
     Args:
-        details: where it stands, for the next attempt should this one fail: there they are ``activity.info().heartbeat_details``.
-            At most 8 KiB as JSON. Not given: those of the heartbeat before stay.
+        details: the activity's progress, at most 8 KiB as JSON. If this attempt fails, the next one reads it from
+            ``activity.info().heartbeat_details``. Without it, the details of the previous heartbeat stay.
 
     Raises:
-        CancelledFailure: nobody waits for this attempt any more: it took too long, its workflow has ended, or its worker stops.
-            An async activity is cancelled anyway; for one in a thread this is how it comes to know.
-        JetflowError: when called outside an activity.
+        CancelledFailure: the attempt's outcome no longer counts: it took too long, its workflow has ended, or its worker stops.
+            The worker cancels an async activity itself. An activity in a thread learns of it only by this error.
+        PayloadTooLargeError: the details are larger than 8 KiB.
+        JetflowError: it was called outside an activity.
     """
     try:
         attempt = current.get()
@@ -137,7 +138,7 @@ def heartbeat(details: Any = None) -> None:
 if TYPE_CHECKING:
 
     class _Decorates(Protocol):
-        """Makes a function an activity of the same arguments and result."""
+        """Make a function an activity with the same arguments and result."""
 
         @overload
         def __call__(self, function: Callable[P, Awaitable[R]], /) -> ActivityDefinition[P, R]: ...
@@ -149,9 +150,9 @@ _Base = object if TYPE_CHECKING else ModuleType
 
 
 class _Activity(_Base):
-    """This module, which is the decorator too: ``@activity``, ``activity.info()`` and ``import jetflow.activity`` all mean the same object."""
+    """This module, which is also the decorator: ``@activity``, ``activity.info()`` and ``import jetflow.activity`` use one object."""
 
-    if TYPE_CHECKING:  # at run time they are found in the module
+    if TYPE_CHECKING:  # at run time the module has them
 
         def __init__(self) -> None:
             self.info: Final = info
@@ -173,15 +174,18 @@ class _Activity(_Base):
         task_queue: str | None = None,
     ) -> _Decorates: ...
     def __call__(self, function: Any = None, *, name: str | None = None, **options: Any) -> Any:
-        """Makes a function an activity.
+        """Make a function an activity.
 
         Args:
             function: the function, when used without parentheses.
-            name: the activity type on the wire; the function's name when not given.
-            options: ``retry``: a ``RetryPolicy``; ``start_to_close_timeout``: the longest one attempt may take;
-                ``schedule_to_close_timeout``: the longest all attempts together may take; ``heartbeat_timeout``: the longest
-                an attempt may go without ``activity.heartbeat()``; ``task_queue``: whose workers run it, the workflow's own
-                worker when not given.
+            name: the activity type on the wire. Default: the function's name.
+            options: ``retry``: a ``RetryPolicy``. ``start_to_close_timeout``: the deadline of one attempt.
+                ``schedule_to_close_timeout``: the deadline of all attempts together. ``heartbeat_timeout``: the longest time
+                between two calls of ``activity.heartbeat()``. ``task_queue``: the queue whose workers run the activity.
+                Default: the workflow's own worker runs it.
+
+        Raises:
+            InvalidInputError: an option's value is invalid.
         """
         chosen = activity_options(**options)
         if function is None:

@@ -1,4 +1,4 @@
-"""The client: starts workflows, finds them, commands them. Never consumes anything.
+"""The client: starts, finds and commands workflows. It consumes nothing.
 
 async with Client.connect() as client:                      # JETFLOW_URL, or nats://127.0.0.1:4222
     handle = await client.start(order, Order("A", 3), workflow_id="order-456", task_queue="orders")
@@ -46,23 +46,23 @@ from jetflow.sending.starts import Starts
 
 DEFAULT_QUEUE = "default"
 IDS_AT_ONCE = 64
-"""Workflow ids made at once."""
+"""Workflow ids generated together."""
 
 R = TypeVar("R")
-A = TypeVar("A")  # one argument has an overload of its own: there a checker knows that [1] may be a list[float]
+A = TypeVar("A")  # one argument has its own overload, so that a type checker accepts [1] as a list[float]
 Ts = TypeVarTuple("Ts")
 
 IfExists = Literal["fail", "attach", "replace"]
 
 
 class Client(Finding):
-    """A connection to a namespace of workflows. Make it with ``Client.connect`` or ``jetflow.local``.
+    """A connection to a namespace of workflows. Create it with ``Client.connect`` or ``jetflow.local``.
 
     Attributes:
-        task_queue: whose workers run what is started, unless the workflow or the call names another one.
+        task_queue: the default task queue, where neither the call nor the workflow names another one.
         broker: the connection, for workers.
-        lookups: what is read about single workflows, for handles.
-        states: the state records.
+        lookups: reads of single workflows, for handles.
+        states: the store of state records.
     """
 
     def __init__(self, broker: Broker, connect_again: Callable[[str], Coroutine[Any, Any, Wire]], task_queue: str = DEFAULT_QUEUE) -> None:
@@ -89,22 +89,22 @@ class Client(Finding):
         replicas: int | None = None,
         timeout: float = 5,
     ) -> Connecting:
-        """Connects; use it with ``async with``, or await it and ``close()`` later.
+        """Connect to the broker. Use the result with ``async with``, or await it and call ``close()`` later.
 
         Args:
-            servers: one address or several; ``JETFLOW_URL``, then ``nats://127.0.0.1:4222`` when not given.
-            namespace: which set of workflows on the server.
-            task_queue: the default of every call that takes one, and of ``Worker(client)``; ``JETFLOW_TASK_QUEUE``, then ``"default"`` when not
-                given. Filters, as of ``client.list``, have no default.
+            servers: one address or several. Default: ``JETFLOW_URL``, then ``nats://127.0.0.1:4222``.
+            namespace: name of the namespace.
+            task_queue: the default of every call that takes a task queue, and of ``Worker(client)``. Default: ``JETFLOW_TASK_QUEUE``, then
+                ``"default"``. Filters, as of ``client.list``, do not use it.
             credentials: path of a ``.creds`` file.
             tls: an SSL context.
-            name: shown in the server's connection list.
-            partitions: of a namespace that does not exist yet, 64 when not given.
-            replicas: of each stream of a namespace that does not exist yet.
+            name: the connection's name in the server's connection list.
+            partitions: number of partitions of a new namespace. Default: 64. An existing namespace keeps its own number.
+            replicas: replicas of each stream of a new namespace. An existing namespace keeps its own number.
             timeout: seconds to wait for the first connection.
 
         Raises:
-            BrokerError: what is missing on the server's side, and what to do about it.
+            BrokerError: the server cannot be reached or used. The message says what is missing and what to do.
         """
 
         return connecting(
@@ -123,7 +123,7 @@ class Client(Finding):
         return self.broker.names.namespace
 
     async def close(self) -> None:
-        """Writes what is pending and closes the connection."""
+        """Write pending messages and close the connection."""
         self.lookups.watches.close()
         await self.broker.close()
 
@@ -134,22 +134,22 @@ class Client(Finding):
         await self.close()
 
     async def enable_events(self, keep: Duration | None = "7d") -> None:
-        """Has workers tell what happens to workflows on the stream of lifecycle events; they notice within seconds. See docs/events.md.
+        """Create the stream of lifecycle events. Workers publish to it within seconds. See docs/events.md.
 
         Args:
-            keep: how long the stream keeps an event; ``"forever"`` or None for ever. Calling it again changes that.
+            keep: how long the stream stores an event; ``"forever"`` or None: no limit. Another call changes it.
 
         Raises:
-            BrokerError: the stream cannot be made.
+            BrokerError: the stream cannot be created.
         """
         await self._events.create(limit_ms(keep, "keep"), self.broker.topology.replicas)
 
     async def disable_events(self) -> None:
-        """Ends the stream of lifecycle events, with every event in it."""
+        """Delete the stream of lifecycle events, with every event in it."""
         await self._events.delete()
 
     async def another_wire(self, purpose: str) -> Wire:
-        """A further connection to the same server, for the event loop it is called in."""
+        """Open another connection to the same server, for the event loop of the caller."""
         return await self._connect_again(purpose)
 
     # ---- starting
@@ -207,36 +207,39 @@ class Client(Finding):
         search: dict[str, Any] | None = None,
         entity: dict[str, Any] | None = None,
     ) -> WorkflowHandle:
-        """Starts a workflow; returns once the start is stored, whether or not a worker is up.
+        """Start a workflow. Return once the broker has stored the start, whether or not a worker is up.
 
         Args:
             workflow: the function, or its name.
             args: its arguments.
-            workflow_id: anything unique on the task queue; a random one when not given.
-            task_queue: whose workers run it; the workflow's own when not given, as in ``@workflow(task_queue="orders")``, then the client's.
-            expire: how long the record is kept after the end; ``"forever"`` or None for ever; the worker's default when not given.
-            if_exists: ``"fail"`` raises, ``"attach"`` gives a handle of the workflow that is there, ``"replace"`` terminates it if it still
-                runs, and starts this one in its place.
-            start_delay: how long until it begins. The broker holds the start; a cancel or terminate takes it back. Whether the id is free is looked
-                at now and again when the time has come. The handle has no run id yet.
-            search: fields of user data to begin with, as ``search()`` has them in workflow code.
-            entity: the JSON document to begin with.
+            workflow_id: unique on the task queue. Default: a random id.
+            task_queue: the queue whose workers run the workflow. Default: the workflow's own, as in ``@workflow(task_queue="orders")``, then
+                the client's.
+            expire: how long the record stays after the end; ``"forever"`` or None: no limit. Default: the worker's ``default_expire``.
+            if_exists: what to do if the id is taken. ``"fail"`` raises. ``"attach"`` returns a handle of the existing workflow. ``"replace"``
+                terminates the existing workflow if it still runs, and starts this one in its place.
+            start_delay: how long until the workflow begins. The broker stores the start until then; a cancel or terminate withdraws it. The
+                id is checked now, and again when the delay is over. The handle has no run id.
+            search: initial fields of ``search()``.
+            entity: initial document of ``entity()``.
 
         Raises:
-            WorkflowAlreadyStartedError: the id is taken, by a running or a kept workflow.
-            InvalidInputError: arguments do not fit the function, or cannot be JSON.
-            BrokerUnavailableError: no answer for long; starting again with the same id is safe.
+            WorkflowAlreadyStartedError: the id is taken by a running workflow, or by an ended one whose record has not expired.
+            InvalidInputError: the arguments do not fit the function, or cannot be written as JSON.
+            PayloadTooLargeError: the arguments are larger than one message.
+            BrokerUnavailableError: the broker gave no answer in time. It is safe to start again with the same id.
         """
         headers = {} if search is None and entity is None else data_headers(search, entity)
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         delay = None if start_delay is None else to_ms(start_delay, "start_delay")
-        started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
+        ref = WorkflowRef.of(chosen, self._queue_for(_workflow_name(workflow)[1], task_queue))
+        started = await self._start(workflow, args, ref, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
         return WorkflowHandle(
             self.lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here
         )
 
     def _new_id(self) -> str:
-        """96 bits of chance in hex, drawn from the system for many ids at once: each call of it is a twentieth of a start."""
+        """Return 96 random bits in hex. Bits for many ids are drawn together, since one system call takes a twentieth of a start's time."""
         if not self._ids:
             drawn = clock.token(12 * IDS_AT_ONCE)
             self._ids = [drawn[at : at + 24] for at in range(0, len(drawn), 24)]
@@ -246,8 +249,7 @@ class Client(Finding):
         self,
         workflow: WorkflowDefinition[..., Any] | Callable[..., Any] | str,
         args: tuple[Any, ...],
-        workflow_id: str,
-        task_queue: str | None,
+        ref: WorkflowRef,
         expire: Duration | Literal["default"] | None,
         if_exists: IfExists,
         more_headers: dict[str, str] | None = None,
@@ -255,30 +257,29 @@ class Client(Finding):
         id_is_new: bool,
         delay: int | None = None,
     ) -> _Started:
-        """``id_is_new``: the id was made here, so nobody can have it."""
+        """Start a workflow. ``id_is_new``: the id was generated here, so no other workflow has it."""
         if if_exists not in ("fail", "attach", "replace"):
             raise InvalidInputError(f'if_exists must be "fail", "attach" or "replace", not {if_exists!r}')
         if if_exists == "replace":
             more_headers = (more_headers or {}) | {REPLACE: "1"}
         name, definition = _workflow_name(workflow)
-        task_queue = self._queue_for(definition, task_queue)
         body, tell = _input(definition, args)
         check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
-        ref, type_token = WorkflowRef.of(workflow_id, task_queue), to_token(name, "workflow type")
+        type_token = to_token(name, "workflow type")
         headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
         if delay is not None:
             if not await self._schedule_start(ref, type_token, delay, body, headers) and if_exists == "fail":
-                raise WorkflowAlreadyStartedError(workflow_id, task_queue)
+                raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
             return _Started(ref, name, definition)
         sent = await self._starts.send(ref, type_token, body, headers, id_is_new=id_is_new)
         if not sent.is_taken and if_exists == "fail":
-            raise WorkflowAlreadyStartedError(workflow_id, task_queue)
+            raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
         if sent.run is not None:
             ref = ref.pinned(str(sent.run))
         return _Started(ref, name, definition, sent.is_taken, sent.record)
 
     async def _schedule_start(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
-        """False, and nothing scheduled, if the id is taken."""
+        """Schedule a start. Return False, and schedule nothing, if the id is taken."""
         if REPLACE not in headers and await self.lookups.exists(ref):
             return False
         return await self._starts.schedule(ref, type_token, delay, body, headers)
@@ -328,27 +329,28 @@ class Client(Finding):
         if_exists: IfExists = "fail",
         timeout: Duration | None = None,
     ) -> Any:
-        """Starts a workflow and waits for its result; the arguments are those of ``start``, ``timeout`` that of ``result``."""
+        """Start a workflow and return its result. For the arguments and errors see ``start`` and ``WorkflowHandle.result``."""
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         task_queue = self._queue_for(_workflow_name(workflow)[1], task_queue)
-        async with self.lookups.watches.until_closed(to_token(task_queue, "task queue"), to_token(chosen, "workflow id")) as until:
-            started = await self._start(workflow, args, chosen, task_queue, expire, if_exists, id_is_new=id_is_new)
+        ref = WorkflowRef.of(chosen, task_queue)
+        async with self.lookups.watches.until_closed(ref.queue_token, ref.id_token) as until:
+            started = await self._start(workflow, args, ref, expire, if_exists, id_is_new=id_is_new)
             record = await self.lookups.closed_record(started.ref, until, started.record, timeout)
             return outcome_of(record, started.definition)
 
     async def signal(self, signal_id: str, data: Any = None, expire: Duration | None = "10m") -> None:
-        """Delivers a signal by its id alone, to a workflow that waits for it with ``condition(signal_id)``; returns once it is stored.
+        """Send a signal by id, to a workflow that waits for it with ``condition(signal_id)``. Return once the broker has stored it.
 
-        For webhooks and others that know no workflow. Exactly one workflow of the namespace gets it, whatever its task queue: the one
-        that waits longest. While nobody waits it is kept, and goes to whoever waits first.
+        Use it where the sender does not know the workflow, such as a webhook. Exactly one workflow of the namespace gets the signal,
+        on any task queue: the one that has waited longest. While none waits, the broker stores the signal for the first that will.
 
         Args:
-            signal_id: what the workflow waits for; something that no other workflow waits for by chance.
-            data: anything that JSON can hold.
-            expire: how long it is kept; ``"forever"`` or None for ever.
+            signal_id: the id that the workflow waits for. Choose one that no other workflow uses by chance.
+            data: any JSON value.
+            expire: how long the signal waits for a workflow; ``"forever"`` or None: no limit.
 
         Raises:
-            InvalidInputError: the data cannot be JSON.
+            InvalidInputError: the data cannot be written as JSON.
         """
         body = b"" if data is None else bytes(encode(data, "signal data"))
         headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
@@ -403,21 +405,21 @@ class Client(Finding):
         signal_expire: Duration | None = "10m",
         expire: Duration | Literal["default"] | None = "default",
     ) -> WorkflowHandle:
-        """Signals a workflow, which is started first if it does not run; many at once start one run, which gets every signal.
+        """Signal a workflow, and start it first if it does not run. Concurrent calls start one run, which gets every signal.
 
         Args:
             workflow: the function, or its name.
-            args: its arguments, should it be started.
-            signal: what it waits for with ``condition(signal)``.
-            data: anything that JSON can hold.
-            workflow_id: whose signal it is.
-            task_queue: whose workers run it; the workflow's own when not given, then the client's.
-            signal_expire: how long the signal is kept until the workflow waits for it; ``"forever"`` or None for ever.
-            expire: how long the record is kept after the end, should it be started.
+            args: its arguments, for a start.
+            signal: the name that the workflow waits for with ``condition(signal)``.
+            data: any JSON value.
+            workflow_id: the workflow's id.
+            task_queue: the queue whose workers run the workflow. Default: the workflow's own, then the client's.
+            signal_expire: how long the signal waits for the workflow's ``condition``; ``"forever"`` or None: no limit.
+            expire: how long the record stays after the end, for a start.
 
         Raises:
-            WorkflowAlreadyClosedError: a run with this id has ended and its record is kept; nothing was signaled.
-            InvalidInputError: arguments or data cannot be used; nothing was started.
+            WorkflowAlreadyClosedError: a run with this id has ended and its record has not expired. No signal was sent.
+            InvalidInputError: the arguments or the data are invalid. Nothing was started.
         """
         encode(data, "signal data")
         to_token(signal, "signal name")
@@ -428,7 +430,7 @@ class Client(Finding):
                 try:
                     record = await handle.describe()
                 except WorkflowNotFoundError:
-                    continue  # the run that had the id has gone since
+                    continue  # the run that had the id has expired since
                 if record is not None and record.closed:
                     raise WorkflowAlreadyClosedError(workflow_id, record.status)
             await handle.signal(signal, data, expire=signal_expire)
@@ -437,20 +439,24 @@ class Client(Finding):
     # ---- finding
 
     def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: str | None = None) -> WorkflowHandle:
-        """A handle of a workflow that may or may not exist, on the client's task queue when none is given; without a run id it follows the latest
-        run.
+        """Return a handle of a workflow, without checking that the workflow exists.
+
+        Args:
+            workflow_id: the workflow's id.
+            task_queue: its task queue. Default: the client's.
+            run_id: pins the handle to one run. Without it the handle follows the latest run.
         """
         return WorkflowHandle(self.lookups, WorkflowRef.of(workflow_id, self._queue_for(None, task_queue), run_id))
 
     def _queue_for(self, definition: WorkflowDefinition[..., Any] | None, given: str | None) -> str:
-        """Return whose workers run a workflow: the queue that the call names, then the workflow's own, then the client's."""
+        """Return the task queue that the call names, or the workflow's own, or the client's."""
         if given is not None:
             return given
         return self.task_queue if definition is None or definition.task_queue is None else definition.task_queue
 
 
 def _input(definition: WorkflowDefinition[..., Any] | None, args: tuple[Any, ...]) -> tuple[bytes, int | None]:
-    """A start's body, checked against the workflow's signature where that is known, and the number of arguments where a header has to say it."""
+    """Return a start's body, and the number of arguments if the header ``ARGS`` must say it. Check the arguments if the signature is known."""
     if definition is None:
         return body_of(args)
     args = definition.signature.bind(args, {})
@@ -481,7 +487,7 @@ def _workflow_name(workflow: Any) -> tuple[str, WorkflowDefinition[..., Any] | N
 
 
 class _Started(NamedTuple):
-    """What is known of a workflow after a start: whether it was started ``here``, and its record if it was read and there already."""
+    """A workflow after a start. ``here``: this call started it. ``record``: its state record, if the start has read one."""
 
     ref: WorkflowRef
     workflow_type: str
@@ -491,7 +497,7 @@ class _Started(NamedTuple):
 
 
 class Connecting:
-    """A connection to be: ``await`` it, or enter it with ``async with``."""
+    """A client that connects when you ``await`` it or enter it with ``async with``."""
 
     def __init__(self, connect: Callable[[], Coroutine[Any, Any, Client]]) -> None:
         self._connect = connect
@@ -522,11 +528,11 @@ def connecting(
     timeout: float = 5,
     refuse: bool = True,
 ) -> Connecting:
-    """A client to be, as ``Client.connect`` gives it.
+    """Return what ``Client.connect`` returns.
 
     Args:
         servers, namespace, task_queue, credentials, tls, name, partitions, replicas, timeout: see ``Client.connect``.
-        refuse: whether a namespace that the engine cannot work with is an error. Who only looks at it says False, and is told by the log.
+        refuse: whether a namespace that the engine cannot work with is an error. With False, for readers, the log reports it.
     """
 
     async def again(purpose: str) -> Wire:
@@ -553,17 +559,17 @@ async def local(
     task_queue: str | None = None,
     partitions: int | None = None,
 ) -> AsyncIterator[Client]:
-    """Starts an embedded nats-server on 127.0.0.1 and connects to it; both end with the block.
+    """Start an embedded nats-server on 127.0.0.1 and connect to it. Both end with the block.
 
     Args:
-        store_dir: where workflows are kept over restarts; None for a folder that is thrown away.
-        port: 0 for a free one.
-        namespace: which set of workflows.
-        task_queue: the default of every call that takes one, see ``Client.connect``.
-        partitions: of a new namespace.
+        store_dir: the folder that stores workflows across restarts; None: a temporary folder.
+        port: the server's port; 0: any free port.
+        namespace: name of the namespace.
+        task_queue: the default task queue, as in ``Client.connect``.
+        partitions: number of partitions of a new namespace.
 
     Raises:
-        BrokerError: nats-server is missing or did not start; with its log.
+        BrokerError: nats-server is missing or did not start. The message has its log.
     """
     async with (
         LocalServer(store_dir, port) as server,

@@ -1,4 +1,4 @@
-"""Every error jetflow raises, in one tree.
+"""Every error that jetflow raises, in one tree.
 
 ::
 
@@ -12,19 +12,19 @@
     │   ├── QueryError                  a query that cannot be answered, or whose handler failed
     │   └── UpdateError                 an update that was refused, or whose handler failed
     ├── NonRetryableError               598: raise it in an activity to stop its retries
-    ├── WorkflowNotFoundError           404: no such workflow, or its record expired
+    ├── WorkflowNotFoundError           404: no such workflow, or its record has expired
     ├── WorkflowAlreadyStartedError     409: the id is taken
     ├── WorkflowAlreadyClosedError      the workflow has already ended
-    ├── NondeterminismError             replayed code does something else than what was recorded
+    ├── NondeterminismError             replayed code does not do what was recorded
     ├── NotAllowedInWorkflowError       real I/O, threads or blocking calls in workflow code
-    ├── InvalidInputError               an argument, a payload or a name that cannot be used
-    ├── PayloadTooLargeError            more bytes than the broker takes in one message
-    ├── ResultTimeoutError              ``result(timeout=…)`` ran out; the workflow goes on
+    ├── InvalidInputError               an invalid argument, payload or name
+    ├── PayloadTooLargeError            more bytes than the broker accepts in one message
+    ├── ResultTimeoutError              ``result(timeout=…)`` ran out; the workflow continues
     ├── RegistrationError               a worker was given workflows or activities it cannot serve
-    ├── WorkerFailedError               a worker cannot keep one of its own loops going, and ends
+    ├── WorkerFailedError               one of a worker's own loops failed repeatedly; the worker ends
     └── BrokerError                     nats-server cannot be reached or cannot be used
-        ├── BrokerUnavailableError      no answer in time; what was asked may or may not have happened
-        ├── ConflictError               a compare-and-set lost: somebody else wrote first
+        ├── BrokerUnavailableError      no answer in time; the request may or may not have been carried out
+        ├── ConflictError               a compare-and-set failed: another writer was first
         └── TopologyError               streams or buckets exist with another configuration
 """
 
@@ -35,29 +35,29 @@ from enum import StrEnum
 from msgspec import Struct
 
 UNKNOWN = 500
-"""Code of a failure that nothing more is known of."""
+"""Code of a failure with no code of its own."""
 
 
 class Kind(StrEnum):
-    """What kind of failure it is, as the engine marks it. An error's ``code`` and type name decide nothing."""
+    """The kind of a failure, set by the engine. An error's ``code`` and type name do not affect it."""
 
     ERROR = "error"
-    """User code raised an error, whatever its type is called and whatever code it carries."""
+    """User code raised an error, of any type and with any code."""
     TERMINATED = "terminated"
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
     EXHAUSTED = "exhausted"
     FATAL = "fatal"
     CHILD = "child"
-    """A child workflow failed; the cause has its failure, and the kind of that."""
+    """A child workflow failed. The cause has the child's failure and its kind."""
     REFUSED = "refused"
-    """A start, a query or an update that could not be taken."""
+    """A start, a query or an update was refused."""
 
 
 class Failure(Struct, omit_defaults=True, frozen=True):
-    """An error on the wire: its type's name, message, code, traceback, cause and kind.
+    """An error on the wire: type name, message, code, traceback, cause and kind.
 
-    ``kind`` is the engine's own mark, a value of ``Kind``. Older records lack it. ``mark`` reads those too.
+    ``kind`` is a value of ``Kind``, set by the engine. Older records lack it; ``mark`` works with those too.
     """
 
     type: str
@@ -69,7 +69,7 @@ class Failure(Struct, omit_defaults=True, frozen=True):
 
     @property
     def mark(self) -> str:
-        """The kind. In a record without one, which is older than kinds, the type and the code are the mark."""
+        """The kind. For an older record without one, the type and the code decide."""
         return _kind_before(self) if self.kind is None else self.kind
 
 
@@ -89,20 +89,20 @@ _KINDS_OF_TYPES = {
 
 
 class JetflowError(Exception):
-    """Base of every error jetflow raises."""
+    """Base of every error that jetflow raises."""
 
 
 class FailureError(JetflowError):
-    """Raised for a failure that happened somewhere else and was recorded.
+    """Raised for a recorded failure of a workflow, an activity or a handler.
 
     Attributes:
         type: name of the original exception's type, such as ``"ValueError"``.
         message: the original message.
-        kind: what kind of failure it is: ``"error"`` (user code raised it), ``"terminated"``, ``"cancelled"``, ``"timed_out"``,
-            ``"exhausted"``, ``"fatal"``, ``"child"`` or ``"refused"``. The engine sets it; no code and no type name changes it.
-        code: the error's own number if it carries one, otherwise as in the tree above; 500 when nothing more is known.
+        kind: the kind of failure: ``"error"`` (user code raised it), ``"terminated"``, ``"cancelled"``, ``"timed_out"``,
+            ``"exhausted"``, ``"fatal"``, ``"child"`` or ``"refused"``. The engine sets it. The code and the type name do not affect it.
+        code: the error's own number if it has one, otherwise the number in the tree above, or 500.
         stack: the remote traceback as text, or ``""``.
-        failure: the whole record, with its chain of causes.
+        failure: the recorded failure, with its chain of causes.
     """
 
     def __init__(self, message: str = "", *, failure: Failure | None = None) -> None:
@@ -128,14 +128,14 @@ class WorkflowFailedError(FailureError):
 
 
 class WorkflowTerminatedError(WorkflowFailedError):
-    """Raised by ``handle.result()`` when the workflow was terminated (code 410 unless another was given)."""
+    """Raised by ``handle.result()`` when the workflow was terminated (code 410 by default)."""
 
 
 class ActivityError(FailureError):
-    """Raised in workflow code when an activity has failed for good.
+    """Raised in workflow code when an activity has failed and will not be retried.
 
     ``kind`` is ``"timed_out"`` (code 596), ``"exhausted"`` (597: no retries are left) or ``"fatal"`` (598: not retryable). ``cause`` is the
-    last attempt's error, with the code that it carried itself.
+    last attempt's error, with its own code.
     """
 
 
@@ -144,7 +144,7 @@ class ChildWorkflowError(FailureError):
 
 
 class CancelledFailure(FailureError):  # noqa: N818 - the field's name for it, fixed by the public surface
-    """Raised in workflow code at the pending or next durable operation after ``handle.cancel()``."""
+    """Raised in workflow code after ``handle.cancel()``, by the pending or the next durable operation."""
 
     def __init__(self, message: str = "Workflow cancelled", *, failure: Failure | None = None) -> None:
         super().__init__(message, failure=failure)
@@ -153,7 +153,7 @@ class CancelledFailure(FailureError):  # noqa: N818 - the field's name for it, f
 
 
 class NonRetryableError(JetflowError):
-    """Raise it in an activity to fail at once, whatever the retry policy says (code 598)."""
+    """Raise it in an activity to fail without another attempt, whatever the retry policy says (code 598)."""
 
 
 class WorkflowNotFoundError(JetflowError):
@@ -184,7 +184,7 @@ class WorkflowAlreadyStartedError(JetflowError):
 
 
 class WorkflowAlreadyClosedError(JetflowError):
-    """Raised when a command needs a running workflow and this one has ended."""
+    """Raised when a command needs a running workflow, but the workflow has ended."""
 
     code = 410
 
@@ -195,14 +195,14 @@ class WorkflowAlreadyClosedError(JetflowError):
 
 
 class NondeterminismError(JetflowError):
-    """Raised when replayed workflow code does something else than what its timeline says.
+    """Raised when replayed workflow code does not do what its timeline says.
 
-    The workflow is parked, not failed: a worker with matching code goes on with it.
+    The workflow is parked, not failed. A worker with matching code resumes it.
 
     Attributes:
         recorded: what the timeline has at this point.
         attempted: what the code does now.
-        location: ``file:line`` in the workflow's code, or where it stands waiting.
+        location: ``file:line`` in the workflow's code, or the line where it waits.
     """
 
     def __init__(self, recorded: str, attempted: str, location: str) -> None:
@@ -216,7 +216,7 @@ class NondeterminismError(JetflowError):
 
 
 class NotAllowedInWorkflowError(JetflowError):
-    """Raised when workflow code does real I/O, blocks, or starts threads: work that belongs into an activity."""
+    """Raised when workflow code does real I/O, blocks, or starts threads. Such work belongs in an activity."""
 
     def __init__(self, what: str, location: str, fix: str = "move it into an @activity and await that") -> None:
         super().__init__(f"{what} is not allowed in workflow code, at {location}: {fix}")
@@ -224,32 +224,32 @@ class NotAllowedInWorkflowError(JetflowError):
 
 
 class InvalidInputError(JetflowError, ValueError):
-    """Raised for an argument, payload or name that cannot be used; the message says where and what to write."""
+    """Raised for an invalid argument, payload or name. The message says where it is and what to write instead."""
 
 
 class PayloadTooLargeError(InvalidInputError):
-    """Raised when a payload is larger than the broker's ``max_payload``."""
+    """Raised when a payload is larger than its limit, which is the broker's ``max_payload`` for most payloads."""
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         super().__init__(f"{what} is {size:,} bytes, the broker takes at most {limit:,}: keep large data in an object store and pass its key")
 
 
 class QueryError(FailureError):
-    """Raised by ``handle.query()`` when there is no such query, or its handler raised, or tried to do more than read.
+    """Raised by ``handle.query()`` when there is no such query, its handler raised, or its handler tried to do more than read.
 
-    ``type``, ``message`` and ``stack`` are those of what the handler raised.
+    ``type``, ``message`` and ``stack`` are those of the error that the handler raised.
     """
 
 
 class UpdateError(FailureError):
     """Raised by ``handle.update()`` when there is no such update, its validator refused it, its handler raised, or the workflow ended first.
 
-    ``type``, ``message`` and ``stack`` are those of what was raised.
+    ``type``, ``message`` and ``stack`` are those of the error that the handler or the validator raised.
     """
 
 
 class ResultTimeoutError(JetflowError, TimeoutError):
-    """Raised when ``result(timeout=…)`` runs out. The workflow goes on; ask again."""
+    """Raised when ``result(timeout=…)`` runs out. The workflow continues; call ``result`` again."""
 
 
 class RegistrationError(JetflowError):
@@ -257,28 +257,28 @@ class RegistrationError(JetflowError):
 
 
 class WorkerFailedError(JetflowError):
-    """Raised by ``Worker.run()`` when one of the worker's own loops fails again and again: a bug, or a broker that nothing can be done with."""
+    """Raised by ``Worker.run()`` when one of the worker's own loops fails repeatedly, from a bug or an unusable broker."""
 
 
 class BrokerError(JetflowError):
-    """Raised when nats-server cannot be reached or cannot be used as it is.
+    """Raised when nats-server cannot be reached, refuses a request, or has an unusable configuration.
 
     Attributes:
-        err_code: JetStream's number for what it refused; 0 where there is none.
+        err_code: JetStream's error code; 0 if it gave none.
     """
 
     err_code = 0
 
 
 class BrokerUnavailableError(BrokerError):
-    """Raised when the broker gave no answer in time: what was asked may or may not have happened."""
+    """Raised when the broker gave no answer in time. It may or may not have carried out the request."""
 
 
 class ConflictError(BrokerError):
-    """Raised when a compare-and-set lost: somebody else wrote first.
+    """Raised when a compare-and-set failed because another writer was first.
 
     Attributes:
-        stream: the stream that refused it, where that is known.
+        stream: the stream that refused the write; ``""`` if unknown.
     """
 
     stream = ""

@@ -1,4 +1,4 @@
-"""The handle of one workflow: read it, wait for it, command it. Read it top to bottom and you have the manual."""
+"""The handle of one workflow: read it, wait for it, command it. Read this module top to bottom as the manual."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class WorkflowHandle(Generic[R_co]):
 
     Attributes:
         workflow_id: its id.
-        task_queue: whose workers run it.
-        workflow_type: name of its function, where known.
-        run_id: the run that this handle is pinned to; None to follow the latest run of the id.
+        task_queue: its task queue.
+        workflow_type: name of its function; None if unknown.
+        run_id: the run that this handle is pinned to; None: the handle follows the latest run of the id.
     """
 
     def __init__(
@@ -80,19 +80,19 @@ class WorkflowHandle(Generic[R_co]):
     @overload
     async def result(self, *, throw_on_error: bool, state: bool = False, timeout: Duration | None = None) -> R_co | FailureError: ...
     async def result(self, *, throw_on_error: bool = True, state: bool = False, timeout: Duration | None = None) -> Any:
-        """Waits until the workflow has ended and gives its result.
+        """Wait until the workflow has ended and return its result.
 
         Args:
-            throw_on_error: False gives the error object instead of raising it.
-            state: kept for the documented call; the stored state is always looked at first.
-            timeout: how long to wait; None for as long as it takes.
+            throw_on_error: False returns the error object instead of raising it.
+            state: has no effect. The stored state is always read first.
+            timeout: how long to wait; None: no limit.
 
         Raises:
-            WorkflowFailedError: its code failed: original type name, message, code and remote stack. An ``ActivityError``,
-                ``ChildWorkflowError`` or ``CancelledFailure`` that it did not catch is raised as such.
+            WorkflowFailedError: its code failed. The error has the original type name, message, code and stack. An ``ActivityError``,
+                ``ChildWorkflowError`` or ``CancelledFailure`` that the code did not catch is raised as that type.
             WorkflowTerminatedError: it was terminated.
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
-            ResultTimeoutError: the timeout came first.
+            ResultTimeoutError: the workflow did not end within the timeout.
         """
         started_here, self._started_here = self._started_here, False
         async with self._lookups.watches.until_closed(self._ref.queue_token, self._ref.id_token) as until:
@@ -103,10 +103,10 @@ class WorkflowHandle(Generic[R_co]):
     # ---- reading
 
     async def state(self, *, metadata: bool = False) -> Any:
-        """The latest persisted output: the result of a workflow that has completed; before that its user data if it has any, else None.
+        """Return the result of a workflow that has completed. Before that, return its user data, or None if it has none.
 
         Args:
-            metadata: True gives ``{"data": …, "metadata": …}`` with the whole state record.
+            metadata: True returns ``{"data": …, "metadata": …}`` with the whole state record.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -115,10 +115,12 @@ class WorkflowHandle(Generic[R_co]):
         return state_of(self._ref, record, self._definition) if metadata else data_of(record, self._definition)
 
     async def query_state(self, fields: Sequence[str]) -> dict[str, Any]:
-        """User data by name, as the workflow's code set it with ``enrich``, ``search()`` or ``entity()``; about 0.1 s old at most.
+        """Return user data by name, as the workflow's code set it with ``enrich``, ``search()`` or ``entity()``.
+
+        The values are about 0.1 s old at most.
 
         Args:
-            fields: names of ``search()`` fields, or dotted paths into the entity. What there is not is None.
+            fields: names of ``search()`` fields, or dotted paths into the entity. The value of a missing one is None.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -135,26 +137,26 @@ class WorkflowHandle(Generic[R_co]):
     @overload
     async def query(self, name: str, *args: Any, timeout: Duration = "5s", result_type: Any = Any) -> Any: ...
     async def query(self, name: str, *args: Any, timeout: Duration = "5s", result_type: Any = Any) -> Any:
-        """Asks the running workflow, which answers from its own variables; nothing is stored and nothing changes.
+        """Query the workflow, which answers from its own variables. A query stores nothing and changes nothing.
 
-        A workflow that has ended can be asked for as long as its timeline is kept. Repeating a query is harmless.
+        A workflow that has ended still answers while its timeline is stored.
 
         Args:
-            name: what the workflow's code gave out with ``set_query_handler``.
-            args: for the handler.
-            timeout: how long to wait for an answer, while no worker is up, or the handler computes.
-            result_type: type of the answer; plain JSON types without it.
+            name: the name that the workflow's code passed to ``set_query_handler``.
+            args: the handler's arguments.
+            timeout: how long to wait for the answer.
+            result_type: type of the answer. Default: plain JSON types.
 
         Raises:
-            QueryError: there is no such query, with the names there are; or what the handler raised.
+            QueryError: the workflow has no such query (the message lists those it has), or the handler raised.
             WorkflowNotFoundError: there is no such workflow.
-            WorkflowAlreadyClosedError: it has ended, and its timeline is gone.
-            ResultTimeoutError: no answer came in time.
+            WorkflowAlreadyClosedError: the workflow has ended and its timeline is gone.
+            ResultTimeoutError: no answer came in time: no worker is up, or the handler is slow.
         """
         return await asking.query(self._broker, self._ref, self.describe, name, args, to_ms(timeout, "timeout") / 1000, result_type)
 
     async def status(self) -> int:
-        """0 once completed, above 0 the number of pending operations, below 0 failed or terminated.
+        """Return 0 if the workflow has completed, the number of pending operations if it runs, and below 0 if it failed or was terminated.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -163,7 +165,7 @@ class WorkflowHandle(Generic[R_co]):
         return 1 if record is None else record.code
 
     async def describe(self) -> StateRecord | None:
-        """The whole state record; None while the start is stored but no worker has taken it up.
+        """Return the state record; None while the start is stored but no worker has applied it.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -173,12 +175,12 @@ class WorkflowHandle(Generic[R_co]):
     # ---- history
 
     async def export(self, allow: Sequence[Section] | None = None, block: Sequence[Section] = (), *, values: bool = True) -> WorkflowExport:
-        """The workflow as it is stored, in five sections: ``data``, ``state``, ``status``, ``timeline`` and ``transitions``.
+        """Return what is stored of the workflow, in five sections: ``data``, ``state``, ``status``, ``timeline`` and ``transitions``.
 
         Args:
-            allow: only these sections; all when not given.
-            block: sections to leave out, also of those allowed.
-            values: False puts ``{}`` in the place of payloads: user data, inputs, results and errors.
+            allow: only these sections. Default: all.
+            block: sections to leave out, even if allowed.
+            values: False replaces payloads (user data, inputs, results and errors) with ``{}``.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -202,25 +204,26 @@ class WorkflowHandle(Generic[R_co]):
         limit: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> WorkflowExecution:
-        """The run as a history of typed events, with references between those that belong together, and counts.
+        """Return the run's history: typed events, with references between those that belong together, and counts.
 
         Args:
-            mode: ``"sparse"`` reads this workflow's timeline; ``"verbose"`` its children's too, and nests their executions.
-            max_depth: how many levels a verbose export has, this workflow's included.
-            exclude_system: leaves out activities whose name begins with ``lt``.
-            omit_results: leaves out results, and inputs of the workflow and of signals.
-            enrich_inputs: adds inputs of activities and children; that of the workflow is then there despite ``omit_results``.
-            allow_direct_query: also when the workflow's record has expired, as long as its timeline is kept.
-            include_lineage: adds ``parent_workflow_id`` and ``origin_id``.
-            include_stream_history: adds the workflow's commands that are still in the inbox.
-            extended: adds events beyond the basic set: cancel requests, termination, generations, retries, timeouts, updates, …
-            first_event: the first event wanted, by number; what comes before is read, and not kept.
-            limit: how many at most; ``next_event`` of the execution says where to go on. The summary counts the events given.
-            progress: called with the timeline keys that were read so far, and all there are.
+            mode: ``"sparse"`` reads this workflow's timeline. ``"verbose"`` reads its children's too and nests their executions.
+            max_depth: levels of a verbose export, counting this workflow's.
+            exclude_system: leave out activities whose name begins with ``lt``.
+            omit_results: leave out results, and inputs of the workflow and of signals.
+            enrich_inputs: add inputs of activities and children, and the workflow's input even with ``omit_results``.
+            allow_direct_query: export a workflow whose record has expired but whose timeline is still stored.
+            include_lineage: add ``parent_workflow_id`` and ``origin_id``.
+            include_stream_history: add the workflow's commands that are still in the inbox.
+            extended: add events beyond the basic set: cancel requests, termination, generations, retries, timeouts, updates, …
+            first_event: number of the first event to return.
+            limit: the most events to return. ``next_event`` of the execution is the number to continue from. The summary counts the
+                returned events.
+            progress: called with the number of timeline keys read so far and their total.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
-            InvalidInputError: an option's value cannot be used.
+            InvalidInputError: an option's value is invalid.
         """
         view = View(exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs, extended=extended)
         options = ExecutionOptions(
@@ -232,24 +235,24 @@ class WorkflowHandle(Generic[R_co]):
     async def watch(
         self, after: int = 0, *, exclude_system: bool = False, omit_results: bool = False, enrich_inputs: bool = False, extended: bool = False
     ) -> AsyncIterator[HistoryEvent]:
-        """The events of ``export_execution``, from the first one on and then live; ends with the run.
+        """Yield the events of ``export_execution``: first those recorded already, then live ones until the run ends.
 
-        An event comes within about 0.2 s of its commit, none is left out or comes twice, whatever becomes of connections and workers, and
-        its number is what it is in an export with the same options. Any number may watch: the broker has one plain subscription for
-        each workflow that a client watches, and no consumer.
+        An event comes within about 0.2 s of its commit. Each event comes once, even if connections break or workers die. Its number is
+        the one in an export with the same options. Watching is cheap: the broker has one plain subscription for each workflow that a
+        client watches, and no consumer.
 
             async for event in handle.watch(after=seen):
                 print(event.event_id, event.event_type)
 
         Args:
-            after: the last event that is known already, by number. Events before it are read, and not given.
-            exclude_system: leaves out activities whose name begins with ``lt``.
-            omit_results: leaves out results, and inputs of the workflow and of signals.
-            enrich_inputs: adds inputs of activities and children.
-            extended: adds events beyond the basic set.
+            after: number of the last event that the caller has; 0: none.
+            exclude_system: leave out activities whose name begins with ``lt``.
+            omit_results: leave out results, and inputs of the workflow and of signals.
+            enrich_inputs: add inputs of activities and children.
+            extended: add events beyond the basic set.
 
         Raises:
-            WorkflowNotFoundError: there is no such workflow, or its history went before it was read to the end.
+            WorkflowNotFoundError: there is no such workflow, or its history expired before all of it was read.
         """
         view = View(exclude_system=exclude_system, omit_results=omit_results, enrich_inputs=enrich_inputs, extended=extended)
         async with self._lookups.watches.notices(self._ref.queue_token, self._ref.id_token) as notices:
@@ -257,21 +260,21 @@ class WorkflowHandle(Generic[R_co]):
                 yield event
 
     async def exists(self) -> bool:
-        """Whether there is such a workflow: one that runs, has its record kept, or is yet to start."""
+        """Return whether there is such a workflow: it runs, its record has not expired, or its start is stored."""
         return await self._lookups.exists(self._ref)
 
     # ---- commanding
 
     async def signal(self, name: str, data: Any = None, expire: Duration | None = "10m") -> None:
-        """Delivers a signal; returns once it is stored.
+        """Send a signal. Return once the broker has stored it.
 
         Args:
-            name: what the workflow waits for with ``condition(name)``.
-            data: anything that JSON can hold.
-            expire: how long the signal is kept if nobody waits for it yet, also before the workflow starts; ``"forever"`` or None for ever.
+            name: the name that the workflow waits for with ``condition(name)``.
+            data: any JSON value.
+            expire: how long the signal waits for the workflow's ``condition``, even before the workflow starts; ``"forever"`` or None: no limit.
 
         Raises:
-            InvalidInputError: the data cannot be JSON.
+            InvalidInputError: the data cannot be written as JSON.
         """
         headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
         body = b"" if data is None else bytes(encode(data, "signal data"))
@@ -282,20 +285,20 @@ class WorkflowHandle(Generic[R_co]):
     @overload
     async def update(self, name: str, *args: Any, timeout: Duration | None = "1m", update_id: str | None = None, result_type: Any = Any) -> Any: ...
     async def update(self, name: str, *args: Any, timeout: Duration | None = "1m", update_id: str | None = None, result_type: Any = Any) -> Any:
-        """Calls a function of the running workflow, once, and gives its result when that is stored.
+        """Call a function of the running workflow once, and return its result when the result is stored.
 
         Args:
-            name: what the workflow's code gave out with ``set_update_handler``.
-            args: for the handler.
-            timeout: how long to wait; None for as long as it takes. The update goes on without its caller.
-            update_id: makes the call repeatable: another call with the same id gives the outcome of the first.
-            result_type: type of the result; plain JSON types without it.
+            name: the name that the workflow's code passed to ``set_update_handler``.
+            args: the handler's arguments.
+            timeout: how long to wait; None: no limit. The update continues without its caller.
+            update_id: makes the call repeatable: another call with the same id returns the outcome of the first.
+            result_type: type of the result. Default: plain JSON types.
 
         Raises:
-            UpdateError: there is no such update, with the names there are; it was refused; or what the handler raised.
+            UpdateError: the workflow has no such update (the message lists those it has), refused it, or the handler raised.
             WorkflowNotFoundError: there is no such workflow.
-            WorkflowAlreadyClosedError: it has ended, or ended before the update was done.
-            ResultTimeoutError: no answer came in time; ask again with the same ``update_id``.
+            WorkflowAlreadyClosedError: the workflow has ended, or ended before the update was done.
+            ResultTimeoutError: no answer came in time. Call it again with the same ``update_id``.
         """
         record = await self._lookups.record(self._ref)
         if record is not None and record.closed and update_id is None:
@@ -305,10 +308,10 @@ class WorkflowHandle(Generic[R_co]):
         return await asking.update(self._broker, self._ref, name, args, seconds, update_id or clock.token(8), result_type)
 
     async def cancel(self, reason: str | None = None) -> None:
-        """Asks the workflow to stop: its pending or next durable operation raises ``CancelledFailure``, which it may catch.
+        """Ask the workflow to stop. Its pending or next durable operation raises ``CancelledFailure``, which its code may catch.
 
         Args:
-            reason: shown in the failure.
+            reason: a text for the failure's message.
         """
         await send_command(self._broker, self._ref, "cancel", msgspec.json.encode({"reason": reason or "", "run": self._ref.run_number()}))
 
@@ -323,20 +326,20 @@ class WorkflowHandle(Generic[R_co]):
         expire: Duration | Literal["default"] | None = "1s",
         stack: str | None = None,
     ) -> None:
-        """Ends the workflow at once; none of its code runs any more.
+        """End the workflow at once. None of its code runs any more.
 
         Args:
-            reason: shown to whoever waits for the result.
+            reason: the failure's message, for callers of ``result()``.
             code: the failure's code.
-            throw: False makes ``result()`` give None instead of raising.
-            descend: True ends its descendants too, whatever their parent-close policy.
-            suppress: True says nothing if it has ended already.
-            expire: how long its record is kept: a second, so that the id is free again at once. ``"default"`` keeps it as long as if
-                the run had ended by itself, ``"forever"`` or None for ever.
-            stack: a traceback to show in the failure.
+            throw: False makes ``result()`` return None instead of raising.
+            descend: True terminates its descendants too, whatever their parent-close policy.
+            suppress: True does not raise if the workflow has already ended.
+            expire: how long the record stays. One second by default, so that the id is soon free again. ``"default"``: as long as if the
+                run had ended by itself. ``"forever"`` or None: no limit.
+            stack: a traceback for the failure.
 
         Raises:
-            WorkflowAlreadyClosedError: it has ended already, unless suppressed.
+            WorkflowAlreadyClosedError: the workflow has already ended, and ``suppress`` is False.
             WorkflowNotFoundError: there is no such workflow.
         """
         record = await self._lookups.record(self._ref)

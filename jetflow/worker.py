@@ -1,11 +1,11 @@
 """The worker: runs the workflows and activities of one task queue.
 
     async with Worker(client, task_queue="orders", workflows=[order], activities=[charge]):
-        await asyncio.Event().wait()                # until something else ends the block
+        await asyncio.Event().wait()                # serve until the task is cancelled
 
-Any number of workers of a task queue, on any number of machines, share its workflows. Commands wait in the broker while
-there is none. Each worker is expected to have all workflow types of its queue; during a rolling upgrade, those that have
-more than others get the work.
+Any number of workers, on any number of machines, share the workflows of a task queue. While no worker is up, commands wait
+in the broker. Give each worker all workflow types of its queue. During a rolling upgrade, the workers with the most types
+get the work.
 """
 
 from __future__ import annotations
@@ -49,34 +49,35 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 SWEEP_EVERY = 0.05
 OWNERSHIP = "ownership"
 MOST_SET_ASIDE = 20
-"""Workflows that a worker names in its heartbeat, of those whose timeline cannot be read."""
+"""Most workflows with an unreadable timeline that a worker names in its heartbeat."""
 READY_TIMEOUT = 15
 DEFAULT_EXPIRE: Duration = "7d"
 MIN_LEASE = 0.5
 
 
 class Worker:
-    """Serves one task queue while its ``async with`` block, or ``run()``, lasts.
+    """Serves one task queue during its ``async with`` block, or during ``run()``.
+
+    Without workflows it serves only the activities that workflows send to its task queue.
 
     Args:
-        client: the connection to use; it must stay open as long.
-        task_queue: which queue; the client's when not given.
+        client: the connection. It must stay open while the worker runs.
+        task_queue: the task queue to serve. Default: the client's.
         workflows: functions made by ``@workflow``, or plain async functions.
         activities: functions made by ``@activity``, or plain functions.
-        max_concurrent_activities: attempts under way at once, of the worker's own workflows and of others together.
-        max_concurrent_commands: commands taken from the broker and not yet acked, at most.
-        max_cached_workflows: resting workflows kept in memory; the others are rebuilt when something comes for them.
-        default_expire: how long the record of a workflow is kept after it ends, whatever ends it; ``"forever"`` or None for ever.
-        graceful_timeout: how long running activities may finish when the worker stops or gives up partitions.
-        threads: for activities that are plain functions. The time of an attempt begins once it has a thread. An attempt that takes too long
-            keeps its thread until its function returns.
-        activity_lease: how long a remote activity is left to a worker that is silent, before another one gets it; leases of
-            running ones are extended by themselves. The first worker to serve an activity sets it.
-
-    Without workflows it serves activities only: those that workflows send to its task queue.
+        max_concurrent_activities: most attempts at once, both of the worker's own workflows and of others.
+        max_concurrent_commands: most commands received from the broker and not yet acked.
+        max_cached_workflows: most resting workflows in memory. The worker rebuilds the others when a command comes for them.
+        default_expire: how long the record of a workflow stays after it ends, whatever ends it; ``"forever"`` or None: no limit.
+        graceful_timeout: how long running activities may continue when the worker stops or gives up partitions.
+        threads: number of threads for activities that are plain functions. The time of an attempt begins when it has a thread. An attempt
+            that takes too long keeps its thread until its function returns.
+        activity_lease: how long a remote activity stays with a silent worker before another one gets it. At least 0.5 s. Workers extend
+            the leases of running activities. The first worker to serve an activity sets this duration.
 
     Raises:
-        RegistrationError: two definitions of one name, or a function that cannot be served.
+        RegistrationError: two definitions have one name, or a function cannot be served.
+        InvalidInputError: an option's value is invalid.
     """
 
     def __init__(
@@ -130,10 +131,10 @@ class Worker:
         await self.stop()
 
     async def run(self, until: asyncio.Event | None = None) -> None:
-        """Serves until the event is set, or for ever; then stops gracefully.
+        """Serve until the event is set, then stop gracefully. Without an event, serve until the task is cancelled.
 
         Raises:
-            WorkerFailedError: one of the worker's own loops could not be kept going; says which, and why.
+            WorkerFailedError: one of the worker's own loops failed repeatedly. The message says which, and why.
         """
         async with self:
             ended = asyncio.ensure_future((until or asyncio.Event()).wait())
@@ -146,18 +147,18 @@ class Worker:
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Settled with a ``WorkerFailedError`` once one of the worker's own loops cannot be kept going: it must be stopped then."""
+        """A future that gets a ``WorkerFailedError`` when one of the worker's own loops fails repeatedly. Stop the worker then."""
         assert self._supervisor is not None, "the worker has not started"
         return self._supervisor.failed
 
     @property
     def partitions(self) -> int:
-        """Partitions of the task queue that this worker owns now."""
+        """The number of partitions of the task queue that this worker owns now."""
         return len(self._ownership.partitions) if self._supervisor is not None else 0
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything that can come: it owns partitions, or without workflows can be given every activity of its queue."""
+        """Whether the worker can get work: it owns partitions or, without workflows, it has a consumer for each of its activities."""
         return self._supervisor is not None and (self.partitions > 0 if self._workflows else self._remote.ready)
 
     # ---- life
@@ -196,7 +197,7 @@ class Worker:
             await self._engine.services.lifecycle.look()
         self._heart.start()
         self._remote.start(at_once=not self._workflows)
-        # without workflows it owns nothing, and no actor ever comes to be
+        # without workflows the worker owns no partition and has no actors
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "the sweep": self._sweep,
             "the look at the streams": self._inspection.run,
@@ -216,7 +217,7 @@ class Worker:
         log.info("worker %s serves %s: workflows %s; activities %s", self.worker_id, self.task_queue, workflows, activities)
 
     async def stop(self) -> None:
-        """Finishes running activities within the graceful timeout, hands everything over, and ends."""
+        """Let running activities finish within the graceful timeout, release the partitions, and end."""
         if self._stopped is None:
             self._stopped = asyncio.create_task(self._stop())
         await asyncio.shield(self._stopped)
@@ -251,7 +252,7 @@ class Worker:
             self._show_troubles()
 
     def _show_troubles(self) -> None:
-        """What must not stay unseen goes out with the heartbeat, for ``jetflow stats``."""
+        """Put failures and complaints into the heartbeat, for ``jetflow stats``."""
         assert self._supervisor is not None
         failures = dict(self._supervisor.failures + self._engine.context.background.failures)
         set_aside = dict(islice(self._janitor.set_aside.items(), MOST_SET_ASIDE))
@@ -266,7 +267,7 @@ class Worker:
             self._heart.tell(member)
 
     def _heed_limits(self) -> None:
-        """A server that was restarted may take smaller messages, or larger ones."""
+        """Read the broker's message size limit again: a restarted server may have another one."""
         limit = self.client.broker.max_payload
         self._engine.context.heed_limits()
         self._runner.max_bytes = limit - PAYLOAD_MARGIN

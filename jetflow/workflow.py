@@ -1,9 +1,9 @@
-"""What workflow code may call. Read it top to bottom and you have the manual.
+"""What workflow code may call. Read this module top to bottom as the manual.
 
-A workflow is an ``async def`` function that decides; everything that touches the world is an activity that it awaits.
-Its code may run again at any time, to rebuild where it stands from what was recorded, so it must be deterministic: take
-time from ``now()``, chance from ``random()`` and ``uuid4()``, anything else from an activity or ``side_effect()``.
-``asyncio`` and ``anyio`` work as they are: ``gather``, ``TaskGroup``, ``timeout``, ``wait``, queues and events;
+A workflow is an ``async def`` function that decides. All I/O is in the activities that it awaits. jetflow may run its code
+again at any time, to rebuild its memory from the recorded events. So the code must be deterministic: take the time from
+``now()``, random values from ``random()`` and ``uuid4()``, and anything else from an activity or ``side_effect()``.
+``asyncio`` and ``anyio`` work as usual: ``gather``, ``TaskGroup``, ``timeout``, ``wait``, queues and events.
 ``asyncio.sleep`` is a durable timer.
 
     @workflow
@@ -44,11 +44,11 @@ from jetflow.errors import InvalidInputError, JetflowError
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-A = TypeVar("A")  # one argument has an overload of its own: there a checker knows that [1] may be a list[float]
+A = TypeVar("A")  # one argument has its own overload, so that a type checker accepts [1] as a list[float]
 Ts = TypeVarTuple("Ts")
 
 ParentClosePolicy = Literal["terminate", "cancel", "abandon"]
-"""What becomes of a child when its parent ends first."""
+"""What happens to a child when its parent ends first."""
 
 
 def _machine() -> Machine:
@@ -62,13 +62,13 @@ def _machine() -> Machine:
 
 
 async def sleep(duration: Duration) -> float:
-    """Waits durably; worker restarts do not shorten or lengthen it.
+    """Wait durably. Worker restarts do not change the time at which the sleep ends.
 
     Args:
-        duration: text such as ``"5m"``, ``timedelta``, or seconds. Zero passes straight through.
+        duration: text such as ``"5m"``, a ``timedelta``, or seconds. Zero returns at once.
 
     Returns:
-        The seconds asked for.
+        The duration in seconds.
 
     Raises:
         CancelledFailure: the workflow was asked to cancel.
@@ -88,15 +88,15 @@ async def condition(what: str, *, timeout: Duration | None, model: type[T]) -> T
 @overload
 async def condition(what: str, *, timeout: Duration | None = None, model: Any = Any) -> Any: ...
 async def condition(what: str | Callable[[], Any], *, timeout: Duration | None = None, model: Any = Any) -> Any:
-    """Waits for a signal by name, or until a predicate over the workflow's own data is true.
+    """Wait for a signal by name, or until a predicate over the workflow's own data is true.
 
     Args:
-        what: a signal's name, or a function without side effects that is looked at after every input.
-        timeout: how long to wait; ``"forever"`` or None for ever.
-        model: type of the signal's payload; plain JSON types without it.
+        what: a signal's name, or a function without side effects. The function runs after every input.
+        timeout: how long to wait; ``"forever"`` or None: no limit.
+        model: type of the signal's payload. Default: plain JSON types.
 
     Returns:
-        The payload (True for a predicate), or ``False`` when the timeout came first.
+        The payload (True for a predicate), or ``False`` after the timeout.
 
     Raises:
         CancelledFailure: the workflow was asked to cancel.
@@ -105,10 +105,10 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
     machine, limit = _machine(), limit_ms(timeout, "timeout")
     if isinstance(what, str):
         if not what:
-            raise InvalidInputError("condition needs the name of a signal")
+            raise InvalidInputError("condition() got an empty signal name")
         return await machine.wait_signal(what, limit, model)
     if asyncio.iscoroutinefunction(what):
-        raise InvalidInputError("condition needs a plain function: an async one is true before it has run")
+        raise InvalidInputError("condition() needs a plain function, not an async one: a coroutine is always true")
     if limit is None:
         await machine.wait_until(what)
         return True
@@ -121,17 +121,17 @@ async def condition(what: str | Callable[[], Any], *, timeout: Duration | None =
 
 
 async def signal(workflow_id: str, name: str, data: Any = None, *, task_queue: str | None = None, expire: Duration | None = "10m") -> None:
-    """Sends a signal to another workflow, exactly once, with the commit that records it; does not wait for anybody to take it.
+    """Send a signal to another workflow, exactly once, after the commit that records it. Do not wait until that workflow takes it.
 
     Args:
-        workflow_id: whose.
-        name: what it waits for with ``condition(name)``.
-        data: anything that JSON can hold.
-        task_queue: the other workflow's; this one's when not given.
-        expire: how long the signal is kept if nobody waits for it yet; ``"forever"`` or None for ever.
+        workflow_id: the other workflow's id.
+        name: the name that the other workflow waits for with ``condition(name)``.
+        data: any JSON value.
+        task_queue: the other workflow's task queue. Default: this workflow's.
+        expire: how long the signal waits for the other workflow's ``condition``; ``"forever"`` or None: no limit.
 
     Raises:
-        InvalidInputError: the data cannot be JSON, or a name cannot be used.
+        InvalidInputError: the data cannot be written as JSON, or a name is invalid.
     """
     machine = _machine()
     queue = machine.info.task_queue if task_queue is None else task_queue
@@ -147,7 +147,7 @@ if TYPE_CHECKING:
     R_co = TypeVar("R_co", covariant=True)
 
     class _Step(Protocol[*Ts, R_co]):
-        """A decorated activity by what it takes and gives."""
+        """A decorated activity, typed by its arguments and result."""
 
         options: ActivityOptions
 
@@ -187,16 +187,16 @@ async def execute_activity(
     task_queue: str | None = None,
 ) -> Any: ...
 async def execute_activity(activity: Any, *args: Any, result_type: Any = Any, **options: Any) -> Any:
-    """Runs an activity as a durable step; ``await charge(order)`` is the short form of ``execute_activity(charge, order)``.
+    """Run an activity as a durable step. ``await charge(order)`` is the short form of ``execute_activity(charge, order)``.
 
     Args:
-        activity: a decorated function, or the name of one that lives elsewhere.
+        activity: a decorated function, or an activity's name.
         args: its arguments.
-        result_type: type of the result where the activity is given by name.
+        result_type: type of the result of an activity given by name. Default: plain JSON types.
         options: ``retry``, ``start_to_close_timeout``, ``schedule_to_close_timeout``, ``heartbeat_timeout``, ``task_queue``.
 
     Raises:
-        ActivityError: it failed for good.
+        ActivityError: the activity failed and will not be retried.
         CancelledFailure: the workflow was asked to cancel.
     """
     machine = _machine()
@@ -217,10 +217,10 @@ class _ActivityProxy:
 
 
 def proxy_activities(**options: Any) -> Any:
-    """An object whose every attribute is an activity of that name: ``await proxy_activities(task_queue="mail").send(x)``.
+    """Return an object on which each attribute is the activity of that name: ``await proxy_activities(task_queue="mail").send(x)``.
 
     Args:
-        options: as for ``execute_activity``.
+        options: the options of ``execute_activity``.
     """
     activity_options(**options)
     return _ActivityProxy(options)
@@ -235,7 +235,7 @@ class ChildHandle:
     Attributes:
         workflow_id: its id.
         task_queue: the task queue it runs on.
-        run_id: which run of that id.
+        run_id: its run id.
     """
 
     def __init__(self, workflow_id: str, task_queue: str, run_id: str) -> None:
@@ -323,18 +323,18 @@ async def execute_child(
     parent_close_policy: ParentClosePolicy = "terminate",
     expire: Duration | None = None,
 ) -> Any:
-    """Starts a child workflow and waits for its result.
+    """Start a child workflow and return its result.
 
     Args:
         workflow: the child's function or its name.
         args: its arguments.
-        workflow_id: made from the parent's id when not given.
-        task_queue: the child workflow's own when not given, as in ``@workflow(task_queue="orders")``, then the parent's.
-        parent_close_policy: what becomes of the child if the parent ends first.
-        expire: how long the child's record is kept after it ends, ``"forever"`` for ever; the parent's when not given.
+        workflow_id: the child's id. Default: derived from the parent's id.
+        task_queue: the child's task queue. Default: the child workflow's own, as in ``@workflow(task_queue="orders")``, then the parent's.
+        parent_close_policy: what happens to the child if the parent ends first.
+        expire: how long the child's record stays after it ends; ``"forever"``: no limit. Default: the parent's.
 
     Raises:
-        ChildWorkflowError: the child failed, with its failure as the cause, or its id belongs to somebody else.
+        ChildWorkflowError: the child failed (its failure is the cause), or another workflow has its id.
         CancelledFailure: the workflow was asked to cancel.
     """
     machine = _machine()
@@ -382,10 +382,10 @@ async def start_child(
     parent_close_policy: ParentClosePolicy = "terminate",
     expire: Duration | None = None,
 ) -> ChildHandle:
-    """Starts a child workflow and returns once its worker has accepted it; the arguments are those of ``execute_child``.
+    """Start a child workflow and return once its worker has accepted it. For the arguments see ``execute_child``.
 
     Raises:
-        ChildWorkflowError: the id belongs to somebody else.
+        ChildWorkflowError: another workflow has the id.
         CancelledFailure: the workflow was asked to cancel.
     """
     machine = _machine()
@@ -398,11 +398,11 @@ async def start_child(
 
 
 def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | None = None) -> NoReturn:
-    """Ends this generation and begins the next with fresh history, under the same id and handle. Never returns.
+    """End this generation and begin the next one with an empty history, under the same id and run id. It never returns.
 
     Args:
         args: arguments of the next generation.
-        workflow: another workflow to go on as; the same one when not given.
+        workflow: the workflow of the next generation. Default: the same one.
     """
     machine = _machine()
     definition = workflow or machine.definition
@@ -412,7 +412,7 @@ def continue_as_new(*args: Any, workflow: WorkflowDefinition[..., Any] | str | N
     machine.continue_as_new(name, encode_args(args, name))
 
 
-# ---- what is seen, asked and changed from outside
+# ---- user data, queries and updates
 
 
 def _user_data(change: bool) -> UserData:
@@ -420,17 +420,20 @@ def _user_data(change: bool) -> UserData:
 
 
 def search() -> Search:
-    """The workflow's named fields: ``set get mget delete incr mult``. Nothing is awaited, a replay computes them again.
+    """Return the workflow's named fields, with ``set get mget delete incr mult``. None of them is awaited.
 
     search().set(stage="paid", total=42)
 
-    ``handle.query_state(["stage"])`` reads them from outside; the next generation of ``continue_as_new`` keeps them.
+    ``handle.query_state(["stage"])`` reads the fields from outside. The next generation of ``continue_as_new`` gets them too. They are not
+    recorded: a replay computes them again.
     """
     return Search(_user_data)
 
 
 def entity() -> Entity:
-    """The workflow's JSON document: ``set merge get delete append prepend remove increment toggle set_if_not_exists``, paths dotted.
+    """Return the workflow's JSON document, with ``set merge get delete append prepend remove increment toggle set_if_not_exists``.
+
+    Paths are dotted.
 
     entity().append("order.lines", {"sku": "A"})
     """
@@ -438,39 +441,39 @@ def entity() -> Entity:
 
 
 def enrich(values: dict[str, Any]) -> None:
-    """Sets several fields of ``search()`` at once.
+    """Set several fields of ``search()`` at once.
 
     Raises:
-        InvalidInputError: a value cannot be JSON.
-        PayloadTooLargeError: all of the workflow's data is more than half of what the broker takes in one message.
+        InvalidInputError: a value cannot be written as JSON.
+        PayloadTooLargeError: the workflow's user data would be larger than half of the broker's largest message.
     """
     search().set(values)
 
 
 def set_query_handler(name: str, function: Callable[..., Any]) -> None:
-    """Answers ``handle.query(name, *args)`` from now on with what a function gives, which reads the workflow's own variables.
+    """Answer ``handle.query(name, *args)`` with a function that reads the workflow's variables.
 
-    It may run at any time between two inputs and leaves no trace in the timeline, so it must change nothing: operations, timers,
-    tasks and user data are refused, and changing a variable of the workflow in it is a bug that a replay does not repeat.
+    The function may run at any time between two inputs, and the timeline does not record it. So it must change nothing. jetflow refuses
+    operations, timers, tasks and changes of user data in it. Do not change variables of the workflow in it: a replay would not repeat that.
 
         lines: list[str] = []
         set_query_handler("lines", lambda: lines)
 
     Args:
-        name: what is asked for; a later function of the same name takes the place of the earlier one.
-        function: a plain function. Annotated arguments are decoded as those of a workflow.
+        name: the query's name. A later handler of the same name replaces the earlier one.
+        function: a plain function. Annotated arguments are decoded like those of a workflow.
     """
     _machine().given_out().set_query(name, function)
 
 
 def set_update_handler(name: str, function: Callable[..., Any], validator: Callable[..., Any] | None = None) -> None:
-    """Takes ``handle.update(name, *args)`` from now on: the function runs in the workflow, recorded, and its result is the answer.
+    """Answer ``handle.update(name, *args)`` with a function that runs in the workflow. Its call and its result are recorded.
 
     Args:
-        name: what is called; a later function of the same name takes the place of the earlier one.
-        function: plain or async; it may do whatever workflow code may, awaiting activities too. Several may run at once. One that has
-            not returned when the workflow ends, or continues as new, is dropped and its caller told so.
-        validator: a plain function of the same arguments that raises to refuse a call before anything is recorded. It may only read.
+        name: the update's name. A later handler of the same name replaces the earlier one.
+        function: plain or async. It may do whatever workflow code may, including awaiting activities. Several calls may run at once. If a
+            call has not returned when the workflow ends or continues as new, it is dropped and its caller gets an error.
+        validator: a plain function with the same arguments. It raises to refuse a call before anything is recorded. It may only read.
     """
     _machine().given_out().set_update(name, function, validator)
 
@@ -479,12 +482,12 @@ def set_update_handler(name: str, function: Callable[..., Any], validator: Calla
 
 
 class CancellationScope:
-    """Scopes that decide whether the workflow's cancellation reaches the operations inside."""
+    """Scopes that control whether a cancel reaches the operations inside them."""
 
     @staticmethod
     @asynccontextmanager
     async def non_cancellable() -> AsyncIterator[None]:
-        """Inside, operations run as if nobody had asked to cancel: for cleanup.
+        """Run the operations inside as if the workflow had not been asked to cancel. Use it for cleanup.
 
         async with CancellationScope.non_cancellable():
             await refund(order)
@@ -496,31 +499,31 @@ class CancellationScope:
             shielded.reset(token)
 
 
-# ---- time, chance and code versions
+# ---- time, random values and code versions
 
 
 def now() -> datetime:
-    """The workflow's time, UTC: when the input that it reacts to was recorded."""
+    """Return the workflow's time in UTC: the time at which its current input was recorded."""
     return datetime.fromtimestamp(_machine().tell_time() / 1000, UTC)
 
 
 def random() -> float:
-    """A number in [0, 1) that is the same in every replay and differs between workflows."""
+    """Return a random number in [0, 1). It is the same in every replay and differs between workflows."""
     return _machine().random.random()
 
 
 def uuid4() -> uuid.UUID:
-    """A random UUID that is the same in every replay and differs between workflows."""
+    """Return a random UUID. It is the same in every replay and differs between workflows."""
     return uuid.UUID(int=_machine().random.getrandbits(128), version=4)
 
 
 def side_effect(function: Callable[[], R]) -> R:
-    """The value of a quick function, taken once, recorded, and repeated in every replay (as plain JSON types)."""
+    """Call a quick function once and record its result. Every replay returns the recorded result, as plain JSON types."""
     return _machine().side_effect(function)  # type: ignore[no-any-return]
 
 
 def patched(patch_id: str) -> bool:
-    """True for runs that reach this line with the new code; False for those that passed it before the change.
+    """Return True in runs that reach this line with the new code, False in runs that passed it with the old code.
 
     if patched("use-new-carrier"):
         await ship_with_new_carrier(order)
@@ -531,20 +534,20 @@ def patched(patch_id: str) -> bool:
 
 
 def deprecate_patch(patch_id: str) -> None:
-    """Stands where ``patched`` stood once no run of the old branch is left, so that recorded patches still replay."""
+    """Replace a call of ``patched`` when no run of the old branch is left. Runs that recorded the patch still replay."""
     _machine().deprecate_patch(patch_id)
 
 
 class WorkflowInfo:
-    """Which run the code belongs to.
+    """The facts about the run that the code belongs to.
 
     Attributes:
         workflow_id, task_queue, workflow_type, namespace: as given at the start.
-        run_id: this run, also ``handle.run_id``.
-        generation: 1, and one more after each ``continue_as_new``.
-        parent_workflow_id: None for a workflow that no other one started.
-        origin_id: the topmost ancestor, None for itself.
-        started_at: when the run began, UTC.
+        run_id: the run id, as in ``handle.run_id``.
+        generation: 1 at first, and one more after each ``continue_as_new``.
+        parent_workflow_id: the parent's id; None without a parent.
+        origin_id: id of the topmost ancestor; None without a parent.
+        started_at: when the run began, in UTC.
     """
 
     def __init__(self, info: RunInfo) -> None:
@@ -560,7 +563,7 @@ class WorkflowInfo:
 
 
 def workflow_info() -> WorkflowInfo:
-    """The run that this code belongs to."""
+    """Return the facts about the run that the code belongs to."""
     machine = _machine()
     machine.tell_time()  # ``started_at``
     return WorkflowInfo(machine.info)
@@ -570,15 +573,15 @@ def workflow_info() -> WorkflowInfo:
 
 
 info: Final = workflow_info
-"""Another name of ``workflow_info``, for ``workflow.info()``."""
+"""Another name for ``workflow_info``, for ``workflow.info()``."""
 
 _Base = object if TYPE_CHECKING else ModuleType
 
 
 class _Workflow(_Base):
-    """This module, which is the decorator too: ``@workflow``, ``workflow.now()`` and ``import jetflow.workflow`` all mean the same object."""
+    """This module, which is also the decorator: ``@workflow``, ``workflow.now()`` and ``import jetflow.workflow`` use one object."""
 
-    if TYPE_CHECKING:  # at run time they are found in the module
+    if TYPE_CHECKING:  # at run time the module has them
 
         def __init__(self) -> None:
             self.sleep: Final = sleep
@@ -611,12 +614,15 @@ class _Workflow(_Base):
         self, *, name: str | None = None, task_queue: str | None = None
     ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], WorkflowDefinition[P, R]]: ...
     def __call__(self, function: Any = None, *, name: str | None = None, task_queue: str | None = None) -> Any:
-        """Makes an ``async def`` function a workflow.
+        """Make an ``async def`` function a workflow.
 
         Args:
             function: the function, when used without parentheses.
-            name: the workflow type on the wire; the function's name when not given.
-            task_queue: whose workers run it, unless a start names another queue; the client's when not given, of a child the parent's.
+            name: the workflow type on the wire. Default: the function's name.
+            task_queue: the task queue of starts that name none. Default: the client's, or the parent's for a child.
+
+        Raises:
+            InvalidInputError: the function is not ``async``, or the task queue has an invalid name.
         """
         if function is None:
             return lambda given: WorkflowDefinition(given, name, task_queue)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jetflow import Client
 from jetflow.broker.transport.server import LocalServer
@@ -24,6 +25,8 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+    settings.register_profile("jetflow", deadline=None)  # how long an example takes is up to the machine
+    settings.load_profile("jetflow")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
-"""Everything in jetflow that rests on anyio's internals: cancel scopes in workflow code behave the same in every process.
+"""All code that uses anyio's internals. It makes cancel scopes in workflow code behave the same in every process.
 
-anyio cancels nested scopes from a set of them. Scopes of workflow code therefore hash like the task they are in, which is in creation
-order. Scopes of other code hash as ever, since some may be in such sets already.
+anyio iterates over a set of nested scopes to cancel them. So a scope of workflow code hashes like its task, whose hash follows creation
+order. The hash of other scopes does not change, since some may be in such sets already.
 
-Where the installed anyio lacks what is used here, and with ``anyio`` in the environment variable ``JETFLOW_PLAIN``, anyio stays as it
-is. Everything works then but one thing: nested scopes that are cancelled together may be cancelled in another order when the workflow
-is replayed, which the replay reports as a ``NondeterminismError``.
+If the installed anyio lacks one of these internals, or the environment variable ``JETFLOW_PLAIN`` has ``anyio``, this module changes
+nothing. Then a replay may cancel nested scopes, which were cancelled together, in another order. It reports that as a
+``NondeterminismError``. Everything else works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jetflow.core.plain import asked_for
 log: logging.Logger = logging.getLogger("jetflow.workflow")
 
 CHECKED_WITH = ("4.16.0",)
-"""Versions of anyio that this module was checked with; ``tests/unit/test_pins.py`` says what to do about another one."""
+"""Versions of anyio that this module was checked with. ``tests/unit/test_pins.py`` says how to check another one."""
 
 _retry: Any = None
 _states: Any = None
@@ -28,7 +28,7 @@ _ready = False
 
 
 def missing() -> list[str]:
-    """What this module uses and the installed anyio does not have."""
+    """Return the names that this module uses and the installed anyio lacks."""
     from anyio._backends import _asyncio as backend
 
     gone = []
@@ -43,7 +43,7 @@ def missing() -> list[str]:
 
 
 def prepare(task_class: type[asyncio.Task[Any]]) -> None:
-    """Has the scopes of these tasks hash like their task; does it once."""
+    """Make cancel scopes of these tasks hash like their task. Only the first call has an effect."""
     global _retry, _states, _ready
     if _ready:
         return
@@ -65,13 +65,13 @@ def prepare(task_class: type[asyncio.Task[Any]]) -> None:
 
 
 def is_retry(callback: Any) -> bool:
-    """Whether a callback is anyio's next try to cancel what does not give way."""
+    """Return whether a callback is anyio's retry of a cancel that had no effect yet."""
     if _retry is not None:
         return getattr(callback, "__func__", None) is _retry
     return type(getattr(callback, "__self__", None)).__module__.startswith("anyio.")
 
 
 def forget(task: asyncio.Task[Any]) -> None:
-    """Has anyio forget a task, as it does when one ends."""
+    """Remove a task from anyio's memory, as anyio does when a task ends."""
     if _states is not None and _states.data:
         _states.pop(task, None)

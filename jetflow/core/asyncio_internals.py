@@ -1,11 +1,11 @@
-"""Everything in jetflow's workflow loop that rests on asyncio's internals.
+"""All code of the workflow loop that uses asyncio's internals.
 
-``_enter_task``, ``_leave_task`` and ``_set_running_loop`` are not in this list: asyncio documents them, or exports them, for those who
-write event loops. Handles are the loop's own, so that it need not look into asyncio's.
+``_enter_task``, ``_leave_task`` and ``_set_running_loop`` are used elsewhere: asyncio documents or exports them for authors of event
+loops. The loop has its own handle classes, so that it does not read private fields of asyncio's.
 
-Where the installed Python lacks what is used here, and with ``asyncio`` in the environment variable ``JETFLOW_PLAIN``, the callback of
-``asyncio.sleep`` is found by trying it. Everything works then but one thing: ``asyncio.as_completed`` starts coroutines in the order of
-a set, which another process need not repeat. Give it tasks.
+If the installed Python lacks one of these internals, or the environment variable ``JETFLOW_PLAIN`` has ``asyncio``, this module finds
+the callback of ``asyncio.sleep`` by a trial call. Then ``asyncio.as_completed`` starts coroutines in the order of a set, which differs
+between processes. Pass tasks to it. Everything else works.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from jetflow.core.plain import asked_for
 
 CHECKED_WITH = ("3.11", "3.12", "3.13")
-"""Versions of Python that this module was checked with; ``tests/unit/test_pins.py`` says what to do about another one."""
+"""Versions of Python that this module was checked with. ``tests/unit/test_pins.py`` says how to check another one."""
 
 
 def missing() -> list[str]:
-    """What this module uses and the installed Python does not have."""
+    """Return the names that this module uses and the installed Python lacks."""
     gone = []
     if not callable(getattr(asyncio.futures, "_set_result_unless_cancelled", None)):
         gone.append("asyncio.futures._set_result_unless_cancelled")
@@ -37,7 +37,7 @@ def missing() -> list[str]:
 
 
 class _Own:
-    """What the loop's handles have in common."""
+    """Base of the loop's handles."""
 
     __slots__ = ()
     callback: Callable[..., Any]
@@ -58,7 +58,7 @@ class _Own:
         return self.dropped
 
     def run(self) -> None:
-        """Calls it; what it raises is told to the loop."""
+        """Call the callback. Report its errors to the loop."""
         try:
             self.context.run(self.callback, *self.args)
         except (SystemExit, KeyboardInterrupt):
@@ -68,11 +68,11 @@ class _Own:
 
 
 class LoopHandle(_Own, asyncio.Handle):
-    """A callback that is ready. asyncio's own handle keeps private what a loop must know.
+    """A callback that is ready. Unlike asyncio's own handle, it has public fields for the loop.
 
     Attributes:
-        callback, args, context: what is called, and in which context.
-        dropped: whether it was cancelled.
+        callback, args, context: the function to call, its arguments, and the context to call it in.
+        dropped: whether the handle was cancelled.
     """
 
     __slots__ = ("args", "callback", "context", "dropped", "loop")
@@ -91,7 +91,7 @@ class LoopHandle(_Own, asyncio.Handle):
 
 
 class LoopTimerHandle(_Own, asyncio.TimerHandle):
-    """The same, at a time."""
+    """A callback that becomes ready at a time."""
 
     __slots__ = ("args", "at", "callback", "context", "dropped", "loop")
 
@@ -118,14 +118,14 @@ class LoopTimerHandle(_Own, asyncio.TimerHandle):
 
 
 def _nothing() -> None:
-    """What a cancelled handle calls."""
+    """Do nothing: the callback of a cancelled handle."""
 
 
 # ---- asyncio.sleep
 
 
 class _Trying:
-    """Stands in for a loop while ``asyncio.sleep`` is tried."""
+    """Replaces the loop during the trial call of ``asyncio.sleep``."""
 
     callback: Any = None
 
@@ -137,21 +137,21 @@ class _Trying:
         return self
 
     def cancel(self) -> None:
-        """As a handle has it."""
+        """See ``asyncio.Handle``."""
 
     def get_debug(self) -> bool:
         return False
 
 
 class _Stop:
-    """Ends the try where the future would be awaited."""
+    """Ends the trial call where it would await the future."""
 
     def __await__(self) -> Any:
         raise GeneratorExit
 
 
 def callback_of_sleep() -> Any:
-    """What ``asyncio.sleep`` has called when its time has come, found by trying it."""
+    """Return the callback that ``asyncio.sleep`` gives to its timer, found by a trial call."""
     trying: Any = _Trying()
     before = asyncio._get_running_loop()
     sleeping = asyncio.sleep(1)
@@ -185,7 +185,7 @@ if not asked_for("asyncio") and not missing():
 
 
 def as_completed_around(caller: FrameType) -> FrameType | None:
-    """The frame of ``asyncio.as_completed`` if it is what creates a task by ``caller``."""
+    """Return the frame of ``asyncio.as_completed`` if ``caller`` creates a task for it."""
     if caller.f_code is not _ENSURE_FUTURE:
         return None
     frame = caller.f_back
@@ -195,6 +195,6 @@ def as_completed_around(caller: FrameType) -> FrameType | None:
 
 
 def may_be_left_pending(task: asyncio.Task[Any]) -> None:
-    """Has Python not warn of a task that is put away while it waits, as a run's tasks are."""
+    """Stop Python's warning about a pending task that is destroyed, as the tasks of an unloaded run are."""
     if hasattr(task, "_log_destroy_pending"):
         task._log_destroy_pending = False  # type: ignore[attr-defined]

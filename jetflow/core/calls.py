@@ -1,4 +1,4 @@
-"""What workflow code calls, through ``jetflow.workflow``: each call decides something, or waits for it."""
+"""The calls of workflow code, made through ``jetflow.workflow``. Each call decides something, or waits for an operation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jetflow.core.values import TypedDecoder, encode, encode_args
 
 
 class Calls(Recorder):
-    """The side of a run that its code sees."""
+    """The part of a run that its code calls."""
 
     def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo, max_payload: int, host: asyncio.AbstractEventLoop | None) -> None:
         super().__init__(definition, info, max_payload, host)
@@ -36,7 +36,7 @@ class Calls(Recorder):
     # ---- operations that the code waits for
 
     async def run_activity(self, activity: ActivityDefinition[Any, Any], args: Sequence[Any], options: ActivityOptions | None = None) -> Any:
-        """One durable activity: scheduled, and its typed result."""
+        """Schedule an activity and return its typed result."""
         options = options or activity.options
         body = encode_args(args, activity.name)
         operation = self._begin(
@@ -46,14 +46,14 @@ class Calls(Recorder):
         return await operation.future  # type: ignore[misc]
 
     async def run_named_activity(self, name: str, args: Sequence[Any], options: ActivityOptions, result_type: Any = Any) -> Any:
-        """An activity known by name only."""
+        """Schedule an activity by name and return its result, decoded as ``result_type``."""
         body = encode_args(args, name)
         operation = self._begin(lambda index: ev.ActivityScheduled(index=index, at=self.now, name=name, input=body, task_queue=options.task_queue))
         operation.decode, operation.options = TypedDecoder(result_type, f"activity {name!r}, result"), options
         return await self._outcome(operation)
 
     async def wait_signal(self, signal: str, timeout_ms: int | None, model: Any) -> Any:
-        """The payload of the next signal of a name, or False when the timeout came first."""
+        """Return the payload of the next signal of a name, or False after the timeout."""
         due = None if timeout_ms is None else self.now + timeout_ms
         operation = self._begin(lambda index: ev.WaitStarted(index=index, at=self.now, signal=signal, due=due))
         if model is not Any:
@@ -63,7 +63,7 @@ class Calls(Recorder):
         return await self._outcome(operation)
 
     async def wait_until(self, predicate: Callable[[], Any]) -> None:
-        """Returns when the predicate is true; it is looked at after every input."""
+        """Return when the predicate is true. It runs after every input."""
         future = WorkflowFuture(self.loop)
         if not self.halted:
             self._raise_if_cancelled()
@@ -74,9 +74,9 @@ class Calls(Recorder):
         await future
 
     async def start_child(self, child: ev.ChildStarted, decode: Callable[[Raw], Any]) -> Any:
-        """A child workflow: its result when awaited, otherwise its run id once its owner has accepted it.
+        """Start a child workflow. Return its result if it is awaited, otherwise its run id once its owner has accepted it.
 
-        ``child.index`` and an empty ``workflow_id`` are filled in here.
+        Set ``child.index``, and ``child.workflow_id`` if that is empty.
         """
 
         def event(index: int) -> ev.ChildStarted:
@@ -91,10 +91,10 @@ class Calls(Recorder):
             operation.decode = decode
         return await self._outcome(operation)
 
-    # ---- what is answered at once
+    # ---- calls that return at once
 
     def send_signal(self, workflow_id: str, task_queue: str, signal: str, data: Raw, expire: int | None) -> None:
-        """A signal to another workflow, sent once after the commit."""
+        """Send a signal to another workflow, once, after the commit."""
         self.decide(
             ev.SignalSent(
                 index=self._take_index(), at=self.now, workflow_id=workflow_id, task_queue=task_queue, signal=signal, data=data, expire=expire
@@ -102,7 +102,7 @@ class Calls(Recorder):
         )
 
     def side_effect(self, function: Callable[[], Any]) -> Any:
-        """The function's value, taken once and recorded."""
+        """Call a function once and record its value. A replay returns the recorded value."""
         index = self._take_index()
         if not self._live:
             event = ev.SideEffect(index=index, at=self.now)
@@ -121,13 +121,13 @@ class Calls(Recorder):
 
     @property
     def random(self) -> random.Random:
-        """The run's own chance, the same in every replay."""
+        """The run's random generator, with the same values in every replay."""
         if self._random is None:
             self._random = random.Random(f"{self.info.workflow_id}/{self.info.run}/{self.info.generation}")
         return self._random
 
     def patched(self, patch_id: str) -> bool:
-        """Whether this run takes the code behind a patch; the first answer for an id stays."""
+        """Return whether this run takes the new code of a patch. The first answer for an id stays."""
         answer = self._patch_answers.get(patch_id)
         if answer is None:
             if self.halted:
@@ -139,13 +139,13 @@ class Calls(Recorder):
         return answer
 
     def deprecate_patch(self, patch_id: str) -> None:
-        """Accepts a recorded patch whose old branch is gone from the code."""
+        """Accept a recorded patch whose old branch is gone from the code."""
         if self._expected and isinstance(self._expected[0], ev.Patched) and self._expected[0].id == patch_id:
             self._expected.popleft()
             self._patch_answers[patch_id] = True
 
     def user_data(self, change: bool) -> UserData:
-        """The run's data. ``change`` says that it is about to be changed, which code that is being put away may not."""
+        """Return the run's user data. ``change`` says that the caller is about to change it; a halted run refuses that."""
         if change and self.halted:
             raise Stop
         if self.data is None:
@@ -153,7 +153,7 @@ class Calls(Recorder):
         return self.data
 
     def given_out(self) -> Handlers:
-        """Where the code gives out queries and updates."""
+        """Return the run's handlers, to which the code adds queries and updates."""
         if self.halted:
             raise Stop
         if self.handlers is None:
@@ -161,7 +161,7 @@ class Calls(Recorder):
         return self.handlers
 
     def continue_as_new(self, workflow_type: str, args: Raw) -> NoReturn:
-        """Ends this generation; the next begins in the same commit."""
+        """End this generation. The next one begins in the same commit."""
         self._raise_if_cancelled()
         self.end(ev.ContinuedAsNew(at=self.now, workflow_type=workflow_type, input=args))
         raise Stop

@@ -1,7 +1,7 @@
-"""User data: what a workflow tells about itself while it runs, as named fields and as one JSON document.
+"""User data: what a workflow shows of itself while it runs, as named fields and as one JSON document.
 
-It lives in the machine, is changed by the workflow's code alone and so is recomputed by every replay: nothing is read back
-from the broker, and a change is no event. The state record shows it, and the next generation starts with it.
+The machine holds the user data, and only the workflow's code changes it. So every replay computes it again: a change is not an event,
+and nothing is read back from the broker. The state record shows the data, and the next generation starts with it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jetflow.errors import InvalidInputError, PayloadTooLargeError
 
 
 class UserData:
-    """The data of one run.
+    """The user data of one run.
 
     Attributes:
         fields: values by name, as JSON.
-        document: the entity, None while there is none.
-        size: bytes of all of it as JSON, about.
+        document: the entity; None without one.
+        size: approximate size of all of it as JSON, in bytes.
     """
 
     def __init__(self, max_bytes: int, fields: dict[str, Raw] | None = None, document: dict[str, Any] | None = None) -> None:
@@ -39,7 +39,7 @@ class UserData:
         return self._fields_size + self._document_size
 
     def update(self, values: dict[str, Any]) -> int:
-        """Sets fields, all or none of them; how many are new."""
+        """Set all of these fields, or none on an error. Return how many are new."""
         given = {_named(name): encode(value, f"user data {name!r}") for name, value in values.items()}
         size = self._fields_size + sum(_size(item) - _size((item[0], self.fields.get(item[0]))) for item in given.items())
         self._check(size + self._document_size)
@@ -49,18 +49,18 @@ class UserData:
         return new
 
     def remove(self, names: tuple[str, ...]) -> int:
-        """Removes fields; how many were there."""
+        """Remove fields. Return how many existed."""
         gone = [(name, self.fields.pop(name)) for name in dict.fromkeys(names) if name in self.fields]
         self._fields_size -= sum(map(_size, gone))
         return len(gone)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A copy of a field's value."""
+        """Return a copy of a field's value."""
         value = self.fields.get(name)
         return default if value is None else decode(value)
 
     def replace(self, document: dict[str, Any]) -> None:
-        """Takes a document, which nobody else may hold, in place of the one there was."""
+        """Replace the document. The caller must not use the new one afterwards."""
         size = len(msgspec.json.encode(document))
         self._check(self._fields_size + size)
         self.document, self._document_size = document, size
@@ -81,20 +81,20 @@ def _named(name: Any) -> str:
 
 
 Access = Callable[[bool], UserData]
-"""Gives the data of the workflow whose code runs; True is said before a change, which is not always allowed."""
+"""Returns the user data of the workflow whose code runs. The argument is True before a change, which is refused in a query."""
 
 
 class Search:
-    """Named fields of the workflow, read from outside with ``handle.query_state([...])``. Values are anything that JSON can hold."""
+    """Named fields of the workflow. ``handle.query_state([...])`` reads them from outside. A value is any JSON value."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     def set(self, *pairs: Any, **fields: Any) -> int:
-        """Sets fields: ``set({"a": 1})``, ``set("a", 1, "b", 2)`` or ``set(a=1)``.
+        """Set fields: ``set({"a": 1})``, ``set("a", 1, "b", 2)`` or ``set(a=1)``.
 
         Returns:
-            How many of the names are new.
+            How many of the fields are new.
         """
         given: dict[str, Any] = {}
         if len(pairs) == 1 and isinstance(pairs[0], dict):
@@ -106,24 +106,24 @@ class Search:
         return self._access(True).update(given | fields)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field's value, ``default`` where there is none."""
+        """Return a field's value, or ``default`` if it is missing."""
         return self._access(False).get(name, default)
 
     def mget(self, *names: str) -> list[Any]:
-        """Several fields' values, None for those that there are not."""
+        """Return the values of several fields, with None for a missing one."""
         data = self._access(False)
         return [data.get(name) for name in names]
 
     def delete(self, *names: str) -> int:
-        """Removes fields; gives how many were there."""
+        """Remove fields. Return how many existed."""
         return self._access(True).remove(names)
 
     def incr(self, name: str, by: float = 1) -> int | float:
-        """Adds to a number, 0 where there is none, and gives the sum."""
+        """Add to a field's number, 0 if it is missing, and return the sum."""
         return self._compute(name, 0, lambda value: value + _number("by", by))
 
     def mult(self, name: str, by: float) -> int | float:
-        """Multiplies a number, 1 where there is none, and gives the product."""
+        """Multiply a field's number, 1 if it is missing, and return the product."""
         return self._compute(name, 1, lambda value: value * _number("by", by))
 
     def _compute(self, name: str, initial: float, function: Callable[[Any], int | float]) -> int | float:
@@ -134,31 +134,31 @@ class Search:
 
 
 class Entity:
-    """One JSON document of the workflow. A path is dotted: ``"order.lines.0.price"`` goes through objects, and lists by number.
+    """One JSON document of the workflow. A path is dotted: in ``"order.lines.0.price"``, ``0`` is an index in a list.
 
-    Whatever a call gives is a copy; objects on the way to a path are made when something is put there.
+    Every call returns a copy. Setting a value creates the missing objects on its path.
     """
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     def set(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Replaces the whole document, and gives it."""
+        """Replace the whole document and return it."""
         return self._put(_object(document))
 
     def merge(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Merges an object into the document at every depth; lists and plain values are replaced. Gives the document."""
+        """Merge an object into the document at every depth, and return the document. Lists and plain values are replaced."""
         return self._put(_merged(self._draft(), _object(values)))
 
     def get(self, path: str | None = None, default: Any = None) -> Any:
-        """The value at a path, ``default`` where there is none; without a path the document, ``{}`` where there is none."""
+        """Return the value at a path, or ``default`` if it is missing. Without a path return the document, or ``{}`` if there is none."""
         document = self._access(False).document
         if path is None:
             return {} if document is None else copy.deepcopy(document)
         return copy.deepcopy(look_up(document, path, default))
 
     def delete(self, path: str) -> dict[str, Any]:
-        """Removes what is at a path, and gives the document."""
+        """Remove the value at a path and return the document."""
         draft = self._draft()
         parent, key = _place(draft, path, make=False)
         if isinstance(parent, list) and isinstance(key, int):
@@ -168,19 +168,19 @@ class Entity:
         return self._put(draft)
 
     def append(self, path: str, value: Any) -> list[Any]:
-        """Adds to the end of the list at a path, an empty one where there is none, and gives the list."""
+        """Add to the end of the list at a path, an empty one if it is missing, and return the list."""
         return self._list(path, lambda items: items.append(_plain(value)))
 
     def prepend(self, path: str, value: Any) -> list[Any]:
-        """Adds to the beginning of the list at a path, and gives the list."""
+        """Add to the beginning of the list at a path, an empty one if it is missing, and return the list."""
         return self._list(path, lambda items: items.insert(0, _plain(value)))
 
     def remove(self, path: str, index: int) -> list[Any]:
-        """Removes one item of the list at a path by its number, from 0; gives the list. A number past its end changes nothing."""
+        """Remove one item of the list at a path by its index, from 0, and return the list. An index past the end changes nothing."""
         return self._list(path, lambda items: items.pop(index) if -len(items) <= index < len(items) else None)
 
     def increment(self, path: str, by: float = 1) -> int | float:
-        """Adds to the number at a path, 0 where there is none, and gives the sum."""
+        """Add to the number at a path, 0 if it is missing, and return the sum."""
 
         def added(value: Any) -> Any:
             return _plain(_number(f"entity {path!r}", 0 if value is None else value) + _number("by", by))
@@ -188,7 +188,7 @@ class Entity:
         return self._change(path, added)  # type: ignore[no-any-return]
 
     def toggle(self, path: str) -> bool:
-        """Turns the truth value at a path around, False where there is none, and gives it."""
+        """Invert the boolean at a path, False if it is missing, and return it."""
 
         def turned(value: Any) -> bool:
             if not isinstance(value, bool | None):
@@ -198,7 +198,7 @@ class Entity:
         return self._change(path, turned)  # type: ignore[no-any-return]
 
     def set_if_not_exists(self, path: str, value: Any) -> Any:
-        """Puts a value at a path where there is none yet; gives what is there."""
+        """Set the value at a path if it is missing. Return the value at the path."""
         there = look_up(self._access(False).document, path, _MISSING)
         return copy.deepcopy(there) if there is not _MISSING else self._change(path, lambda _: _plain(value))
 
@@ -232,7 +232,7 @@ _MISSING = object()
 
 
 def look_up(document: Any, path: str, default: Any = None) -> Any:
-    """What is at a dotted path of a document."""
+    """Return the value at a dotted path of a document, or ``default`` if it is missing."""
     value = document
     for step in _steps(path):
         if isinstance(value, dict) and step in value:
@@ -245,7 +245,7 @@ def look_up(document: Any, path: str, default: Any = None) -> Any:
 
 
 def _place(document: dict[str, Any], path: str, *, make: bool) -> tuple[Any, Any]:
-    """The object or list that a path ends in, and the last key; (None, None) where the way ends and none is to be made."""
+    """Return the object or list that holds a path's last key, and that key. Return (None, None) if it is missing and ``make`` is False."""
     steps = _steps(path)
     here: Any = document
     for number, step in enumerate(steps):

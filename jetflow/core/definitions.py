@@ -1,4 +1,4 @@
-"""What a worker is told about user code: workflow and activity definitions, and the policies they carry."""
+"""Definitions of workflows and activities, and their policies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from msgspec import Struct
@@ -22,18 +23,18 @@ R = TypeVar("R")
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """How often and when a failed activity is tried again.
+    """How often a failed activity is retried, and when.
 
     The delay before retry k (from 1) is ``initial_interval * backoff_coefficient ** (k - 1)``, at most
     ``maximum_interval``, with a tenth of jitter either way.
 
     Attributes:
-        maximum_attempts: executions in all, the first one included; 0 means no limit.
-        initial_interval: duration before the first retry.
-        backoff_coefficient: at least 1.
-        maximum_interval: the longest delay.
-        throw_on_error: False gives the error object as the result instead of raising it.
-        non_retryable: names of exception types, base classes included, that fail at once.
+        maximum_attempts: most attempts, counting the first; 0: no limit.
+        initial_interval: backoff before the first retry.
+        backoff_coefficient: factor from one backoff to the next, at least 1.
+        maximum_interval: the longest backoff.
+        throw_on_error: False returns the error object as the result instead of raising it.
+        non_retryable: names of exception types that are not retried. The name of a base class counts too.
     """
 
     maximum_attempts: int = 50
@@ -54,7 +55,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         to_ms(self.maximum_interval, "maximum_interval")
 
     def delay_ms(self, retry: int, jitter: float = 0.5) -> int:
-        """Milliseconds before retry ``retry`` (from 1); ``jitter`` in 0..1 spreads it over 90 to 110 %."""
+        """Return the backoff before retry number ``retry`` (from 1) in ms. ``jitter``, from 0 to 1, spreads it over 90 to 110 %."""
         longest = to_ms(self.maximum_interval)
         try:
             delay = to_ms(self.initial_interval) * float(self.backoff_coefficient) ** (retry - 1)
@@ -63,12 +64,12 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         return round(min(delay, longest) * (0.9 + 0.2 * jitter))
 
     def allows(self, attempt: int) -> bool:
-        """Whether another execution may follow after ``attempt`` of them."""
+        """Return whether another attempt may follow number ``attempt``."""
         return self.maximum_attempts == 0 or attempt < self.maximum_attempts
 
 
 class ActivityOptions(Struct, frozen=True, kw_only=True):
-    """How an activity is run; every duration in milliseconds, None for no limit."""
+    """How an activity runs. Durations are in ms; None: no limit."""
 
     retry: RetryPolicy = RetryPolicy()
     start_to_close: int | None = None
@@ -78,14 +79,14 @@ class ActivityOptions(Struct, frozen=True, kw_only=True):
 
 
 def activity_options(base: ActivityOptions | None = None, **given: Any) -> ActivityOptions:
-    """Options from the public keywords, on top of ``base``.
+    """Return options from the public keywords, on top of ``base``.
 
     Args:
-        base: what is not given is taken from here.
+        base: the options for keywords that are not given.
         given: ``retry``, ``start_to_close_timeout``, ``schedule_to_close_timeout``, ``heartbeat_timeout``, ``task_queue``.
 
     Raises:
-        InvalidInputError: for an unknown keyword or a value that cannot be used.
+        InvalidInputError: a keyword is unknown or a value is invalid.
     """
     changes: dict[str, Any] = {}
     for key, value in given.items():
@@ -105,7 +106,7 @@ def activity_options(base: ActivityOptions | None = None, **given: Any) -> Activ
 
 
 class WorkflowDefinition(Generic[P, R]):
-    """A workflow function with its name, signature and task queue. Calling it runs the function in place."""
+    """A workflow function with its name, signature and task queue. Calling it calls the function."""
 
     def __init__(self, function: Callable[P, Awaitable[R]], name: str | None = None, task_queue: str | None = None) -> None:
         if not inspect.iscoroutinefunction(function):
@@ -119,14 +120,11 @@ class WorkflowDefinition(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__wrapped__ = function
-        self._signature: Signature | None = None
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
-        """Decoders of the arguments and the result, made at first use."""
-        if self._signature is None:
-            self._signature = Signature(self.function, f"workflow {self.name!r}")
-        return self._signature
+        """Decoders of the arguments and the result, created at first use."""
+        return Signature(self.function, f"workflow {self.name!r}")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self.function(*args, **kwargs)
@@ -138,7 +136,7 @@ class WorkflowDefinition(Generic[P, R]):
 class ActivityDefinition(Generic[P, R]):
     """An activity function with its name, signature and options.
 
-    Awaiting a call inside a workflow runs it as a durable step; anywhere else the call runs the function itself.
+    Inside a workflow, awaiting a call runs the function as a durable step. Anywhere else, the call runs the function itself.
     """
 
     def __init__(self, function: Callable[P, Awaitable[R] | R], name: str | None = None, options: ActivityOptions | None = None) -> None:
@@ -152,17 +150,14 @@ class ActivityDefinition(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__wrapped__ = function
-        self._signature: Signature | None = None
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
-        """Decoders of the arguments and the result, made at first use."""
-        if self._signature is None:
-            self._signature = Signature(self.function, f"activity {self.name!r}")
-        return self._signature
+        """Decoders of the arguments and the result, created at first use."""
+        return Signature(self.function, f"activity {self.name!r}")
 
     def with_options(self, **options: Any) -> ActivityDefinition[P, R]:
-        """The same activity with other options; see ``activity`` for the keywords."""
+        """Return the same activity with other options. See ``activity`` for the keywords."""
         return ActivityDefinition(self.function, self.name, activity_options(self.options, **options))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
@@ -176,7 +171,7 @@ class ActivityDefinition(Generic[P, R]):
 
 
 async def _plain_call(definition: ActivityDefinition[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The function itself, for unit tests and plain use; a sync one runs in a thread."""
+    """Run the function itself, for calls outside a workflow such as unit tests. A plain function runs in a thread."""
     if definition.is_async:
         return await definition.function(*args, **kwargs)
     return await asyncio.to_thread(definition.function, *args, **kwargs)
@@ -185,15 +180,15 @@ async def _plain_call(definition: ActivityDefinition[Any, Any], args: tuple[Any,
 def _name_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     if name == "<lambda>":
-        raise InvalidInputError("a lambda has no name to be known by; use a def function")
+        raise InvalidInputError("a lambda has no name; use a def function")
     return str(name)
 
 
 def as_workflow(given: Any) -> WorkflowDefinition[Any, Any]:
-    """A definition from a decorated or a plain async function."""
+    """Return the definition of a decorated or a plain async function."""
     return given if isinstance(given, WorkflowDefinition) else WorkflowDefinition(given)
 
 
 def as_activity(given: Any) -> ActivityDefinition[Any, Any]:
-    """A definition from a decorated or a plain function."""
+    """Return the definition of a decorated or a plain function."""
     return given if isinstance(given, ActivityDefinition) else ActivityDefinition(given)

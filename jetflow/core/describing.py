@@ -1,4 +1,4 @@
-"""Events in words."""
+"""Descriptions of events, for error messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jetflow.core import events as ev
 
 
 def describe(event: Any) -> str:
-    """An event as a person says it; two outputs with the same description are the same decision."""
+    """Describe an event in words. Two outputs with the same description are the same decision."""
     match event:
         case ev.ActivityScheduled():
             where = f" on task queue {event.task_queue!r}" if event.task_queue else ""

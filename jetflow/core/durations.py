@@ -9,7 +9,7 @@ from jetflow.errors import InvalidInputError
 Duration = str | int | float | timedelta
 
 FOREVER = "forever"
-"""What stands in place of a duration that has no end, in Python, on the command line, and on the wire."""
+"""The word for no limit, instead of a duration: in Python, on the command line, and on the wire."""
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
@@ -17,22 +17,22 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern}\s*)+")
 
 
 def limit_ms(duration: Duration | None, what: str = "duration") -> int | None:
-    """Return a duration as ``to_ms`` does, or None for ``"forever"`` and for None.
+    """Return a duration in whole ms, as ``to_ms`` does, or None for ``"forever"`` and for None.
 
     Raises:
-        InvalidInputError: if it is negative, not finite, or not understood.
+        InvalidInputError: the duration is negative, not finite, or malformed.
     """
     return None if duration is None or duration == FOREVER else to_ms(duration, what)
 
 
 def to_ms(duration: Duration, what: str = "duration") -> int:
-    """Whole milliseconds of a duration, rounded up so that a wait is never cut short.
+    """Return a duration in whole ms, rounded up so that a wait is never too short.
 
     Args:
-        duration: text with units (ms s m h d w, may be joined: ``"1h30m"``), ``timedelta``, or a number of seconds.
+        duration: text with units (ms, s, m, h, d, w, also combined: ``"1h30m"``), a ``timedelta``, or a number of seconds.
 
     Raises:
-        InvalidInputError: if it is negative, not finite, or not understood.
+        InvalidInputError: the duration is negative, not finite, or malformed.
     """
     if isinstance(duration, str):
         if not _WHOLE.fullmatch(duration.strip()):

@@ -1,10 +1,10 @@
 """The timeline on the wire: typed events, and the commit that holds them.
 
-One timeline key is one ``Commit``: what happened (inputs) and what the workflow's code decided on it (outputs),
-in order. Times are milliseconds since the epoch, UTC. Payloads are the JSON they are. Fields are only ever
-added, with defaults; ``tests/replay/golden`` holds timelines of every released version.
+One timeline key is one ``Commit``: inputs (what happened) and outputs (what the workflow's code then decided), in order.
+Times are ms since the epoch, UTC. Payloads are plain JSON. A new version may only add fields, with defaults.
+``tests/replay/golden`` has timelines of every released version.
 
-Inputs change what the code sees and are replayed; outputs are what the code did, and replay checks them.
+A replay feeds the inputs to the code and checks that the code decides the recorded outputs again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from jetflow.errors import Failure
 
 VERSION = 1
 FOREVER_MS = 100 * 365 * 86_400_000
-"""A duration in ms that stands for no end at all."""
+"""The duration in ms that means no limit."""
 NULL = Raw(b"null")
 
 
 class Parent(Struct, omit_defaults=True, frozen=True):
-    """Who started a child: where its result goes."""
+    """A child's parent, which gets the child's result."""
 
     workflow_id: str
     task_queue: str
@@ -33,15 +33,15 @@ class Parent(Struct, omit_defaults=True, frozen=True):
 
 
 class Event(Struct, omit_defaults=True, tag_field="type"):
-    """Anything in a timeline; ``at`` is when it was recorded."""
+    """Base of everything in a timeline. ``at`` is the time at which it was recorded."""
 
 
 class Input(Event):
-    """Something that happened to the workflow."""
+    """Base of what happened to the workflow."""
 
 
 class Output(Event):
-    """Something the workflow's code decided."""
+    """Base of what the workflow's code decided."""
 
 
 # ---- inputs
@@ -50,10 +50,10 @@ class Output(Event):
 class Started(Input, tag="started"):
     """The first event of a generation. ``input`` is the JSON list of arguments.
 
-    Later generations carry on: ``first_index`` follows the last operation before, ``consumed`` has the inbox sequence of the
-    last signal taken of each name, ``consumed_from`` the number of the last one of each sender that numbers its signals,
-    ``cancel_reason`` is set when cancellation was asked for before. ``data`` and ``entity`` are the user data to begin with,
-    ``updates`` the outcomes of updates that a caller may still ask for.
+    A later generation continues from the one before. ``first_index`` follows the index of the last operation. ``consumed`` has the
+    inbox sequence of the last signal taken, by name. ``consumed_from`` has the number of the last signal taken, by name and sender, for
+    senders that number their signals. ``cancel_reason`` is set if a cancel came before. ``data`` and ``entity`` are the initial user
+    data. ``updates`` are outcomes of updates that a caller may still ask for.
     """
 
     at: int
@@ -74,7 +74,7 @@ class Started(Input, tag="started"):
 
 
 class ActivityRetrying(Input, tag="activity_retrying"):
-    """An attempt failed and the next one is due later; ``details`` is what a heartbeat said last."""
+    """An attempt failed and the next one is due later. ``details`` are those of its last heartbeat."""
 
     index: int
     at: int
@@ -85,7 +85,7 @@ class ActivityRetrying(Input, tag="activity_retrying"):
 
 
 class ActivityQueued(Input, tag="activity_queued"):
-    """The owner does not have the activity: from here on it goes through the task stream of the workflow's own queue."""
+    """The owner does not have the activity, so its attempts go through the task stream of the workflow's own queue from now on."""
 
     index: int
     at: int
@@ -99,7 +99,7 @@ class ActivityCompleted(Input, tag="activity_completed"):
 
 
 class ActivityFailed(Input, tag="activity_failed"):
-    """The last attempt's ``failure``, and why none follows, as a ``Kind``: events from before there were kinds say it by the failure's code."""
+    """An activity failed with its last attempt's ``failure``. ``kind`` says why no attempt follows; in older events the code does."""
 
     index: int
     at: int
@@ -114,8 +114,8 @@ class TimerFired(Input, tag="timer_fired"):
 
 
 class Signaled(Input, tag="signaled"):
-    """A signal met its wait. ``seq`` is the signal's place in the inbox, 0 for a signal by id, whose ``number`` is its place in the stream
-    of those; ``sender`` and ``number`` tell repeats apart."""
+    """A signal ended its wait. ``seq`` is the signal's sequence number in the inbox, 0 for a signal by id. The ``number`` of a signal by
+    id is its sequence number in the stream of those. ``sender`` and ``number`` identify repeats."""
 
     index: int
     at: int
@@ -150,7 +150,7 @@ class ChildFailed(Input, tag="child_failed"):
 
 
 class Updated(Input, tag="updated"):
-    """An update was taken. ``seq`` is its place in the inbox, ``reply`` where its caller listens; ``id`` is the caller's, or ``seq``."""
+    """An update was accepted. ``seq`` is its sequence number in the inbox, ``reply`` its caller's subject, ``id`` the caller's or ``seq``."""
 
     id: str
     at: int
@@ -166,8 +166,8 @@ class CancelRequested(Input, tag="cancel_requested"):
 
 
 class Terminated(Input, tag="terminated"):
-    """The run was ended from outside; nothing of it runs any more. ``expire`` in ms; ``descend`` takes its children along. ``kind`` marks
-    the failure that it is.
+    """The run was terminated, and none of its code runs any more. ``expire`` is in ms. ``descend`` terminates its children too. ``kind`` is
+    the failure's kind.
     """
 
     at: int
@@ -181,7 +181,7 @@ class Terminated(Input, tag="terminated"):
 
     @property
     def kept_ms(self) -> int | None:
-        """How long the record is kept after the end, in ms; None for ever, which ``expire`` says by ``FOREVER_MS``."""
+        """How long the record stays after the end, in ms; None: no limit (``expire`` is ``FOREVER_MS`` then)."""
         return None if self.expire >= FOREVER_MS else self.expire
 
 
@@ -189,7 +189,7 @@ class Terminated(Input, tag="terminated"):
 
 
 class ActivityScheduled(Output, tag="activity_scheduled"):
-    """``input`` is the JSON list of arguments; ``task_queue`` is set when it runs on other workers."""
+    """The code called an activity. ``input`` is the JSON list of arguments. ``task_queue`` is set if other workers run it."""
 
     index: int
     at: int
@@ -234,7 +234,7 @@ class SignalSent(Output, tag="signal_sent"):
 
 
 class SideEffect(Output, tag="side_effect"):
-    """A value taken once from outside the workflow's determinism, or the error instead of it, and repeated ever after."""
+    """The value of a nondeterministic function, or its error. Every replay returns it."""
 
     index: int
     at: int
@@ -243,14 +243,14 @@ class SideEffect(Output, tag="side_effect"):
 
 
 class Patched(Output, tag="patched"):
-    """The code from here on is the one behind ``patched(id)``."""
+    """From here on the run takes the new code of ``patched(id)``."""
 
     id: str
     at: int
 
 
 class UpdateCompleted(Output, tag="update_completed"):
-    """An update's handler has returned. ``seq`` is that of the update."""
+    """An update's handler returned. ``seq`` is the update's sequence number."""
 
     id: str
     at: int
@@ -259,7 +259,7 @@ class UpdateCompleted(Output, tag="update_completed"):
 
 
 class UpdateFailed(Output, tag="update_failed"):
-    """An update's handler has raised."""
+    """An update's handler raised."""
 
     id: str
     at: int
@@ -268,7 +268,7 @@ class UpdateFailed(Output, tag="update_failed"):
 
 
 class OperationCancelled(Output, tag="operation_cancelled"):
-    """The code gave up waiting for an operation of its own (a timeout that was not needed, a cancelled task)."""
+    """The code stopped waiting for one of its operations (a timeout that was not needed, a cancelled task)."""
 
     index: int
     at: int
@@ -329,11 +329,11 @@ class Commit(Struct, omit_defaults=True):
 
     Attributes:
         run: the run id, which is the inbox sequence of its start command.
-        cause: the highest inbox sequence applied so far; a command at or below it is a repeat.
+        cause: the highest inbox sequence applied so far. A command at or below it is a repeat.
         events: inputs and outputs in order.
-        more: True when the next key goes on with the same commit, which was too large for one message.
-        compacted: above 0 when the run has ended and this one key holds all of its events, so many of which had keys of their own
-            before; keys of the run that are still there repeat them.
+        more: True if the next key continues the same commit, which was too large for one message.
+        compacted: above 0 if the run has ended and this key holds all of its events. It is the number of those that had their own keys
+            before. Keys of the run that still exist repeat them.
     """
 
     run: int
@@ -345,7 +345,7 @@ class Commit(Struct, omit_defaults=True):
 
     @property
     def decision(self) -> list[AnyInput | AnyOutput]:
-        """The events that were new in this key."""
+        """Return the events that were new in this key."""
         return self.events[self.compacted :] if self.compacted else self.events
 
 
@@ -354,15 +354,15 @@ _decoder = msgspec.json.Decoder(Commit)
 
 
 def encode_commit(commit: Commit) -> bytes:
-    """The bytes of a timeline key."""
+    """Return the bytes of a timeline key."""
     return _encoder.encode(commit)
 
 
 def decode_commit(body: bytes) -> Commit:
-    """A timeline key's commit.
+    """Return the commit of a timeline key.
 
     Raises:
-        msgspec.ValidationError: if it is not one, or of a newer version than this code knows.
+        msgspec.ValidationError: the bytes are not a commit, or have a newer version than this code knows.
     """
     commit = _decoder.decode(body)
     if commit.v > VERSION:

@@ -1,4 +1,4 @@
-"""Failures as data: how an exception is written to the timeline and raised again elsewhere."""
+"""Failures as data: writing an exception to the timeline, and raising it again elsewhere."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ _PARTS: Any = BaseExceptionGroup.__dict__["exceptions"]
 
 
 CODES: dict[str, int] = {Kind.TIMED_OUT: ACTIVITY_TIMEOUT, Kind.EXHAUSTED: RETRIES_EXHAUSTED, Kind.FATAL: FATAL}
-"""The code that an activity's failure for good shows."""
+"""The codes of an activity's final failure, by kind."""
 
 
 def termination(workflow_id: str, reason: str, code: int, stack: str | None, kind: str | None) -> Failure:
-    """The failure that a terminated run shows to whoever asks for its end."""
+    """Return the failure of a terminated run."""
     return Failure("WorkflowTerminatedError", f"workflow {workflow_id!r} was terminated: {reason}", code, stack or "", kind=kind)
 
 
@@ -59,7 +59,7 @@ _ERRORS: dict[tuple[str, str], type[FailureError]] = {
     (Kind.FATAL, "ActivityError"): ActivityError,
     (Kind.CHILD, "ChildWorkflowError"): ChildWorkflowError,
 }
-"""The errors of jetflow's own that a record is raised as. Anybody may choose the name of a type, so the type alone does not decide."""
+"""jetflow's own error for each kind of failure. User code may use any type name, so the type name alone does not decide."""
 
 
 def type_name(cls: type) -> str:
@@ -69,7 +69,7 @@ def type_name(cls: type) -> str:
 
 
 def own_code(error: BaseException) -> int | None:
-    """Return the code that an error itself carries, None without one."""
+    """Return the code of an error, or None if it has none."""
     if issubclass(type(error), NonRetryableError):
         return FATAL
     try:
@@ -85,16 +85,16 @@ def own_code(error: BaseException) -> int | None:
 
 
 def to_failure(error: BaseException, code: int | None = None, depth: int = 0, *, kind: Kind | None = None, without_code: int = UNKNOWN) -> Failure:
-    """Return the record of an exception, with its chain of causes (at most 10).
+    """Return the failure that records an exception, with its chain of causes (at most 10).
 
     Whatever the exception's own class makes of its attributes, there is a record: a property or a ``__str__`` that raises is left out.
 
     Args:
-        error: what was raised. If it is a record raised again, that record is returned.
-        code: the engine's, instead of the error's own.
-        depth: of the cause.
-        kind: the engine's mark. Without one it is user code's error, unless its class is one of jetflow's own.
-        without_code: the code of an error that carries none.
+        error: the exception. If it was raised from a recorded failure, that failure is returned.
+        code: the engine's code, instead of the error's own.
+        depth: how deep the error is in a chain of causes.
+        kind: the failure's kind. Default: ``ERROR``, or the kind of jetflow's own class.
+        without_code: the code for an error that has none.
     """
     return _to_failure(error, code, depth, kind, without_code, ())
 
@@ -169,12 +169,12 @@ def _message(error: BaseException) -> str:
 
 
 def _writable(text: str) -> str:
-    """Text that JSON can hold: lone surrogates, such as of undecodable file names, are spelt out."""
+    """Return text that can be written as JSON. Lone surrogates, as in undecodable file names, are escaped."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def to_error(failure: Failure) -> FailureError:
-    """The exception to raise for a record: jetflow's own kinds as themselves, others as ``WorkflowFailedError``."""
+    """Return the exception to raise for a recorded failure: jetflow's own error for its kind, or ``WorkflowFailedError``."""
     error = _ERRORS.get((failure.mark, failure.type), WorkflowFailedError)(failure.message, failure=failure)
     if failure.cause is not None:
         error.__cause__ = to_error(failure.cause)
@@ -182,14 +182,14 @@ def to_error(failure: Failure) -> FailureError:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """True when an error means only that the workflow was asked to cancel, also inside exception groups."""
+    """Return whether an error means only that the workflow was asked to cancel. Looks into exception groups too."""
     if issubclass(type(error), BaseExceptionGroup):
         return all(is_cancellation(part) for part in _PARTS.__get__(error))
     return issubclass(type(error), (CancelledFailure, asyncio.CancelledError))
 
 
 def is_retryable(error: BaseException, non_retryable: Iterable[str]) -> bool:
-    """Whether an activity's error may be tried again under a policy's ``non_retryable`` type names."""
+    """Return whether an activity may be retried after an error, by a policy's ``non_retryable`` type names."""
     if issubclass(type(error), NonRetryableError):
         return False
     names = {type_name(cls) for cls in type(error).__mro__}

@@ -1,8 +1,8 @@
 """Refuses real I/O, threads and blocking calls while workflow code runs, through Python's audit events.
 
-Python before 3.13 has no event for ``time.sleep``, before 3.12 none for threads: there the functions themselves are wrapped.
+Python before 3.13 has no event for ``time.sleep``, and before 3.12 none for threads. There this module wraps the functions.
 
-``install`` is called by a worker, never on import. Outside workflow code the hook returns at once.
+A worker calls ``install``; nothing happens on import. Outside workflow code the hook returns at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _installed = False
 
 
 def install() -> None:
-    """Adds the audit hook once for this process."""
+    """Add the audit hook, once for each process."""
     global _installed
     if not _installed:
         _installed = True
@@ -75,7 +75,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _for_python_itself() -> bool:
-    """True for what importing a module, showing source lines, a warning or a log handler does."""
+    """Return whether Python itself makes the call: an import, a traceback's source lines, a warning or a log handler."""
     frame = sys._getframe(2)
     while frame is not None and not is_border(frame):
         if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OF_PYTHON:

@@ -1,9 +1,10 @@
-"""Queries and updates that a workflow's code has given out: functions that are called from outside while it runs."""
+"""Handlers of queries and updates: functions of a workflow that are called from outside while it runs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -14,41 +15,38 @@ from jetflow.core.values import Signature, args_from_body
 from jetflow.errors import Failure, InvalidInputError, Kind
 
 MAX_OUTCOMES = 200
-"""Updates whose outcome is kept for a caller that asks again."""
+"""Most outcomes of updates in memory, for callers that ask again."""
 CARRIED_BYTES = 4 * 1024
-"""Bytes of outcomes that the next generation takes along, the newest first."""
+"""Most bytes of outcomes that the next generation gets, the newest first."""
 
 Outcome = ev.UpdateCompleted | ev.UpdateFailed
 
 
 class Handler:
-    """A function given out under a name. Its annotations are read when it is first called."""
+    """A function with a name. Its annotations are read at the first call."""
 
     def __init__(self, name: str, function: Callable[..., Any], validator: Callable[..., Any] | None = None) -> None:
         self.name = name
         self.function = function
         self.validator = validator
-        self._signature: Signature | None = None
 
     def arguments(self, body: bytes | Raw, told: int | None = None) -> Raw:
-        """The JSON list of arguments of a command's body."""
+        """Return the JSON list of arguments of a command's body. ``told``: their number, if the command has it."""
         return args_from_body(bytes(body), single=self.signature.single, told=told)
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
-        if self._signature is None:
-            self._signature = Signature(self.function, self.name)
-        return self._signature
+        return Signature(self.function, self.name)
 
 
 class Handlers:
-    """What one machine's code has given out, and the updates it has taken.
+    """The handlers of one run, and its updates.
 
     Attributes:
         queries, updates: handlers by name.
-        running: updates under way by id.
-        outcomes: of the last updates that ended, by id.
-        forgotten: the highest inbox sequence of updates whose outcome is not kept any more.
+        running: running updates by id.
+        outcomes: outcomes of the last updates that ended, by id.
+        forgotten: the highest inbox sequence of an update whose outcome was dropped.
     """
 
     def __init__(self, outcomes: list[Outcome] | None = None, forgotten: int = 0) -> None:
@@ -59,27 +57,27 @@ class Handlers:
         self.outcomes: dict[str, Outcome] = {outcome.id: outcome for outcome in outcomes or []}
 
     def set_query(self, name: str, function: Callable[..., Any]) -> None:
-        """Gives out a query, in place of an earlier one of the name."""
+        """Add a query handler, or replace the one of this name."""
         _check_handler("query", name, function)
         if asyncio.iscoroutinefunction(function):
-            raise InvalidInputError(f"query {name!r} must be a plain function: it reads, and waits for nothing")
+            raise InvalidInputError(f"query {name!r} must be a plain function, not an async one: it may only read")
         self.queries[name] = Handler(name, function)
 
     def set_update(self, name: str, function: Callable[..., Any], validator: Callable[..., Any] | None) -> None:
-        """Gives out an update."""
+        """Add an update handler, or replace the one of this name."""
         _check_handler("update", name, function)
         if validator is not None:
             _check_handler("validator of update", name, validator)
             if asyncio.iscoroutinefunction(validator):
-                raise InvalidInputError(f"the validator of update {name!r} must be a plain function: it reads, and waits for nothing")
+                raise InvalidInputError(f"the validator of update {name!r} must be a plain function, not an async one: it may only read")
         self.updates[name] = Handler(name, function, validator)
 
     def knows_update(self, update_id: str) -> bool:
-        """Whether an update was taken before."""
+        """Return whether an update was accepted before."""
         return update_id in self.running or update_id in self.outcomes
 
     def carried(self, now: int) -> dict[str, Any]:
-        """The newest outcomes, as many as the next generation takes along; updates under way have failed, their code is gone."""
+        """Return the newest outcomes, for the next generation. Running updates have failed: their code ends with this generation."""
         failure = Failure("UpdateError", "the workflow continued as new before the update was done", kind=Kind.REFUSED)
         outcomes = [
             *self.outcomes.values(),
@@ -95,7 +93,7 @@ class Handlers:
         return {"updates": taken[::-1], "forgotten": forgotten}
 
     def keep(self, update_id: str, outcome: Outcome) -> None:
-        """Keep what came of an update, for a caller that asks again; the oldest outcome goes when there are too many."""
+        """Store an update's outcome, for a caller that asks again. Drop the oldest one when there are too many."""
         del self.running[update_id]
         self.outcomes[update_id] = outcome
         while len(self.outcomes) > MAX_OUTCOMES:

@@ -1,9 +1,8 @@
-"""Ids, and the subject tokens that stand for them.
+"""Ids, and their subject tokens.
 
-A workflow id, task queue or signal name may be any non-empty text. On the wire it is one subject token
-that is also a valid KV key part: letters, digits, ``-`` and ``_`` stand for themselves, every other
-UTF-8 byte becomes ``=XX`` (two upper-case hex digits). ``order-456`` stays ``order-456``; ``order 4.5``
-becomes ``order=204=2E5``.
+A workflow id, task queue or signal name may be any non-empty text. On the wire it is one subject token, which is also a
+valid part of a KV key. Letters, digits, ``-`` and ``_`` stay as they are. Every other UTF-8 byte becomes ``=XX`` (two
+upper-case hex digits). ``order-456`` stays ``order-456``; ``order 4.5`` becomes ``order=204=2E5``.
 """
 
 import hashlib
@@ -20,11 +19,13 @@ _SAFE_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 
 
 def to_token(text: str, what: str = "name") -> str:
-    """The subject token for any text.
+    """Return the subject token of a text.
 
     Raises:
-        InvalidInputError: if the text is empty, or longer than 256 bytes as a token.
+        InvalidInputError: the text is empty, not valid unicode, or longer than 256 bytes as a token.
     """
+    if type(text) is str and len(text) <= MAX_TOKEN and _PLAIN.fullmatch(text):
+        return text
     if not isinstance(text, str) or not text:
         raise InvalidInputError(f"{what} must be a non-empty string, not {text!r}")
     token = text if _PLAIN.fullmatch(text) else _escaped(text, what)
@@ -43,11 +44,11 @@ def _escaped(text: str, what: str) -> str:
 
 
 def from_token(token: str) -> str:
-    """The text a token stands for.
+    """Return the text of a subject token.
 
     Raises:
-        InvalidInputError: if the token is not what ``to_token`` gives for its text, since then it could
-            name the same workflow in two partitions; the message shows the spelling to use.
+        InvalidInputError: ``to_token`` does not return this token for its text. It could name the same workflow in two partitions. The
+            message shows the token to use.
     """
     if _PLAIN.fullmatch(token) and len(token) <= MAX_TOKEN:
         return token
@@ -69,7 +70,7 @@ def _unescaped(token: str) -> str:
 
 
 def child_id(parent_id: str, run: int, index: int) -> str:
-    """The id made for a child that was given none; a digest stands for a parent's id that leaves no room."""
+    """Return the id of a child that was given none. A parent's id that is too long is replaced by its digest."""
     made = f"{parent_id}-{run}-{index}"
     try:
         to_token(made)
@@ -79,7 +80,7 @@ def child_id(parent_id: str, run: int, index: int) -> str:
 
 
 def partition_of(queue_token: str, id_token: str, partitions: int) -> int:
-    """The partition nats-server gives ``{{partition(P,1,2)}}``: 32-bit FNV-1a over the two tokens."""
+    """Return the partition that nats-server computes with ``{{partition(P,1,2)}}``: 32-bit FNV-1a over the two tokens."""
     value = _hash_of_queue(queue_token)
     for byte in id_token.encode():
         value = ((value ^ byte) * 16777619) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""What each input does to a run, one function for each kind. The code runs afterwards."""
+"""How each input changes a run: one function for each type of input. The code runs afterwards."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def _on_queued(run: Recorder, event: ev.ActivityQueued) -> None:
 def _on_result(run: Recorder, event: ev.ActivityCompleted | ev.ChildCompleted | ev.Signaled) -> None:
     operation = run.resolve(event.index)
     if isinstance(event, ev.Signaled):
-        if event.seq:  # a signal by id has no place of its own in the inbox
+        if event.seq:  # a signal by id has no sequence number in the inbox
             run.consumed[event.signal] = event.seq
         if event.sender is not None:
             numbers = run.consumed_from.setdefault(event.signal, {})
-            numbers.pop(event.sender, None)  # the latest is last
+            numbers.pop(event.sender, None)  # the latest sender comes last
             numbers[event.sender] = event.number
         payload = event.data
         if operation.due is not None:
-            run.ended.append(operation)  # its timeout is not needed any more
+            run.ended.append(operation)  # the wait's timeout is no longer needed
     else:
         payload = event.result
     try:
@@ -116,7 +116,7 @@ def _on_updated(run: Recorder, event: ev.Updated) -> None:
 
 
 async def _update(run: Recorder, handlers: Handlers, handler: Handler, event: ev.Updated) -> None:
-    """Run an update's handler, and decide what came of it."""
+    """Run an update's handler and record its outcome."""
     outcome: Outcome
     try:
         value = handler.function(*handler.signature.decode_args(event.input))

@@ -1,4 +1,4 @@
-"""Where in the user's code something happens, as ``file:line in function``."""
+"""Places in user code, as ``file:line in function``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RUNTIME_LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for na
 
 
 def is_user_file(filename: str) -> bool:
-    """True for code that is neither jetflow's, nor the standard library's, nor of a library that jetflow runs on."""
+    """Return whether a file is user code: not of jetflow, of the standard library, or of a library that jetflow uses."""
     if filename.startswith((_OWN, "<frozen")):
         return False
     if "site-packages" in filename:
@@ -23,7 +23,7 @@ def is_user_file(filename: str) -> bool:
 
 
 def user_location() -> str:
-    """The innermost frame of workflow code on the current stack; empty when a task runs none, such as an activity by itself."""
+    """Return the innermost frame of workflow code on the current stack; "" if there is none, as in a task that only calls an activity."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_border(frame):
         if is_user_file(frame.f_code.co_filename):
@@ -33,12 +33,12 @@ def user_location() -> str:
 
 
 def is_border(frame: FrameType) -> bool:
-    """True for the frame that lets workflow code run: whoever called it is outside."""
+    """Return whether a frame is the one that runs workflow code. Its callers are outside workflow code."""
     return frame.f_code.co_name == "_inside" and frame.f_code.co_filename.startswith(_OWN)
 
 
 def await_location(awaitable: Any) -> str:
-    """Where a suspended coroutine of user code stands waiting."""
+    """Return where a suspended coroutine of user code waits."""
     found = "unknown place"
     while awaitable is not None:
         frame = getattr(awaitable, "cr_frame", None)
@@ -49,7 +49,7 @@ def await_location(awaitable: Any) -> str:
 
 
 def raised_at(error: BaseException) -> str:
-    """The innermost frame of user code that an error came through."""
+    """Return the innermost frame of user code in an error's traceback."""
     found, trace = "unknown place", error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -60,7 +60,7 @@ def raised_at(error: BaseException) -> str:
 
 
 def end_of(function: Any) -> str:
-    """A function's last line, where it returns without a word."""
+    """Return a function's last line, where it returns without a ``return`` statement."""
     code = function.__code__
     last = max((line for _, _, line in code.co_lines() if line is not None), default=code.co_firstlineno)
     return f"{code.co_filename}:{last} at the end of {code.co_name}"

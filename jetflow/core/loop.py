@@ -1,8 +1,8 @@
 """The deterministic event loop that workflow code runs on.
 
-A ready queue, and time that stands still between the workflow's inputs. Timers become durable operations of the
-machine; everything that would reach outside is refused. Tasks and futures hash by creation order and by their workflow,
-so that sets of them iterate the same way in every process, and asyncio's own set of all tasks does not collide.
+The loop has a queue of ready callbacks. Its time does not move between the workflow's inputs. Timers become durable operations of
+the machine. The loop refuses all I/O. Tasks and futures hash by creation order and by their workflow. So sets of them iterate in the
+same order in every process, and tasks of different workflows do not collide in asyncio's set of all tasks.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from jetflow.errors import NotAllowedInWorkflowError
 log: logging.Logger = logging.getLogger("jetflow.workflow")
 
 MAX_STEPS = 100_000
-"""Callbacks between two inputs before the code counts as spinning, beside ``STEPS_OF_A_TASK`` for each of its tasks."""
+"""Most callbacks between two inputs, plus ``STEPS_OF_A_TASK`` for each task. More of them fail the run."""
 STEPS_OF_A_TASK = 10
-"""Callbacks that each task of the run adds to ``MAX_STEPS``: a workflow may wake very many at once."""
+"""Callbacks that each task of the run adds to ``MAX_STEPS``. A workflow may wake very many tasks at once."""
 
 MOST_COMPLAINTS = 10
-"""Errors of a run that nobody has awaited, and of its callbacks, that are logged."""
+"""Most logged errors of one run's callbacks and of tasks that no code awaits."""
 
 PATIENCE = 5_000
-"""Callbacks without a new operation before cancellation that is not getting anywhere waits for the next input."""
+"""Most callbacks without a new operation. After that, anyio's cancel retries wait for the next input."""
 
 running: dict[int, WorkflowLoop] = {}
-"""Loops that run workflow code now, by the number of their thread. Asking asyncio for the running loop is a system call in Python 3.11."""
+"""Loops that run workflow code now, by thread id. In Python 3.11, asking asyncio for the running loop makes a system call."""
 
 
 MAX_STOPS = 100
-"""Times that code may answer its being put away by waiting for one more thing."""
+"""Most times that code may wait again while it is being closed."""
 
 
 class Stop(BaseException):
-    """Unwinds workflow code that must not go on. Never catch it: ``except Exception`` lets it pass."""
+    """Unwinds workflow code that must not continue. Do not catch it. ``except Exception`` does not catch it."""
 
 
 class Driver(Protocol):
-    """What a loop asks of the machine that drives it."""
+    """What a loop calls on the machine that drives it."""
 
     halted: bool
     next_index: int
@@ -71,16 +71,16 @@ class Driver(Protocol):
         ...
 
     def cancel_operation(self, index: int) -> None:
-        """End an operation that the code waits for no more."""
+        """End an operation that the code no longer waits for."""
         ...
 
     def give_up_spinning(self, steps: int) -> None:
-        """Fail the run, whose code never comes to wait."""
+        """Fail a run whose code does not wait."""
         ...
 
 
 def current_machine() -> Any:
-    """Return the machine of the workflow whose code runs now, which ``jetflow.core.machine`` defines; None outside of workflow code."""
+    """Return the machine of the workflow whose code runs now (see ``jetflow.core.machine``); None outside workflow code."""
     loop = running.get(threading.get_ident())
     return None if loop is None else loop.machine
 
@@ -102,7 +102,7 @@ class WorkflowTask(_Ordered, asyncio.Task[Any]):
         self._order = loop.next_order()
         self.context: Context = context if context is not None else copy_context()
         super().__init__(coro, loop=loop, name=name or f"Task-{self._order - loop.first_order}", context=self.context)
-        may_be_left_pending(self)  # as those of a run that is put away are
+        may_be_left_pending(self)  # a run may be unloaded while its tasks wait
 
 
 class WorkflowFuture(_Ordered, asyncio.Future[Any]):
@@ -112,19 +112,19 @@ class WorkflowFuture(_Ordered, asyncio.Future[Any]):
 
 
 class DurableTimerHandle(LoopTimerHandle):
-    """A timer handle that knows its operation; ``index`` is 0 for a timer that can never fire."""
+    """A timer handle with its operation's index. ``index`` is 0 for a timer that can never fire."""
 
     index = 0
 
     def sleeper(self) -> WorkflowFuture | None:
-        """Return the future that ``asyncio.sleep`` waits for, if this timer is one of its own."""
+        """Return the future that ``asyncio.sleep`` waits for, if ``asyncio.sleep`` started this timer."""
         return self.args[0] if self.callback is SLEEP else None
 
 
 class WorkflowLoop(asyncio.AbstractEventLoop):
-    """One run's loop. ``machine`` makes it known to workflow code that asks for the running loop.
+    """One run's loop. Workflow code finds its machine through ``machine``.
 
-    ``host`` is the event loop inside which it is always run, if there is one; otherwise that is asked for each time.
+    ``host`` is the event loop that always runs this one. Without it, this loop asks for the running loop each time.
     """
 
     host: asyncio.AbstractEventLoop | None = None
@@ -147,7 +147,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     @property
     def ready(self) -> int:
-        """Callbacks that are ready to run."""
+        """The number of callbacks that are ready to run."""
         return len(self._ready)
 
     def next_order(self) -> int:
@@ -157,7 +157,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     # ---- running
 
     def run_ready(self, also: Callable[[], bool]) -> None:
-        """Runs callbacks until none is ready and ``also``, called then, reports that it readied none."""
+        """Run callbacks until none is ready and ``also`` returns False. ``also`` is called when none is ready; True: it made one ready."""
         self._inside(self._drain, also)
 
     def _inside(self, function: Callable[..., Any], *args: Any) -> None:
@@ -190,7 +190,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 if not handle.dropped:
                     try:
                         handle.run()
-                    except (SystemExit, KeyboardInterrupt) as error:  # a task keeps it as its exception; it must not end the worker
+                    except (SystemExit, KeyboardInterrupt) as error:  # the task has it as its exception; it must not end the worker
                         if is_interrupt(error):
                             raise
                 steps += 1
@@ -206,7 +206,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 return
 
     def outside(self, function: Callable[[], Any]) -> Any:
-        """Calls a function as if it were no workflow code: nothing is refused, and the workflow's own calls are not there."""
+        """Call a function as if outside workflow code: nothing is refused, and the calls of ``jetflow.workflow`` do not work."""
         thread = threading.get_ident()
         asyncio._set_running_loop(None)
         running.pop(thread, None)
@@ -217,17 +217,17 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             asyncio._set_running_loop(self)
 
     def _set_retries_aside(self) -> None:
-        """anyio cancels again and again what does not give way, such as durable clean-up: it may go on at the next input."""
+        """Postpone anyio's cancel retries to the next input. anyio retries in a loop while code does not end, as in durable cleanup."""
         for handle in [handle for handle in self._ready if anyio_internals.is_retry(handle.callback)]:
             self._ready.remove(handle)
             self._set_aside.append(handle)
 
     def clear(self) -> None:
-        """Drops what is ready: the run's main function has returned, nothing else of it counts."""
+        """Drop the ready callbacks: the run's main function has returned, so no other task counts."""
         self._ready.clear()
 
     def dispose(self) -> None:
-        """Closes what still runs, without letting it do anything; code that runs right now is closed once it has come to wait."""
+        """Close all tasks without letting their code decide anything. Code that runs right now is closed when it waits."""
         self._ready.clear()
         if self._running:
             return
@@ -237,7 +237,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 return
 
     def _close_tasks(self) -> None:
-        while self.tasks:  # code that is being closed may start more tasks: they are closed unstarted
+        while self.tasks:  # code that is being closed may start more tasks; they are closed before they run
             tasks, self.tasks = self.tasks, []
             for task in tasks:
                 if not task.done():
@@ -246,30 +246,30 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._ready.clear()
 
     def _stop(self, task: WorkflowTask) -> None:
-        """Unwinds a task's code. It is thrown out rather than closed: a coroutine that waits in a ``finally`` stays in one piece."""
+        """Unwind a task's code by throwing ``Stop`` into it. Closing the coroutine would break one that waits in a ``finally``."""
         coro: Any = task.get_coro()
         _close_unstarted(coro)
         asyncio._enter_task(self, task)
         try:
             for _ in range(MAX_STOPS):
                 task.context.run(coro.throw, Stop())
-            log.warning("%s: code that catches BaseException does not let go, and stays in memory: %r", self.workflow_id, coro)
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))  # or it would run on, anywhere, when Python closes it
+            log.warning("%s: code that catches BaseException cannot be closed and stays in memory: %r", self.workflow_id, coro)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))  # otherwise its code would run when Python closes it
         except (Stop, StopIteration):
             pass
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            log.debug("workflow code raised while it was put away: %s", type_name(type(error)))
+            log.debug("workflow code raised while it was closed: %s", type_name(type(error)))
         finally:
             asyncio._leave_task(self, task)
 
     def _finish_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """An async generator that was left half-way runs its ``finally``, as under asyncio; never once the run is put away."""
+        """Run the ``finally`` of an async generator that was not exhausted, as asyncio does, but not after the run is disposed."""
         if self._running and not self.machine.halted:
             self.create_task(generator.aclose())
 
-    # ---- what asyncio asks of a loop
+    # ---- the interface of an asyncio loop
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> LoopHandle:
         handle = LoopHandle(callback, args, self, context)
@@ -288,7 +288,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return handle
 
     def fire(self, handle: LoopTimerHandle) -> None:
-        self._time_floor = handle.when()  # the deadline has passed, whatever rounding to milliseconds made of it
+        self._time_floor = handle.when()  # the deadline has passed, even if rounding to ms says otherwise
         self._ready.append(handle)
 
     def _timer_handle_cancelled(self, handle: DurableTimerHandle) -> None:
@@ -317,7 +317,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         return task
 
     def _in_given_order(self, coro: Any, frame: FrameType) -> WorkflowTask:
-        """``as_completed`` starts coroutines from a set of them, by memory address: all are started here, in the order given."""
+        """Start all coroutines of an ``as_completed`` call in the given order. ``as_completed`` iterates over a set, by memory address."""
         task = self._started_early.pop(id(coro), None)
         if task is not None:
             return task
@@ -361,7 +361,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
 
 def _close_unstarted(coro: Any) -> None:
-    """Closes the coroutines that code was handed and never came to await: Python would warn of each."""
+    """Close the coroutines that code was given and has not awaited. Python would warn about each of them."""
     while coro is not None:
         frame = getattr(coro, "cr_frame", None)
         for held in frame.f_locals.values() if frame is not None else ():

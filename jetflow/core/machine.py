@@ -1,9 +1,8 @@
 """The replay machine: one run of a workflow as a pure function of its inputs.
 
-``feed`` applies something that happened, runs the code until it waits, and adds what was decided to ``decided``;
-the owner commits that list before anything of it becomes visible. ``replay`` applies recorded commits the same way
-and checks that the code decides the same again. There is no clock, no randomness and no I/O in here: time is that of
-the last input.
+``feed`` applies an input, runs the code until it waits, and adds the code's decisions to ``decided``. The owner commits
+that list before any of it becomes visible. ``replay`` applies recorded commits the same way, and checks that the code
+decides the same again. There is no clock, no randomness and no I/O here. The time is that of the last input.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from jetflow.core.values import encode
 from jetflow.errors import CancelledFailure, InvalidInputError, JetflowError, Kind
 
 MAX_SENDERS = 1000
-"""Senders of one signal's name whose last numbers a following generation still knows: those heard last."""
+"""Most senders of one signal name whose last numbers the next generation gets: those heard last."""
 
 
 class Machine(Calls):
-    """One generation of one run, as its owner sees it. ``Recorder`` says what it consists of, ``Calls`` what its code may do.
+    """One generation of one run, as its owner sees it. ``Recorder`` has its state, ``Calls`` the calls of its code.
 
     Args:
-        definition, info: the workflow, and which run of it.
-        max_payload: bytes that one event may carry.
-        host: the event loop inside which it is always called, if there is one.
+        definition, info: the workflow and the run.
+        max_payload: most bytes of one event.
+        host: the event loop that always calls this machine, if there is one.
     """
 
     def __init__(
@@ -44,15 +43,15 @@ class Machine(Calls):
         super().__init__(definition, info, max_payload, host)
 
     def replay(self, commits: Sequence[Sequence[Any]], *, unfinished: bool = False) -> None:
-        """Rebuilds the run from the events of its commits, first to last.
+        """Rebuild the run from the events of its commits, first to last.
 
         Args:
-            commits: the events of each.
-            unfinished: the last commit was to go on in a key that was never written: what the code decides past its end is new.
+            commits: the events of each commit.
+            unfinished: the last commit should have continued in a key that was never written. What the code decides after it is new.
 
         Raises:
-            NondeterminismError: if the code does something else than what was recorded.
-            UnfitResultError: if the code cannot take a recorded result.
+            NondeterminismError: the code does not do what was recorded.
+            UnfitResultError: a recorded result does not fit its type in the code.
         """
         self._patches = {event.id for commit in commits for event in commit if isinstance(event, ev.Patched)}
         for number, commit in enumerate(commits, 1):
@@ -72,10 +71,10 @@ class Machine(Calls):
         self.begun: list[Operation] = [operation for operation in self.begun if any(operation.event is event for event in self.decided)]
 
     def feed(self, event: Any) -> bool:
-        """Applies an input; False, and nothing done, if it comes too late to matter.
+        """Apply an input. Return False, and do nothing, if it comes too late to matter.
 
         Raises:
-            UnfitResultError: it is a result that the code cannot take. It is decided, and the last thing that this machine decides.
+            UnfitResultError: it is a result that does not fit its type in the code. It is decided, and no more code runs.
         """
         if self.closing is not None or not self._matters(event):
             return False
@@ -83,19 +82,19 @@ class Machine(Calls):
         self._apply(event)
         return True
 
-    # ---- what the owner asks
+    # ---- questions of the owner
 
     def is_repeat(self, signal: str, sender: str | None, number: int) -> bool:
-        """Whether a signal that its sender has numbered was taken before."""
+        """Return whether a signal with its sender's number was taken before."""
         return sender is not None and number <= self.consumed_from.get(signal, {}).get(sender, -1)
 
     def waiter(self, signal: str) -> Operation | None:
-        """The operation that the next signal of this name resolves."""
+        """Return the operation that the next signal of this name resolves."""
         queue = self.waits.get(signal)
         return queue[0] if queue else None
 
     def carried_over(self) -> dict[str, Any]:
-        """What the next generation's start says beside its input."""
+        """Return the fields of the next generation's ``Started`` beside its input."""
         carried: dict[str, Any] = {"first_index": self.next_index, "consumed": self.consumed}
         if self.consumed_from:
             carried["consumed_from"] = {signal: dict(list(numbers.items())[-MAX_SENDERS:]) for signal, numbers in self.consumed_from.items()}
@@ -124,7 +123,7 @@ class Machine(Calls):
         self._at_once = 0
         try:
             APPLY[type(event)](self, event)
-        except Stop:  # the input does not fit what the code waits for
+        except Stop:  # the code does not wait for this input
             return
         if not self.halted:
             self.loop.run_ready(self._check_predicates)
@@ -178,7 +177,7 @@ class Machine(Calls):
 
 
 def last_generation(commits: Sequence[ev.Commit]) -> list[list[Any]]:
-    """The events of a run's last generation, commit by commit; it may begin inside a commit."""
+    """Return the events of a run's last generation, commit by commit. The generation may begin inside a commit."""
     events: list[list[Any]] = []
     goes_on = False
     for commit in commits:
@@ -191,4 +190,4 @@ def last_generation(commits: Sequence[ev.Commit]) -> list[list[Any]]:
         for place in range(len(events[number]) - 1, -1, -1):
             if isinstance(events[number][place], ev.Started):
                 return [events[number][place:], *events[number + 1 :]]
-    raise JetflowError("a timeline without a started event: its first entries are missing")
+    raise JetflowError("the timeline has no started event: its first entries are missing")

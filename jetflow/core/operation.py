@@ -14,7 +14,7 @@ from jetflow.errors import Failure
 
 
 class RunInfo(Struct, frozen=True):
-    """Which run this is. Times are milliseconds since the epoch."""
+    """The identity of a run. Times are ms since the epoch."""
 
     workflow_id: str
     task_queue: str
@@ -32,12 +32,12 @@ class Operation:
     """A durable operation that the code waits for.
 
     Attributes:
-        index: its place among the run's operations, from 1.
+        index: its index among the run's operations, from 1.
         event: the output that recorded it.
-        attempt: attempts of an activity that are known to have failed, the last of them with ``failure``.
-        details: what the last heartbeat of a failed attempt said.
-        remote: an activity that runs on other workers, or on whichever takes its task.
-        due: when it fires by itself, ms since the epoch; None for never.
+        attempt: number of an activity's attempts that are known to have failed, the last of them with ``failure``.
+        details: the details of the last heartbeat of a failed attempt.
+        remote: whether the activity runs as a task, on any worker that takes it.
+        due: when a timer or a timeout fires, ms since the epoch; None: never.
     """
 
     __slots__ = ("attempt", "cancellable", "decode", "details", "due", "event", "failure", "future", "handle", "index", "options", "remote")
@@ -57,23 +57,23 @@ class Operation:
         self.due: int | None = getattr(event, "due", None)
 
     def fires(self, now: int) -> int:
-        """Its time has come, and does not come again: when that was, ms since the epoch."""
+        """Mark the operation as fired, so that it does not fire again. Return when it fired, ms since the epoch."""
         at, self.due = max(now, self.due or 0), None
         return at
 
     def succeed(self, value: Any) -> None:
-        """The code that waits goes on with a value."""
+        """Resume the waiting code with a value."""
         if self.future is not None and not self.future.done():
             self.future.set_result(value)
 
     def fail(self, error: BaseException) -> None:
-        """The code that waits goes on with an error."""
+        """Resume the waiting code with an error."""
         if self.future is not None and not self.future.done():
             self.future.set_exception(error)
 
 
 class OperationFuture(WorkflowFuture):
-    """A future whose cancellation by the code (a timeout, a cancelled task) ends its operation."""
+    """A future that ends its operation when the code cancels it (by a timeout or a cancelled task)."""
 
     index = 0
 
@@ -85,7 +85,7 @@ class OperationFuture(WorkflowFuture):
 
 
 plain: TypedDecoder = TypedDecoder(Any, "payload")
-"""Decodes what no type was given for."""
+"""Decodes a value without a given type."""
 
 NOWHERE = ev.TimerStarted(index=0, at=0, due=0)
-"""Stands for an operation that nothing will ever resolve."""
+"""An operation that is never resolved."""

@@ -1,6 +1,6 @@
-"""Which libraries' internals jetflow is asked to leave alone.
+"""The environment variable that turns off the use of other libraries' internals.
 
-``JETFLOW_PLAIN=nats,anyio`` names libraries whose public calls are to do: slower, or with fewer promises, but the same results.
+With ``JETFLOW_PLAIN=nats,anyio``, jetflow uses only public calls of the named libraries. That is slower, or gives fewer guarantees.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ VARIABLE = "JETFLOW_PLAIN"
 
 
 def asked_for(library: str) -> bool:
-    """Whether the environment asks for this library's public calls alone."""
+    """Return whether ``JETFLOW_PLAIN`` names this library."""
     return library in environ.get(VARIABLE, "").replace(" ", "").split(",")

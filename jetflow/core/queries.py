@@ -1,6 +1,6 @@
-"""Code of a workflow that only reads: queries, and the validators of updates.
+"""Workflow code that may only read: queries, and validators of updates.
 
-They are called between two inputs, through a stand-in of the machine that refuses whatever would be recorded.
+It runs between two inputs, with a replacement of the machine that refuses everything that would be recorded.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from jetflow.errors import QueryError
 
 
 class DisturbedError(QueryError):
-    """Raised when code that was only to read has woken a part of the workflow: its machine no longer is what its timeline says."""
+    """Raised when code that may only read has changed the workflow. The machine then differs from its timeline."""
 
 
 def query(machine: Machine, name: str, body: bytes, told: int | None = None) -> Raw:
-    """Answers a query; whatever it raises is for the caller, and nothing of the run is changed.
+    """Answer a query. Errors are for the query's caller, and the run does not change.
 
     Raises:
-        QueryError: there is no such query, or it tried to do more than read.
-        DisturbedError: it went behind the machine's back; the machine must be thrown away.
-        Exception: what the handler raised.
+        QueryError: there is no such query, or its handler tried to do more than read.
+        DisturbedError: the handler changed the workflow. The machine must be discarded.
+        Exception: the handler's own error.
     """
     handlers = machine.handlers
     handler = handlers.queries.get(name) if handlers is not None else None
@@ -41,10 +41,10 @@ def query(machine: Machine, name: str, body: bytes, told: int | None = None) -> 
 
 
 def prepare_update(machine: Machine, name: str, body: bytes, told: int | None) -> Raw:
-    """Return the arguments of an update that is not recorded yet, once its validator has looked at them.
+    """Validate an update that is not recorded yet, and return its arguments.
 
     Raises:
-        Exception: why it is refused; nothing is recorded of it.
+        Exception: the update is refused, and nothing of it is recorded.
     """
     assert machine.handlers is not None
     handler = machine.handlers.updates[name]
@@ -56,11 +56,11 @@ def prepare_update(machine: Machine, name: str, body: bytes, told: int | None) -
 
 
 def read(machine: Machine, what: str, function: Callable[..., Any], args: Any) -> Any:
-    """Calls a function of the workflow's that may look at everything and do nothing.
+    """Call a function of the workflow that may only read.
 
     Raises:
-        QueryError: it tried to do something.
-        DisturbedError: it has done something, and the machine must be thrown away.
+        QueryError: the function tried to change something.
+        DisturbedError: the function has changed something. The machine must be discarded.
     """
     before = _mark(machine)
     loop = _ReadingLoop(_ReadingMachine(machine, what))
@@ -73,17 +73,17 @@ def read(machine: Machine, what: str, function: Callable[..., Any], args: Any) -
         close = getattr(value, "close", None)
         if close is not None:
             close()
-        raise QueryError(f"{what} must be a plain function: it reads, and waits for nothing")
+        raise QueryError(f"{what} must be a plain function, not an async one: it may only read")
     return value
 
 
 def _mark(machine: Machine) -> tuple[Any, ...]:
-    """What would differ if something had been done."""
+    """Return values that differ after any change of the machine."""
     return len(machine.decided), len(machine.pending), machine.next_index, machine.halted, machine.loop.ready, len(machine.loop.tasks)
 
 
 class _ReadingMachine:
-    """Stands for the machine while code may only read."""
+    """Replaces the machine while code may only read."""
 
     halted = False
 
@@ -95,17 +95,17 @@ class _ReadingMachine:
         self.definition = machine.definition
 
     def user_data(self, change: bool) -> UserData:
-        """The data to look at."""
+        """Return the user data, for reading."""
         if change:
             self.refuse("changing user data")
         return self._machine.user_data(False)
 
     def tell_time(self) -> int:
-        """The workflow's time."""
+        """Return the workflow's time, ms since the epoch."""
         return self.now
 
     def refuse(self, call: str) -> Any:
-        """Says what is wrong."""
+        """Raise the error for a call that is not allowed."""
         raise QueryError(f"{self._what} may only read: {call} is not allowed in it")
 
     def __getattr__(self, name: str) -> Any:
@@ -113,7 +113,7 @@ class _ReadingMachine:
 
 
 class _ReadingLoop(WorkflowLoop):
-    """A loop on which nothing can be done."""
+    """A loop that refuses every call."""
 
     def __init__(self, machine: _ReadingMachine) -> None:
         self.machine = machine  # type: ignore[assignment]
@@ -140,7 +140,7 @@ class _ReadingLoop(WorkflowLoop):
         return self.machine.refuse("a task")  # type: ignore[attr-defined]
 
     def _finish_generator(self, generator: Any) -> None:
-        """Nothing runs here that could finish it."""
+        """Do nothing: no code runs on this loop."""
 
 
 def _known(handlers: Handlers | None) -> str:

@@ -1,7 +1,7 @@
-"""What the code of one run decides, and what it waits for.
+"""The decisions of one run's code, and the operations that the code waits for.
 
-A decision that is new is collected for the next commit. One that was recorded before is compared with the record: the code must
-decide the same again, in the same order, or the run stops.
+A new decision is collected for the next commit. A decision that was recorded before is compared with its event. The code must decide
+the same again, in the same order. Otherwise the run stops.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from jetflow.core.operation import NOWHERE, Operation, OperationFuture, RunInfo
 from jetflow.errors import CancelledFailure, Kind, NondeterminismError, NotAllowedInWorkflowError, PayloadTooLargeError
 
 MAX_AT_ONCE = 10_000
-"""Operations answered at once between two inputs before the code counts as spinning, beside 10 for each task. One that is refused, since the
-workflow is cancelled, counts as ``REFUSED``."""
+"""Most operations between two inputs that end at once, plus 10 for each task. More of them fail the run. An operation that is refused because
+the workflow is cancelled counts ``REFUSED`` times."""
 REFUSED = 5
-"""Refusing an operation takes about so much longer than finding that a condition is true already."""
+"""Refusing an operation takes about this many times as long as a condition that is already true."""
 
 shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
 """True inside ``CancellationScope.non_cancellable()``."""
@@ -39,29 +39,29 @@ class UnfitResultError(Exception):
 
 
 class Recorder:
-    """The decisions of one generation of one run, and the operations that they began.
+    """The decisions of one generation of one run, and its operations.
 
     Args:
-        definition, info: the workflow, and which run of it.
-        max_payload: bytes that one event may carry.
-        host: the event loop inside which the code is always run, if there is one.
+        definition, info: the workflow and the run.
+        max_payload: most bytes of one event.
+        host: the event loop that always runs the code, if there is one.
 
     Attributes:
         now: the workflow's time, ms since the epoch.
         pending: operations not yet resolved, by index, in order.
-        waits: those of them that wait for a signal, by its name, the first to come first.
+        waits: pending waits for signals by signal name, the oldest first.
         decided: events to commit.
-        begun: operations issued since the last commit was taken, whose effects follow it.
-        ended: operations that the code waits for no more, since the last commit was taken.
-        children: every child started, for what becomes of them when this run ends.
-        consumed: inbox sequence of the last signal taken, by name; one at or below it is a repeat.
-        consumed_from: number of the last signal taken, by name and sender; one at or below it is a repeat.
-        data: what the code tells about itself; None while it tells nothing.
-        handlers: the queries and updates that the code has given out; None without any.
-        next_index: index of the next operation; a following generation goes on from here.
-        predicates: what ``condition`` waits for, with the future of each, whether cancellation reaches it, and its context.
-        closing: the event that ended the run, once there is one.
-        told_time: whether the code has asked for its time, on which what it decides may depend.
+        begun: operations begun since the last ``take``. Their effects follow the commit.
+        ended: operations that ended since the last ``take``.
+        children: every child started. The parent-close policy applies to them when this run ends.
+        consumed: inbox sequence of the last signal taken, by name. A signal at or below it is a repeat.
+        consumed_from: number of the last signal taken, by name and sender. A signal at or below it is a repeat.
+        data: the user data; None without any.
+        handlers: the handlers of queries and updates; None without any.
+        next_index: index of the next operation. The next generation continues from it.
+        predicates: the predicates of ``condition``, each with its future, whether a cancel reaches it, and its context.
+        closing: the event that ended the run; None while it runs.
+        told_time: whether the code has asked for the time, so that its decisions may depend on it.
         halted: True when no more code may run.
     """
 
@@ -97,11 +97,11 @@ class Recorder:
 
     @property
     def _live(self) -> bool:
-        """True when the code decides something new, False while it repeats what was recorded."""
+        """Return True if the code's decisions are new, False while it repeats recorded ones."""
         return self._expected is None or (self._open_end and not self._expected)
 
     def decide(self, event: Any, where: Any = None) -> Any:
-        """Records an output, or checks it against the recorded one and gives that back."""
+        """Record an output and return it. In a replay, check it against the recorded output and return that."""
         if self.halted or self._broken is not None:
             raise Stop
         if self._live:
@@ -112,7 +112,7 @@ class Recorder:
         recorded = expected[0] if expected else None
         if recorded is not None and isinstance(recorded, ev.Output) and (recorded == event or describe(recorded) == describe(event)):
             return expected.popleft()  # type: ignore[union-attr]
-        self.check_size(event)  # refused at the time, so it is not in the record
+        self.check_size(event)  # a refused event was never recorded
         there = "nothing more at this point" if recorded is None or isinstance(recorded, ev.Input) else describe(recorded)
         why = f" ({event.failure.type}: {event.failure.message})" if isinstance(event, ev.Failed) else ""
         location = user_location() or self.standing_at() if where is None else raised_at(where) if isinstance(where, BaseException) else end_of(where)
@@ -126,29 +126,29 @@ class Recorder:
             return
         limit = self.max_payload
         if self.data is not None and isinstance(event, (ev.Completed, ev.ContinuedAsNew)):
-            limit -= self.data.size  # one message has both
+            limit -= self.data.size  # one message holds both
         if len(payload) > limit:
             raise PayloadTooLargeError(f"the payload of {describe(event)}", len(payload), limit)
 
     def take(self) -> tuple[list[Any], list[Operation], list[Operation]]:
-        """What was decided since the last call: events to commit, operations begun and ended."""
+        """Return what was decided since the last call: events to commit, operations begun, and operations ended."""
         taken = self.decided, self.begun, self.ended
         self.decided, self.begun, self.ended = [], [], []
         return taken
 
     def take_begun(self) -> list[Operation]:
-        """Operations issued since the last call, whose effects do not wait for the commit."""
+        """Return the operations begun since the last call, for effects that do not wait for the commit."""
         begun, self.begun = self.begun, []
         return begun
 
     def mismatch(self, recorded: str, attempted: str, location: str) -> None:
-        """Stop the run: the code attempts something else than what was recorded."""
+        """Stop the run, because the code does not do what was recorded."""
         if self._broken is None:
             self._broken = NondeterminismError(recorded, attempted, location)
         self.halted: bool = True
 
     def standing_at(self) -> str:
-        """Where in its code the main function waits."""
+        """Return where in its code the main function waits."""
         return await_location(self._main.get_coro()) if self._main is not None and not self._main.done() else "the end of the workflow"
 
     # ---- operations
@@ -165,7 +165,7 @@ class Recorder:
     ) -> Operation:
         if check:
             future = OperationFuture(self.loop)
-            if self.halted:  # nothing resolves it: the code stays here until it is closed
+            if self.halted:  # nothing resolves the operation: the code waits here until it is closed
                 return Operation(NOWHERE, future, False)
             if self.cancel_requested is not None:
                 self._raise_if_cancelled()
@@ -182,17 +182,17 @@ class Recorder:
         return await operation.future
 
     def start_timer(self, handle: DurableTimerHandle) -> None:
-        """A timer of asyncio's, made durable. ``asyncio.sleep``'s own callback also takes the workflow's cancellation."""
+        """Make a timer of asyncio durable. A cancel of the workflow reaches it if ``asyncio.sleep`` started it."""
         sleeper = handle.sleeper()
         if self.halted:
             return
         if sleeper is not None:
             self._raise_if_cancelled()
         if handle.when() - self.now / 1000 > ev.FOREVER_MS / 1000:
-            if sleeper is not None:  # only the workflow's cancellation ends it
+            if sleeper is not None:  # only a cancel of the workflow ends it
                 self.predicates.append((bool, sleeper, not shielded.get(), copy_context()))
             return
-        due = math.ceil(handle.when() * 1000 - 0.001)  # never early, but for what floats make of whole milliseconds
+        due = math.ceil(handle.when() * 1000 - 0.001)  # never early, except for rounding errors of floats
         operation = self._begin(
             lambda index: ev.TimerStarted(index=index, at=self.now, due=due),
             future=sleeper,
@@ -203,7 +203,7 @@ class Recorder:
         handle.index = operation.index
 
     def cancel_operation(self, index: int) -> None:
-        """The code no longer waits for one of its operations."""
+        """End an operation that the code no longer waits for."""
         if self.halted or index not in self.pending:
             return
         operation = self.resolve(index)
@@ -211,7 +211,7 @@ class Recorder:
         self.ended.append(operation)
 
     def awaited(self, index: int) -> Operation:
-        """Return a pending operation; the run stops if it is not pending."""
+        """Return a pending operation. Stop the run if there is none of this index."""
         operation = self.pending.get(index)
         if operation is None:
             self.mismatch(f"a result for operation {index}", "no such operation is pending", self.standing_at())
@@ -219,7 +219,7 @@ class Recorder:
         return operation
 
     def resolve(self, index: int) -> Operation:
-        """Return an operation that is over, and wait for it no more."""
+        """Return an operation that has ended, and remove it from the pending ones."""
         operation = self.awaited(index)
         del self.pending[index]
         event = operation.event
@@ -233,7 +233,7 @@ class Recorder:
     # ---- the run's beginning and end
 
     def start_code(self, args: Sequence[Any]) -> None:
-        """Begins the workflow's function; it runs with the input that is being applied."""
+        """Start the workflow's function. It runs when the current input has been applied."""
         self._main = self.loop.create_task(self.definition.function(*args), name=self.definition.name)
         self._main.add_done_callback(self._on_main_done)
 
@@ -242,7 +242,7 @@ class Recorder:
         self.predicates.clear()
 
     def end(self, closing: Any, where: Any = None) -> None:
-        """Closes the run. ``where`` tells a mismatch its place: the error that ended the code, or the function that returned."""
+        """End the run. ``where`` is the place for a mismatch: the error that ended the code, or the function that returned."""
         try:
             self.closing = self.decide(closing, where)
         except Stop:
@@ -251,12 +251,12 @@ class Recorder:
         self.dispose()
 
     def dispose(self) -> None:
-        """Puts the code away without letting it do anything more."""
+        """Close the code without letting it decide anything more."""
         self.halted = True
         self.loop.dispose()
 
     def release(self) -> None:
-        """Puts the code away for good and unties what it was made of, so that none of it waits for the garbage collector."""
+        """Close the code and break reference cycles, so that its memory is freed without the garbage collector."""
         self.dispose()
         self.pending.clear()
         self.handlers = None
@@ -265,7 +265,7 @@ class Recorder:
         del self.loop
 
     def give_up_spinning(self, steps: int, what: str = "callbacks", location: str = "") -> None:
-        """Fails a run whose code never comes to wait."""
+        """Fail a run whose code does not wait."""
         error = NotAllowedInWorkflowError(
             f"running {steps:,} {what} without waiting for anything",
             location or self.standing_at(),
@@ -276,7 +276,7 @@ class Recorder:
     # ---- time and cancellation
 
     def tell_time(self) -> int:
-        """The time, as the code asks for it."""
+        """Return the time, and note that the code has asked for it."""
         self.told_time: bool = True
         return self.now
 
@@ -294,7 +294,7 @@ class Recorder:
             raise Stop
 
     def cancelled_failure(self) -> CancelledFailure:
-        """Return the error that tells the code of its cancellation."""
+        """Return the error that the code gets when the workflow is cancelled."""
         reason = self.cancel_requested.reason if self.cancel_requested else None
         return CancelledFailure(f"Workflow cancelled: {reason}" if reason else "Workflow cancelled")
 

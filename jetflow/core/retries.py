@@ -1,4 +1,4 @@
-"""What follows a failed attempt of an activity: another attempt, and when; or the failure for good, and its kind."""
+"""The decision after a failed attempt of an activity: when the next attempt begins, or the kind of the final failure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jetflow.errors import Kind
 
 
 class Verdict(NamedTuple):
-    """``due``: when the next attempt is to begin, ms since the epoch; None for none, with ``kind`` for the failure."""
+    """``due``: when the next attempt begins, ms since the epoch; None: no attempt follows, and ``kind`` is the failure's kind."""
 
     due: int | None
     kind: Kind = Kind.ERROR
@@ -18,16 +18,16 @@ class Verdict(NamedTuple):
 def after_failure(
     options: ActivityOptions, attempt: int, scheduled_at: int, now: int, *, retryable: bool, timed_out: bool = False, jitter: float = 0.5
 ) -> Verdict:
-    """Decides on a failed attempt, wherever it ran.
+    """Decide what follows a failed attempt, of a local or a remote activity.
 
     Args:
-        options: the activity's own; its retry policy decides.
-        attempt: which one failed, from 1.
-        scheduled_at: when the workflow asked for the activity, ms since the epoch.
-        now: when the attempt failed.
-        retryable: False for an error that the activity or its policy calls final.
-        timed_out: the attempt took too long, or was silent for too long.
-        jitter: chance, 0 to 1.
+        options: the activity's options, with its retry policy.
+        attempt: number of the failed attempt, from 1.
+        scheduled_at: when the workflow scheduled the activity, ms since the epoch.
+        now: when the attempt failed, ms since the epoch.
+        retryable: False if the activity or its policy does not allow a retry after this error.
+        timed_out: the attempt took too long, or its heartbeat was late.
+        jitter: a random number from 0 to 1.
     """
     if not retryable:
         return Verdict(None, Kind.FATAL)

@@ -8,10 +8,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_iso(ms: int) -> str:
-    """ISO 8601 in UTC, to the millisecond: ``2026-03-01T12:00:00.250Z``; ``ms`` since the epoch."""
+    """Return a time in ms since the epoch as ISO 8601 in UTC with milliseconds: ``2026-03-01T12:00:00.250Z``."""
     return f"{(_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def from_iso(text: str) -> int:
-    """A time as a server, a schedule or ``to_iso`` has it, ISO 8601 in UTC, in ms since the epoch."""
+    """Return a time in ms since the epoch, from ISO 8601 in UTC as a server, a schedule or ``to_iso`` writes it."""
     return int(datetime.fromisoformat(text[:23].rstrip("Z")).replace(tzinfo=UTC).timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""Typed values at the edge: Python objects to JSON and back, with the path of what does not fit."""
+"""Typed values: Python objects to JSON and back. Errors name the path of the part that does not fit."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _list_of_raw = msgspec.json.Decoder(list[Raw])
 
 
 def encode(value: Any, what: str = "value") -> Raw:
-    """The JSON of a value.
+    """Return a value as JSON.
 
     Raises:
-        InvalidInputError: if it has a part that cannot be JSON, with the path of a number that is none.
+        InvalidInputError: a part of it cannot be written as JSON.
     """
     try:
         body = _encoder.encode(value)
@@ -88,10 +88,10 @@ def _fields_of(cls: Any) -> Sequence[str]:
 
 
 def decode(body: bytes | Raw, what: str = "value") -> Any:
-    """Plain JSON types from JSON text; ``None`` from empty text.
+    """Return plain JSON types from JSON text; None from empty text.
 
     Raises:
-        InvalidInputError: if it is not JSON.
+        InvalidInputError: it is not JSON.
     """
     if not body:
         return None
@@ -102,7 +102,7 @@ def decode(body: bytes | Raw, what: str = "value") -> Any:
 
 
 def shown(body: bytes | Raw) -> Any:
-    """A stored payload for somebody who only looks: plain JSON types, or its text if that is no JSON that Python can hold."""
+    """Return a stored payload for display: plain JSON types, or the text itself if Python cannot decode it."""
     try:
         return decode(body)
     except InvalidInputError:
@@ -110,10 +110,10 @@ def shown(body: bytes | Raw) -> Any:
 
 
 def as_json(body: bytes, what: str) -> Raw:
-    """The body itself once it is known to be JSON; ``null`` for an empty one.
+    """Check that a body is JSON and return it; return ``null`` for an empty one.
 
     Raises:
-        InvalidInputError: if it is not JSON.
+        InvalidInputError: it is not JSON.
     """
     if not body.strip():
         return Raw(b"null")
@@ -122,15 +122,15 @@ def as_json(body: bytes, what: str) -> Raw:
 
 
 def json_list(items: Sequence[Raw]) -> Raw:
-    """A JSON list of parts that are JSON already."""
+    """Return a JSON list of parts that are JSON already."""
     return Raw(b"[%b]" % b",".join(items)) if items else EMPTY_LIST
 
 
 def encode_args(args: Sequence[Any], name: str) -> Raw:
-    """The JSON list of a call's arguments.
+    """Return the JSON list of a call's arguments.
 
     Raises:
-        InvalidInputError: naming the argument that cannot be JSON.
+        InvalidInputError: an argument cannot be written as JSON. The message names it.
     """
     try:
         body = _encoder.encode(args)
@@ -176,10 +176,10 @@ class TypedDecoder:
             self(body)
 
     def __call__(self, body: bytes | Raw) -> Any:
-        """The value.
+        """Return the decoded value.
 
         Raises:
-            InvalidInputError: with the path of the field that does not fit.
+            InvalidInputError: a field does not fit the type. The message has its path.
         """
         try:
             return self._decoder.decode(body)
@@ -190,7 +190,7 @@ class TypedDecoder:
 
 
 class Signature:
-    """What a workflow or activity function takes and gives, as decoders made once from its annotations."""
+    """The arguments and the result of a workflow or activity function: decoders, created once from its annotations."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
@@ -219,10 +219,10 @@ class Signature:
         self.result: TypedDecoder = TypedDecoder(hints.get("return", Any), f"{name}, result")
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """Positional arguments of a call, keywords put in their places.
+        """Return a call's arguments as positional ones.
 
         Raises:
-            InvalidInputError: if the call does not fit the function.
+            InvalidInputError: the call does not fit the function.
         """
         if not kwargs and self.required <= len(args) and (self._rest is not None or len(args) <= len(self._each)):
             return args
@@ -237,10 +237,10 @@ class Signature:
         return bound.args
 
     def decode_args(self, body: bytes | Raw) -> Sequence[Any]:
-        """Typed arguments from their JSON list.
+        """Return typed arguments from their JSON list.
 
         Raises:
-            InvalidInputError: with the argument's name and the path of the field that does not fit.
+            InvalidInputError: an argument does not fit. The message has its name and the path of the field.
         """
         if self._whole is not None:
             try:
@@ -248,7 +248,7 @@ class Signature:
             except BaseException as error:
                 if is_interrupt(error):
                     raise
-                # defaults may be left out; or the slow way tells which argument is wrong
+                # arguments with defaults may be missing; otherwise the code below finds the wrong argument
         try:
             parts = _list_of_raw.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -275,10 +275,10 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def body_of(args: Sequence[Any]) -> tuple[bytes, int | None]:
-    """A start command's body, the plainest JSON that says the arguments, and the number of them where a reader needs to be told.
+    """Return the body of a start command, and the number of arguments if a header must say it.
 
-    One argument is its own JSON, none is empty, several are a list. A list might be either, and which one depends on the function that reads
-    it, which may change after the command is stored. So whatever begins with a bracket goes with its number.
+    One argument is its own JSON, none is an empty body, several are a list. What a list means depends on the function that reads it, which
+    may change after the command is stored. So the number goes with every body that is a list.
     """
     if not args:
         return b"", None
@@ -289,7 +289,7 @@ def body_of(args: Sequence[Any]) -> tuple[bytes, int | None]:
 
 
 def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw:
-    """The JSON list of arguments of a start command's body; the other side of ``body_of``.
+    """Return the JSON list of arguments from the body of a start command. It is the inverse of ``body_of``.
 
     Args:
         body: what was sent.
@@ -297,7 +297,7 @@ def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw
         told: how many arguments it says.
 
     Raises:
-        InvalidInputError: if the body is not JSON.
+        InvalidInputError: the body is not JSON.
     """
     if not body.strip():
         return EMPTY_LIST

@@ -1,1 +1,1 @@
-"""The owner's side: commands in, one commit, its effects, the ack. Between ``broker`` and the pure ``core``."""
+"""The owner: commands in, one commit, its effects, the ack. It stands between ``broker`` and the pure ``core``."""

@@ -1,4 +1,4 @@
-"""Work that goes on beside everything else in one worker, stops with it, and cannot fail unseen."""
+"""Background work of one worker. It stops with the worker, and an unexpected end is logged and counted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jetflow.errors import BrokerError
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 MAX_TIDYING = 64
-"""Pieces of tidying under way at once."""
+"""The most pieces of tidying under way at once."""
 
 
 class Background:
     """The tasks of one worker.
 
     Attributes:
-        failures: unexpected ends, by the name of the coroutine.
+        failures: numbers of unexpected ends, by the name of the coroutine.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -42,10 +42,10 @@ class Background:
         if error is not None:
             name = getattr(task.get_coro(), "__qualname__", "work")
             self.failures[name] += 1
-            log.error("%s has ended unexpectedly", name, exc_info=error)
+            log.error("%s ended unexpectedly", name, exc_info=error)
 
     def tidy(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run work that may be late or lost."""
+        """Run work that may be delayed or lost."""
         task = self.spawn(self._quietly(work))
         task.add_done_callback(lambda _: work.close())  # the worker may stop before the work has begun
 
@@ -54,10 +54,10 @@ class Background:
             try:
                 await work
             except BrokerError as error:
-                log.debug("tidying left undone: %s", error)
+                log.debug("tidying failed: %s", error)
 
     async def stop(self) -> None:
-        """Cancel everything, and wait until it has ended."""
+        """Cancel all work, and wait until it has ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

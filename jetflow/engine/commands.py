@@ -1,4 +1,4 @@
-"""Commands as they come from the inbox."""
+"""Commands from the inbox."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from jetflow.protocol.commands import Payload, read_command
 
 
 class Command:
-    """A delivery with its meaning.
+    """A delivery and the command in it.
 
     Attributes:
-        delivery: the message, with its sequence and where to ack it.
-        id_token, workflow_id: whose command it is.
-        partition: where the inbox has it.
-        payload: what it asks for.
-        index: the operation that an engine's own reply belongs to; 0 for others.
+        delivery: the message, with its sequence and its ack subject.
+        id_token, workflow_id: the workflow that the command is for.
+        partition: the partition of the workflow id.
+        payload: what the command asks for.
+        index: the operation that one of the engine's own replies belongs to; 0 for other commands.
     """
 
     __slots__ = ("delivery", "id_token", "index", "partition", "payload", "seq", "workflow_id")
@@ -34,10 +34,10 @@ class Command:
 
 
 def understand(delivery: Delivery) -> Command:
-    """The command in a delivery.
+    """Return the command in a delivery.
 
     Raises:
-        InvalidInputError: what is wrong with it, for the dead letter.
+        InvalidInputError: the command is malformed. The message says how, for the dead letter.
     """
     id_token, workflow_id, index, payload = read_command(delivery.subject, delivery.headers, delivery.data)
     return Command(delivery, id_token, workflow_id, int(delivery.subject.split(".", 2)[1]), payload, index)

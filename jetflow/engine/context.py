@@ -1,4 +1,4 @@
-"""What every part of one worker's engine knows: the connection, the task queue, the limits, where background work runs."""
+"""What all parts of one worker's engine share: the connection, the task queue, the limits, the background work."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from jetflow.core.ids import to_token
 from jetflow.engine.background import Background
 
 PAYLOAD_MARGIN = 16 * 1024
-"""Bytes of a message left beside a payload, for what a commit or a record says around it."""
+"""Bytes of a message that a commit or a record may need besides a payload."""
 
 
 class Context:
     """One worker on one task queue.
 
     Attributes:
-        queue_token: the task queue as it stands in subjects.
-        default_expire: how long the record of an ended run is kept, in ms; None for ever.
-        max_cached: resting workflows kept in memory.
-        max_payload, max_commit: bytes of one value, and of one timeline key.
-        commits_go, records_go: whether commits and records go alone or together, as measured so far.
-        background: where work runs that no workflow waits for.
+        queue_token: the task queue, escaped for subjects.
+        default_expire: how long the record of an ended run stays, in ms; None for forever.
+        max_cached: the most resting workflows in memory.
+        max_payload, max_commit: the most bytes of one value, and of one timeline key.
+        commits_go, records_go: whether commits and records go in batches, as measured so far.
+        background: runs work that no workflow waits for.
     """
 
     def __init__(self, broker: Broker, *, task_queue: str, worker_id: str, default_expire: int | None, max_cached: int) -> None:
@@ -40,6 +40,6 @@ class Context:
         self.background: Background = Background(self.loop)
 
     def heed_limits(self) -> None:
-        """Take the server's limits as they are now: a server that was restarted may have others."""
+        """Read the server's limits again. A restarted server may have others."""
         self.max_payload: int = self.broker.max_payload - PAYLOAD_MARGIN
         self.max_commit: int = self.broker.max_payload - PAYLOAD_MARGIN // 2

@@ -1,4 +1,4 @@
-"""The top of the engine: one worker's parts, and what it owns just now."""
+"""The top of the engine: one worker's parts, and what it owns at the moment."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jetflow.engine.services import Services
 
 
 class Engine:
-    """One worker's, on one task queue.
+    """The engine of one worker, on one task queue.
 
     Attributes:
-        tenure: what is owned now; None for nothing.
+        tenure: the current tenure; None if the worker owns nothing.
         actors: the workflows in memory under that tenure.
     """
 
@@ -38,7 +38,7 @@ class Engine:
         self.actors: Actors | None = None
 
     def own(self, tenure: Tenure, actors: Actors) -> None:
-        """Take up what a tenure has."""
+        """Begin to work under a tenure."""
         self.tenure: Tenure | None = tenure
         self.actors: Actors | None = actors
 
@@ -47,16 +47,16 @@ class Engine:
         self.tenure = self.actors = None
 
     def room(self, limit: int) -> int:
-        """Return how many more commands may come."""
+        """Return how many more commands the worker may receive."""
         return limit if self.tenure is None else limit - self.tenure.unacked
 
     def sweep(self) -> None:
-        """Show what has been busy for a while. Called a few times a second."""
+        """Write the records of workflows that have been busy for a while. Call it a few times a second."""
         if self.actors is not None:
             self.actors.sweep()
 
     async def stop(self) -> None:
-        """End all that goes on. Nothing more is committed or acked."""
+        """Stop all work. Nothing more is committed or acked."""
         if self.tenure is not None:
             self.tenure.lose("the worker stops")
         await self.services.inflight.stop()

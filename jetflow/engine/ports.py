@@ -1,16 +1,16 @@
-"""What the engine asks of storage: small interfaces, and what each call promises.
+"""What the engine needs of storage: small interfaces, and what each call promises.
 
 ``jetflow.broker`` implements them on NATS (``broker/stores/owned.py`` has all of one tenure). The simulation runs the same
-implementations on a double of the server in memory (``jetflow.testing``), which can fail, delay, reorder, repeat or lose any answer; the contract
-tests in ``tests/double`` ask both servers the same.
+implementations on a double of the server in memory (``jetflow.testing``), which can fail, delay, reorder, repeat or lose any answer. The contract
+tests in ``tests/double`` run against both servers.
 
-Every call of a tenure's store may raise, beside what it names:
+Every call of a tenure's store may raise these errors, besides those that it names:
 
-- ``TenureOverError``: the tenure is over. Nothing was sent, or nothing of it was stored, or its answer may not be used any more.
-- ``BrokerUnavailableError``: no answer in time. Of a write that means that its outcome is unknown, which ends the tenure.
-- ``BrokerError``: the broker refused it.
+- ``TenureOverError``: the tenure is over. The call was not sent, or the broker stored nothing, or the answer must not be used.
+- ``BrokerUnavailableError``: no answer came in time. The outcome of a write is then unknown, which ends the tenure.
+- ``BrokerError``: the broker refused the call.
 
-Tokens (``queue_token``, ``id_token``) are ids as they stand in subjects; positions are places in a stream; times are ms since the epoch.
+Tokens (``queue_token``, ``id_token``) are ids, escaped for subjects. Positions are sequence numbers of a stream. Times are ms since the epoch.
 """
 
 from __future__ import annotations
@@ -31,138 +31,138 @@ from jetflow.protocol.record import StateRecord
 
 
 class Inbox(Protocol):
-    """The commands of some partitions, in order. It never gives a command twice; a later inbox gives every un-acked one again."""
+    """The commands of some partitions, in order. It delivers each command once. A later inbox delivers every un-acked one again."""
 
     name: str
     born_at: int
     origin: dict[str, Any]
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
-        """Claims the partitions; False if another inbox has one of them."""
+        """Claim the partitions. Return False if another inbox has one of them."""
         ...
 
     def give_to(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[str], None]) -> None:
-        """Who gets the commands, and who is told that the inbox cannot be trusted any more."""
+        """Set who gets the commands, and who is called with the reason when a command may be missing."""
         ...
 
     def begin(self) -> None:
-        """Asks for commands."""
+        """Ask for commands."""
         ...
 
     def refill(self) -> None:
-        """There may be room for more."""
+        """Ask for more commands if there is room."""
         ...
 
     def close(self) -> None:
-        """Nothing more is delivered; the claim lasts."""
+        """Stop the deliveries. The claim lasts."""
         ...
 
     async def delete(self) -> None:
-        """Nothing more is delivered; the claim is over."""
+        """Stop the deliveries and end the claim."""
         ...
 
 
 class Timelines(Protocol):
-    """Commits of workflows. Reads are as fresh as the newest commit that anybody has been told of."""
+    """Commits of workflows. A read shows every commit that was acked before it began."""
 
     def key(self, queue_token: str, id_token: str, seq: int | str) -> str:
-        """The subject of a key."""
+        """Return the subject of a key."""
         ...
 
     async def begin(self, queue_token: str, id_token: str, body: bytes) -> int:
-        """Stores key 1 if there is no key and no guard of the workflow; otherwise raises ConflictError. Gives its position."""
+        """Store key 1 and return its position. Raise ConflictError if the workflow has a key or a guard."""
         ...
 
     async def guard(self, queue_token: str, id_token: str) -> None:
-        """From here on no earlier owner's ``begin`` succeeds."""
+        """Store a guard. From then on no earlier owner's ``begin`` succeeds."""
         ...
 
     async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
-        """Stores a key, over what it holds. Gives its position."""
+        """Store a key and return its position. Overwrite what the key holds."""
         ...
 
     async def remove(self, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:
-        """Removes keys that lie before a position, for good."""
+        """Remove the keys before a position, for good."""
         ...
 
     async def last(self, queue_token: str, id_token: str) -> Entry | None:
-        """The key stored last; None for a workflow without a timeline."""
+        """Return the key that was stored last, or None for a workflow without a timeline."""
         ...
 
     async def run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
-        """Every key of the run that ``last`` belongs to, in order; raises BrokerError if some are missing."""
+        """Return every key of the run that ``last`` belongs to, in order. Raise BrokerError if keys are missing."""
         ...
 
 
 class Records(Protocol):
-    """State records: what a person wants to know. Never read to decide a step."""
+    """State records, for people to read. The engine never reads one to decide a step."""
 
     def subject(self, queue_token: str, id_token: str) -> str:
-        """The subject of a record."""
+        """Return the subject of a record."""
         ...
 
     async def put(self, record: StateRecord) -> None:
-        """Stores a record; a closed one with ``expire`` (ms) leaves a marker once that time is over."""
+        """Store a record. A closed record with ``expire`` (ms) leaves a marker once that time is over."""
         ...
 
     async def get(self, queue_token: str, id_token: str, *, fresh: bool = False) -> StateRecord | None:
-        """The record; ``fresh`` where something is decided on it."""
+        """Return the record. Pass ``fresh`` if a decision rests on it."""
         ...
 
     async def newest(self, queue_token: str, id_token: str) -> StoredMessage | None:
-        """The record, or without data its marker; always fresh."""
+        """Return the record, or its marker, which has no data. Always fresh."""
         ...
 
     async def remove_marker(self, queue_token: str, id_token: str, position: int) -> None:
-        """Removes the marker at a position, for good."""
+        """Remove the marker at a position, for good."""
         ...
 
 
 class SignalStore(Protocol):
-    """Signals that nobody waits for yet."""
+    """Early signals: no wait is there for them yet."""
 
     async def put(self, queue_token: str, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
-        """Keeps a signal until it expires, and for some time after that; a cancel until it expires. Gives its position."""
+        """Store a signal until some time after its expiry, or a cancel until its expiry. Return its position."""
         ...
 
     async def load(self, queue_token: str, id_token: str) -> list[Stored]:
-        """All that are kept, in inbox order; always fresh."""
+        """Return all stored signals of a workflow, in inbox order. Always fresh."""
         ...
 
     async def remove(self, queue_token: str, id_token: str, name_token: str, seq: int, position: int) -> None:
-        """Removes the one at a position, for good."""
+        """Remove the signal at a position, for good."""
         ...
 
     async def remove_before(self, queue_token: str, id_token: str, time: str) -> None:
-        """Removes those that were stored up to a time (ISO 8601), for good."""
+        """Remove the signals that were stored up to a time (ISO 8601), for good."""
         ...
 
     async def known(self, queue_token: str, partitions: frozenset[int], of: int) -> set[str]:
-        """Workflows that have something kept; always fresh."""
+        """Return the workflows that have stored signals. Always fresh."""
         ...
 
 
 class TimerStore(Protocol):
-    """Commands that the broker publishes by itself when they are due."""
+    """Commands that the broker publishes when they are due."""
 
     async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> int:
-        """A ``timer`` command at ``due``, in place of one of the same index. Gives its position."""
+        """Schedule a ``timer`` command at ``due``, in place of one of the same index. Return its position."""
         ...
 
     async def cancel(self, queue_token: str, id_token: str, index: int, before: int) -> None:
-        """Removes a schedule that lies before a position; one that has fired is fine."""
+        """Remove a schedule before a position. It may have fired already."""
         ...
 
     async def cancel_all(self, queue_token: str, id_token: str, before: int) -> None:
-        """Removes every schedule that lies before a position."""
+        """Remove every schedule before a position."""
         ...
 
     async def take_start_back(self, queue_token: str, id_token: str, before: int) -> bool:
-        """Removes a delayed start that lies before a position; False if there is none."""
+        """Remove a delayed start before a position. Return False if there is none."""
         ...
 
     async def newest(self, queue_token: str, id_token: str) -> int:
-        """Position of the newest schedule, 0 for none; always fresh."""
+        """Return the position of the newest schedule, 0 for none. Always fresh."""
         ...
 
 
@@ -170,55 +170,55 @@ class WaitStore(Protocol):
     """Waits for signals by id, their claims, and the signals themselves."""
 
     def register(self, waits: Iterable[tuple[Wait, int]]) -> list[asyncio.Future[Any]]:
-        """Begins to store waits, each with its beginning; the answers are for ``registered``."""
+        """Send waits, each with the time at which it began. Pass the returned answers to ``registered``."""
         ...
 
     async def registered(self, answers: list[asyncio.Future[Any]]) -> None:
-        """Returns once they are stored."""
+        """Return once the waits are stored."""
         ...
 
     def remove(self, wait: Wait) -> None:
-        """Removes a wait; it may get lost."""
+        """Remove a wait. The removal may get lost."""
         ...
 
     async def taken(self, number: int) -> None:
-        """Removes a signal that a commit has taken, then its claim."""
+        """Remove a signal that a commit has taken, then its claim."""
         ...
 
     async def give_back(self, wait: Wait, number: int) -> None:
-        """Frees a signal whose wait is over."""
+        """Free the claim of a signal whose wait is over."""
         ...
 
     async def waiting_for(self, signal: str) -> list[Registered]:
-        """Who waits, longest first; always fresh."""
+        """Return the waits for a signal, the oldest first. Always fresh."""
         ...
 
     async def claim(self, number: int, wait: Wait, revision: int = 0) -> None:
-        """Says which wait a signal is for; raises ConflictError if that was said before."""
+        """Claim a signal for a wait. Raise ConflictError if another claim came before."""
         ...
 
     async def claim_expired(self, number: int, revision: int = 0) -> None:
-        """Says that a signal is for nobody any more; raises ConflictError if something else was said before."""
+        """Claim an expired signal for no wait. Raise ConflictError if another claim came before."""
         ...
 
     async def claim_of(self, number: int) -> Claim:
-        """Which wait a signal is for; always fresh."""
+        """Return the claim of a signal. Always fresh."""
         ...
 
     async def claims(self) -> list[int]:
-        """Signals that have a claim; always fresh."""
+        """Return the signals that have a claim. Always fresh."""
         ...
 
     async def withdraw(self, number: int) -> None:
-        """Removes a claim, for good."""
+        """Remove a claim, for good."""
         ...
 
     async def signal(self, number: int) -> StoredMessage | None:
-        """A signal; always fresh."""
+        """Return a signal, or None if it is gone. Always fresh."""
         ...
 
     async def forward(self, wait: Wait, routed: RoutedSignal) -> None:
-        """Sends a signal to its wait, unless one is on its way there."""
+        """Send a signal to its wait, unless the same command is waiting there."""
         ...
 
 
@@ -226,23 +226,23 @@ class TaskStore(Protocol):
     """Attempts of activities for other workers."""
 
     async def publish(self, queue: str, task: Task) -> None:
-        """Stores a task; one that is ``again`` only if it is not there."""
+        """Store a task. Store one that is ``again`` only if it is not there."""
         ...
 
     async def withdraw(self, operation: str) -> None:
-        """Removes the tasks of an operation, for good."""
+        """Remove the tasks of an operation, for good."""
         ...
 
     def tell_ended(self, queue: str, operation: str) -> None:
-        """Tells those who run it; it may get lost."""
+        """Notify the workers that run the operation that it has ended. The notice may get lost."""
         ...
 
 
 class DeadLetterStore(Protocol):
-    """Commands that nothing can be done with."""
+    """Commands that jetflow could not understand or apply, and signals that expired."""
 
     async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str, expired: bool = False) -> None:
-        """Keeps one with the reason; a repeat of the same origin within minutes is dropped. ``expired`` says that it is a signal that expired."""
+        """Store a message with the reason. Drop a repeat of the same origin within minutes. ``expired`` marks an expired signal."""
         ...
 
 
@@ -250,9 +250,9 @@ class Ledger(Protocol):
     """The registry of a task queue's tenures."""
 
     async def take(self, tenure: str, partitions: frozenset[int], born_at: int) -> Taken:
-        """Enters a tenure once those before are revoked, whose writes come to nothing from then on."""
+        """Revoke the earlier tenures of the partitions, so that the broker refuses their writes, then enter the new tenure."""
         ...
 
     async def leave(self, tenure: str) -> None:
-        """Takes out a tenure that has nothing under way."""
+        """Remove a tenure that has no write under way."""
         ...

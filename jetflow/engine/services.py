@@ -1,4 +1,4 @@
-"""What the workflows of one worker use, under one tenure after the other: definitions, activities, lifecycle events."""
+"""What the workflows of one worker use under each tenure: definitions, activities, lifecycle events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Services:
         runner: runs attempts of local activities.
         inflight: local activities under way.
         dispatch: publishes the tasks of remote activities.
-        lifecycle: tells other services what happens to workflows.
+        lifecycle: publishes the lifecycle events of workflows.
     """
 
     def __init__(self, context: Context, workflows: dict[str, WorkflowDefinition[Any, Any]], runner: StepRunner) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -53,29 +54,25 @@ class System:
         except (OSError, ValueError):  # not Linux
             return time.thread_time()
 
-    @staticmethod
-    def time() -> float:
-        """Seconds since the epoch."""
-        return time.time()
+    time: staticmethod[[], float] = staticmethod(time.time)
 
 
 _source: Source = System()
+_time: Callable[[], float] = time.time
+monotonic: Callable[[], float] = time.monotonic
+"""Seconds since some moment; never goes back. Call it as ``clock.monotonic()``: another source replaces it."""
 
 
 def use(source: Source | None) -> None:
     """Replaces the source for the whole process; None brings the machine's own back."""
-    global _source
+    global _source, _time, monotonic
     _source = source or System()
+    _time, monotonic = _source.time, _source.monotonic
 
 
 def now_ms() -> int:
     """Milliseconds since the epoch, as this machine's clock has them."""
-    return int(_source.time() * 1000)
-
-
-def monotonic() -> float:
-    """Seconds since some moment; never goes back."""
-    return _source.monotonic()
+    return int(_time() * 1000)
 
 
 def token(size: int) -> str:

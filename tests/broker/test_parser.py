@@ -18,12 +18,10 @@ class Heard:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
-        self.parser = Parser(self, self.on_message)  # type: ignore[arg-type]
+        self.parser = Parser(self, {OURS: self.on_message}, lambda sid: sid not in (OURS, THEIRS))  # type: ignore[arg-type]
 
-    def on_message(self, sid: int, *message: Any) -> bool:
-        if sid == OURS:
-            self.told.append((sid, *message))
-        return sid == OURS
+    def on_message(self, *message: Any) -> None:
+        self.told.append((OURS, *message))
 
     async def _process_msg(self, sid: int, *message: Any) -> None:
         await asyncio.sleep(0)

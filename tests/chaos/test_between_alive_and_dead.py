@@ -238,7 +238,7 @@ async def test_a_death_is_noticed_while_partitions_drain(client: Client, server:
         await in_lots(client.start(app.five_steps, 1, workflow_id=each, task_queue=queue) for each in fresh)
         assert set((await outcomes(client, queue, fresh)).values()) == {16}
         assert set((await outcomes(client, queue, brief)).values()) == {2}
-        if "somebody else was faster" not in drains.errors.read_text():  # between two claims of the one that drains, the newcomer may be
+        if "another worker was faster" not in drains.errors.read_text():  # between two claims of the one that drains, the newcomer may be
             assert len(executions(log)) == len(busy) + 5 * len(fresh)  # what was drained has gone on where it was
 
 

@@ -48,7 +48,7 @@ async def test_an_assertion_in_a_turn_parks_its_workflow_alone(
         await handles[bad].signal("go", "x")
         reason = await parked(handles[bad])
         assert reason.reason == "AssertionError"
-        assert "is stored at 0, not behind" in reason.message
+        assert "is stored at position 0, not after" in reason.message
         for name in neighbours:
             await handles[name].signal("go", "well")
             assert await handles[name].result(timeout=WAIT) == [2, "well"]
@@ -75,7 +75,7 @@ async def test_a_parked_workflow_keeps_so_many_commands(server: LocalServer, cli
 
         found = await until(letters)
         assert {letter.data for letter in found} == {b"4", b"5", b"6", b"7"}
-        assert all("the workflow is parked, its state says why, and 5 commands wait for it" in letter.headers["Jetflow-Reason"] for letter in found)
+        assert all("the workflow is parked (its state record says why), and 5 commands" in letter.headers["Jetflow-Reason"] for letter in found)
         await handle.terminate("enough")
         await until(lambda: _closed(handle))
 

@@ -122,7 +122,7 @@ async def test_more_members_than_the_limit_are_not_heard(monkeypatch: pytest.Mon
 
 async def test_more_browsers_than_the_limit_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "MAX_BROWSERS", 1)
-    feed = Feed(SimpleNamespace())  # type: ignore[arg-type]
+    feed = Feed(SimpleNamespace(broker=None))  # type: ignore[arg-type]
     feed._buffers.add(feed_module.Buffer(Interest()))
     said: list[Any] = []
 
@@ -143,7 +143,7 @@ def test_a_run_refuses_what_cannot_follow_from_what_it_has() -> None:
     run.wrote(2, 11)
     with pytest.raises(AssertionError, match="key 4 is written after key 2"):
         run.wrote(4, 12)
-    with pytest.raises(AssertionError, match="key 3 is stored at 11, not behind 11"):
+    with pytest.raises(AssertionError, match="key 3 is stored at position 11, not after 11"):
         run.wrote(3, 11)
     run.committed(7, [], [10], is_whole=False)
     with pytest.raises(AssertionError, match="the cause of a commit goes back from 7 to 6"):

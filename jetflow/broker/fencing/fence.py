@@ -193,11 +193,12 @@ class FencedLane:
             return await self._store_replicated(kind, subject, body, fields)
         hold = self._hold
         hold.check()
-        if not self.wire.takes_writes:
+        if not self._lane.has_room:
             await self.room(len(body))
         self.under_way += 1
         try:
-            ack = await self._lane.publish(subject, body, self._blocks[kind] + fields + b"\r\n" if fields else self._bare[kind])
+            data, _ = await self._lane.submit(subject, body, self._blocks[kind] + fields + b"\r\n" if fields else self._bare[kind])
+            ack = check_ack(data, subject)
         except (ConflictError, BrokerUnavailableError) as error:
             if isinstance(error, ConflictError) and is_busy(error):
                 if not self._spellings:
@@ -231,14 +232,17 @@ class FencedLane:
             self._hold.lose(str(error))
         self._hold.check()
 
-    async def _publish(self, subject: str, body: bytes, headers: bytes | None) -> PubAck:
-        """Stores a message, whose lost condition is for the caller; an unknown outcome ends the tenure."""
+    async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
+        """Stores a message under a condition of its own, which stands in for the fence. Errors as ``Lane.publish``; an unknown outcome
+        ends the tenure.
+        """
         self._hold.check()
-        if not self.wire.takes_writes:
+        if not self._lane.has_room:
             await self.room(len(body))
         self.under_way += 1
         try:
-            ack = await self._lane.publish(subject, body, headers)
+            data, _ = await self._lane.submit(subject, body, headers)
+            ack = check_ack(data, subject)
         except BrokerUnavailableError as error:
             self._end(error)
         finally:
@@ -251,7 +255,7 @@ class FencedLane:
         while True:
             number = await spellings.take()
             try:
-                return await self._publish(subject, body, spellings.block(number) + fields + b"\r\n")
+                return await self.publish(subject, body, spellings.block(number) + fields + b"\r\n")
             except ConflictError as error:
                 if not is_busy(error):
                     self._end(error)
@@ -312,12 +316,6 @@ class FencedLane:
         """Those writes are answered."""
         if spelling is not None:
             self._spellings[kind].give_back(spelling)
-
-    async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
-        """Stores a message under a condition of its own, which stands in for the fence. Errors as ``Lane.publish``; an unknown outcome
-        ends the tenure.
-        """
-        return await self._publish(subject, body, headers)
 
     async def purge(self, stream: str, subject_filter: str, before: int) -> int:
         """Removes what a filter takes before a position; gives how much. It cannot be fenced: what came later it never touches."""

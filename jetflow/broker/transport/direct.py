@@ -94,7 +94,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
         super().__init__()
         self.heard: bool = True
         self._handlers: dict[int, Handler] = {}
-        self._ps = Parser(self, self._on_message)  # type: ignore[assignment]
+        self._ps = Parser(self, self._handlers, self._is_ours)  # type: ignore[assignment]
         self._write_scheduled = False
         self._flowing: asyncio.Task[None] | None = None
 
@@ -132,15 +132,9 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
         """See ``Wire.stop_listening``."""
         self.write(b"UNSUB %d\r\n" % sid)
 
-    def _on_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> bool:
-        handler = self._handlers.get(sid)
-        if handler is None:
-            return sid not in self._subs
-        try:
-            handler(subject, reply, data, headers)
-        except Exception:  # raised into the reading it would end it
-            log.exception("handler of %r failed", subject)
-        return True
+    def _is_ours(self, sid: int) -> bool:
+        """Whether a subscription is not one of nats-py's: messages may come for a while after ``unlisten``."""
+        return sid not in self._subs
 
     def _read_at_once(self) -> None:
         """Has messages for our handlers handed over when their bytes come, not a task switch later. The rest goes on to nats-py's reading,

@@ -372,7 +372,11 @@ class Lane:
         if slot is None:
             return
         if headers is None and slot.collected is None:  # an ack, as most answers are
-            self._settle(token, (data, None))
+            del self._slots[token]
+            if not slot.future.done():
+                slot.future.set_result((data, None))
+            if self._waiting:
+                self._next_turn()
         elif slot.retry and status_of(headers) == 503 and not data:
             self._retry(token, slot)
         elif slot.collected is None:

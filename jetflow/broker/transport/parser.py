@@ -7,10 +7,15 @@ handlers need nothing to be awaited: ``take`` hands them over in the very call t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from nats.errors import ProtocolError
+
+from jetflow.broker.transport.wire import Handler
+
+log: logging.Logger = logging.getLogger("jetflow.broker")
 
 MAX_CONTROL_LINE = 64 * 1024
 """Bytes without a line end before the server counts as speaking something else."""
@@ -32,17 +37,19 @@ class Parser:
     """Feeds ``wire`` with what the server says. nats-py calls ``parse`` with each read, and ``reset`` on a new connection.
 
     Args:
-        wire: whose ``_process_…`` methods get everything but messages.
-        on_message: called with subscription number, subject, reply, payload and raw headers; False hands the message to nats-py.
+        wire: whose ``_process_…`` methods get everything else.
+        handlers: by subscription number; each is called with subject, reply, payload and raw headers. What it raises is logged.
+        ours: whether a subscription number without a handler is ours all the same; its messages are dropped.
 
     Attributes:
         busy: whether ``parse`` is under way.
     """
 
-    def __init__(self, wire: Receiver, on_message: Callable[[int, bytes, bytes, bytes, bytes | None], bool]) -> None:
+    def __init__(self, wire: Receiver, handlers: Mapping[int, Handler], ours: Callable[[int], bool]) -> None:
         self.busy = False
         self._wire = wire
-        self._on_message = on_message
+        self._handlers = handlers
+        self._ours = ours
         self._rest = b""
 
     def reset(self) -> None:
@@ -75,26 +82,32 @@ class Parser:
 
     def _messages(self, data: bytes, at: int) -> tuple[int, bool]:
         """Hands over whole messages from a place on: where it stopped, and whether because the next one, or its line, is cut off."""
-        end_of_data = len(data)
+        end_of_data, handlers = len(data), self._handlers
         while at < end_of_data:
             line_end = data.find(b"\r\n", at)
             if line_end < 0:
                 return at, end_of_data - at <= MAX_CONTROL_LINE
-            has_headers = data.startswith(b"HMSG ", at)
-            if not has_headers and not data.startswith(b"MSG ", at):
-                return at, False
             # MSG subject sid [reply] size, HMSG subject sid [reply] header-size size
             words = data[at:line_end].split()
             start = line_end + 2
-            stop = start + int(words[-1])
-            if stop + 2 > end_of_data:
-                return at, True
-            if has_headers:
-                body = start + int(words[-2])
-                reply, headers, payload = words[3] if len(words) == 6 else b"", data[start:body], data[body:stop]
+            if data.startswith(b"MSG ", at):
+                body, stop = start, start + int(words[-1])
+                reply, headers = words[3] if len(words) == 5 else b"", None
+            elif data.startswith(b"HMSG ", at):
+                body, stop = start + int(words[-2]), start + int(words[-1])
+                reply, headers = words[3] if len(words) == 6 else b"", data[start:body]
             else:
-                reply, headers, payload = words[3] if len(words) == 5 else b"", None, data[start:stop]
-            if not self._on_message(int(words[2]), words[1], reply, payload, headers):
+                return at, False
+            if stop >= end_of_data - 1:
+                return at, True
+            sid = int(words[2])
+            handler = handlers.get(sid)
+            if handler is not None:
+                try:
+                    handler(words[1], reply, data[body:stop], headers)
+                except Exception:  # raised into the reading it would end it
+                    log.exception("handler of %r failed", words[1])
+            elif not self._ours(sid):
                 return at, False
             at = stop + 2
         return at, True

@@ -1,1 +1,1 @@
-"""Attempts of activities, here and on other workers."""
+"""Attempts of activities, on this worker and on others."""

@@ -1,4 +1,4 @@
-"""An owner's side of remote activities: tasks published after the commit, taken back, and what their outcomes mean."""
+"""The owner's side of remote activities: it publishes and withdraws tasks, and turns outcomes into events."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 Event = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
 
 AT_ONCE = 500
-"""Tasks published at once by one workflow."""
+"""The most tasks that one workflow publishes at once."""
 ALL_AT_ONCE = 20
-"""Of so many operations that end together, the tasks are taken back by one request."""
+"""If more operations than this end together with the run, one request withdraws all their tasks."""
 
 _NO_OPTIONS = ActivityOptions()
 
 
 class Dispatch:
-    """Publishes the tasks of one worker's workflows, and takes them back."""
+    """Publishes and withdraws the tasks of one worker's workflows."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._missing: set[str] = set()
 
     async def publish(self, tenure: Tenure, info: RunInfo, wanted: list[tuple[Operation, bool]]) -> None:
-        """Publishes the next attempt of each operation; True beside it means that this may have been done before."""
+        """Publish the next attempt of each operation. True beside an operation means that it may have been published before."""
         for place in range(0, len(wanted), AT_ONCE):
             await asyncio.gather(*(self._publish(tenure, info, operation, again) for operation, again in wanted[place : place + AT_ONCE]))
 
@@ -54,7 +54,7 @@ class Dispatch:
         id_token = to_token(info.workflow_id)
         if scheduled.task_queue is None and scheduled.name not in self._missing:
             self._missing.add(scheduled.name)
-            log.warning("activity %r is not here: it waits for a worker of task queue %r that has it", scheduled.name, info.task_queue)
+            log.warning("this worker has no activity %r: its tasks wait for a worker of task queue %r that has it", scheduled.name, info.task_queue)
         if again and await self._outcome_waits(tenure, id_token, info.run, operation.index, attempt):
             return
         options = _options(operation)
@@ -84,7 +84,7 @@ class Dispatch:
         return message is not None and is_outcome_of(message.data, run, attempt)
 
     def end(self, tenure: Tenure, info: RunInfo, ended: list[Operation], *, closed: bool) -> None:
-        """Nobody waits for these any more: tasks not begun are taken back, and who runs the others is told. Both may be lost."""
+        """Withdraw the tasks of ended operations, and notify the workers that run them. Both may get lost."""
         context, id_token = self._context, to_token(info.workflow_id)
         for operation in ended:
             with contextlib.suppress(BrokerError):
@@ -96,18 +96,18 @@ class Dispatch:
 
 
 def queue_of(operation: Operation, own: str) -> str:
-    """Whose workers run a remote activity."""
+    """Return the task queue whose workers run a remote activity."""
     return operation.event.task_queue or own
 
 
 def closes_at(operation: Operation) -> int | None:
-    """When a remote activity fails whatever its workers do, ms since the epoch; None for never."""
+    """Return the deadline of a remote activity's ``schedule_to_close_timeout`` (ms since the epoch), or None without one."""
     limit = _options(operation).schedule_to_close
     return None if limit is None else operation.event.at + limit
 
 
 def out_of_time(operation: Operation, now: int) -> ev.ActivityFailed:
-    """The failure of an activity whose ``schedule_to_close_timeout`` is over."""
+    """Return the failure of an activity whose ``schedule_to_close_timeout`` is over."""
     limit = (_options(operation).schedule_to_close or 0) / 1000
     message = f"activity {operation.event.name!r} has no outcome after {limit:g} s (schedule_to_close_timeout)"
     failure = Failure("AttemptTimeout", message, CODES[Kind.TIMED_OUT], cause=operation.failure, kind=Kind.TIMED_OUT)
@@ -115,7 +115,7 @@ def out_of_time(operation: Operation, now: int) -> ev.ActivityFailed:
 
 
 def event_of(outcome: TaskOutcome, operation: Operation) -> Event:
-    """What an outcome means for its operation: the owner has the retry policy."""
+    """Return the event of an outcome: completed, failed, or retrying, by the operation's retry policy."""
     index, now, attempt, told = operation.index, now_ms(), outcome.attempt, outcome.failure
     if told is None:
         return ev.ActivityCompleted(index=index, at=now, result=outcome.result, attempt=attempt)

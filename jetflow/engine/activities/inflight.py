@@ -1,7 +1,7 @@
-"""Local activities under way in this worker, and those whose outcome is not committed yet.
+"""Local activities that are under way in this worker, or whose outcome is not committed yet.
 
-They outlive a tenure. When a worker takes its partitions anew, as after a reconnect, the attempt that runs goes on, and the workflow that
-is rebuilt adopts it if it still waits for just that. Without an owner no further attempt begins.
+They outlive a tenure. When a worker claims its partitions again, as after a reconnect, a running attempt goes on. The rebuilt workflow adopts it if
+it waits for exactly that activity. Without an owner no further attempt begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jetflow.engine.activities.steps import Outcome, StepRunner
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 ADOPT_WITHIN = 10.0
-"""Seconds that an activity goes on without an owner, once its partition is this worker's again."""
+"""Seconds that an activity without an owner goes on after this worker owns its partition again."""
 
 Key = tuple[str, int, int]
 """Workflow (as a token), run, and index of the operation."""
@@ -30,8 +30,8 @@ class Step:
     """One local activity.
 
     Attributes:
-        owner: the activities of the workflow that waits for it; None between two owners.
-        outcome: what came of it, once there is something.
+        owner: the activities of the workflow that waits for it; None without an owner.
+        outcome: its outcome; None until there is one.
     """
 
     __slots__ = ("_adopted", "_over", "_task", "key", "outcome", "owner", "partition", "scheduled")
@@ -47,7 +47,7 @@ class Step:
         self._over = False
 
     def start(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
-        """Begin its attempts, as soon as there is a slot for them."""
+        """Begin its attempts as soon as a slot is free."""
         self._task = asyncio.get_running_loop().create_task(self._run(runner, options, info, operation))
 
     async def _run(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
@@ -57,7 +57,7 @@ class Step:
             self.owner.on_outcome(self.outcome)
 
     def may_begin(self) -> bool:
-        """Return whether an attempt may begin: its workflow is owned, and its code has not come to an end."""
+        """Return whether an attempt may begin: the activity has an owner, and the workflow's code has not ended."""
         return self.owner is not None and self.owner.may_begin()
 
     def is_over(self) -> bool:
@@ -78,18 +78,18 @@ class Step:
         self._adopted = None
 
     def orphan(self) -> None:
-        """Let it go on without an owner."""
+        """Continue without an owner."""
         self.owner: Steps | None = None
 
     def cancel(self) -> asyncio.Task[None] | None:
-        """Cancel it. Return its task, which is about to end."""
+        """Cancel the activity. Return its asyncio task, which is about to end."""
         self.owner, self._over = None, True
         if self._task is not None:
             self._task.cancel()
         return self._task
 
     def is_the_one(self, scheduled: ev.ActivityScheduled) -> bool:
-        """Return whether it is what an operation asks for: the same activity, with the same input."""
+        """Return whether it is the activity that an operation asks for, by name and input."""
         return self.scheduled.name == scheduled.name and bytes(self.scheduled.input) == bytes(scheduled.input)
 
 
@@ -97,14 +97,14 @@ class Steps:
     """The local activities of one workflow in memory.
 
     Args:
-        inflight: all those of the worker.
+        inflight: all local activities of the worker.
         may_begin: whether further attempts may begin.
         wake: called when there is an outcome.
 
     Attributes:
-        under_way: by operation index, until their outcome is committed.
-        outcomes: not given to the code yet, in the order in which they came.
-        uncommitted: given to the code, and not committed.
+        under_way: activities by operation index, until their outcome is committed.
+        outcomes: outcomes that the code does not have yet, in the order in which they came.
+        uncommitted: outcomes that the code has and no commit holds yet.
     """
 
     __slots__ = ("_id_token", "_inflight", "_wake", "may_begin", "outcomes", "partition", "uncommitted", "under_way")
@@ -125,7 +125,7 @@ class Steps:
         self._inflight.begin(step, options, info, operation)
 
     def adopt(self, scheduled: ev.ActivityScheduled, run: int) -> bool:
-        """Take over the activity that an operation waits for. Return False if it neither is under way nor has ended here."""
+        """Adopt the activity that an operation waits for. Return False if this worker does not have it."""
         step = self._inflight.find((self._id_token, run, scheduled.index), scheduled)
         if step is None:
             return False
@@ -136,18 +136,18 @@ class Steps:
         return True
 
     def on_outcome(self, outcome: Outcome) -> None:
-        """Take the outcome of an activity."""
+        """Add the outcome of an activity."""
         self.outcomes.append(outcome)
         self._wake()
 
     def take_outcome(self) -> Outcome:
-        """Return the next outcome for the code. It counts as uncommitted from then on."""
+        """Return the next outcome for the code, and count it as uncommitted."""
         outcome = self.outcomes.popleft()
         self.uncommitted.append(outcome)
         return outcome
 
     def committed(self) -> None:
-        """Be done with the outcomes that the code was given: they are committed, or came too late to matter."""
+        """Forget the outcomes that the code has: a commit holds them, or they came too late to matter."""
         for outcome in self.uncommitted:
             step = self.under_way.pop(outcome.index, None)
             if step is not None:
@@ -155,22 +155,22 @@ class Steps:
         self.uncommitted.clear()
 
     def cancel(self, index: int) -> None:
-        """Cancel the activity of an operation that nobody waits for any more, if there is one."""
+        """Cancel the activity of an operation that the code no longer waits for, if there is one."""
         step = self.under_way.pop(index, None)
         if step is not None:
             self._inflight.cancel(step)
 
     def cancel_all(self) -> None:
-        """Cancel all of them."""
+        """Cancel all activities of the workflow."""
         for index in list(self.under_way):
             self.cancel(index)
 
     def cancel_strays(self) -> None:
-        """Cancel what a rebuilt workflow has not adopted."""
+        """Cancel the activities that the rebuilt workflow has not adopted."""
         self._inflight.cancel_strays(self._id_token)
 
     def start_over(self) -> None:
-        """Let them go on without an owner. Whoever is rebuilt from the timeline may adopt them."""
+        """Let the activities go on without an owner. The rebuilt workflow may adopt them."""
         for step in self.under_way.values():
             step.orphan()
             self._inflight.to_adopt.add(self._id_token)
@@ -179,25 +179,26 @@ class Steps:
         self.uncommitted.clear()
 
     def close(self) -> None:
-        """Let them go on without an owner, and wake nobody any more."""
-        self.start_over()
+        """Let the activities go on without an owner, and no longer wake the actor."""
+        if self.under_way or self.outcomes or self.uncommitted:
+            self.start_over()
         self.may_begin, self._wake = _never, _nobody
 
 
 def _never() -> bool:
-    """No attempt begins any more."""
+    """Return False: no attempt begins any more."""
     return False
 
 
 def _nobody() -> None:
-    """Nobody is woken any more."""
+    """Wake nothing: the actor is closed."""
 
 
 class Inflight:
     """Every local activity of one worker.
 
     Attributes:
-        to_adopt: workflows (as tokens) of which something went on without an owner since the present tenure began, or when it did.
+        to_adopt: workflows (as tokens) that had an activity without an owner when the current tenure began, or since then.
     """
 
     def __init__(self, runner: StepRunner) -> None:
@@ -211,23 +212,23 @@ class Inflight:
         step.start(self._runner, options, info, operation)
 
     def find(self, key: Key, scheduled: ev.ActivityScheduled) -> Step | None:
-        """Return the activity that an operation waits for, if it is under way or done already. Cancel what runs in its place."""
+        """Return the activity that an operation waits for, if this worker has it. Cancel another activity under the same key."""
         step = self._steps.get(key)
         if step is None:
             return None
         if not step.is_the_one(scheduled):
             self.cancel(step)
             return None
-        self.to_adopt.discard(key[0])  # the workflow is in memory: whatever else went on for it is adopted with this
+        self.to_adopt.discard(key[0])  # the workflow is in memory, and adopts its other activities at the same time
         return step
 
     def forget(self, step: Step) -> None:
-        """Be done with an activity whose outcome is committed."""
+        """Forget an activity whose outcome is committed."""
         if self._steps.get(step.key) is step:
             del self._steps[step.key]
 
     def cancel(self, step: Step) -> None:
-        """Cancel an activity that nobody waits for any more."""
+        """Cancel an activity that no workflow waits for."""
         self.forget(step)
         step.cancel()
 
@@ -236,13 +237,13 @@ class Inflight:
         return any(step.owner is None and step.partition in partitions for step in self._steps.values())
 
     def cancel_strays(self, id_token: str) -> None:
-        """Cancel what a workflow that was rebuilt has not adopted."""
+        """Cancel the activities that a rebuilt workflow has not adopted."""
         self.to_adopt.discard(id_token)
         for step in [step for step in self._steps.values() if step.owner is None and step.key[0] == id_token]:
             self.cancel(step)
 
     def claimed(self, partitions: frozenset[int]) -> None:
-        """Note that a tenure has begun. Cancel what belongs to other partitions, and later what is not adopted soon."""
+        """Note that a tenure has begun. Cancel the activities of other partitions now, and those not adopted after ``ADOPT_WITHIN``."""
         orphans = [step for step in self._steps.values() if step.owner is None]
         for step in orphans:
             if step.partition not in partitions:
@@ -254,11 +255,11 @@ class Inflight:
     def _drop(self, orphans: list[Step]) -> None:
         for step in orphans:
             if step.owner is None and self._steps.get(step.key) is step:
-                log.info("activity %s of %s is cancelled: its workflow does not wait for it any more", step.scheduled.name, step.key[0])
+                log.info("activity %s of %s is cancelled: its workflow no longer waits for it", step.scheduled.name, step.key[0])
                 self.cancel(step)
 
     async def stop(self) -> None:
-        """Cancel all of them, and wait until they have ended."""
+        """Cancel all activities, and wait until they have ended."""
         tasks = [task for step in self._steps.values() if (task := step.cancel()) is not None]
         self._steps.clear()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,6 @@
-"""The tasks that a worker has the lease of: their leases are extended, and what their heartbeats say is stored.
+"""Tasks that this worker has the lease of. It extends their leases, and stores the details of their heartbeats.
 
-Both are done on the loop that the activities run on: a loop that stands still loses its leases.
+Both run on the loop that runs the activities. A loop that stands still loses its leases.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Leased:
     """A task that this worker has the lease of.
 
     Attributes:
-        reply: where to ack it.
-        pauses: how often the worker had stood still when the task came.
-        work: what serves it.
+        reply: the task's ack subject.
+        pauses: how often the worker had stood still before the task came.
+        work: the asyncio task that serves it.
         began: whether its attempt has begun.
-        cancelled: whether nobody waits for it any more.
-        kept: the details of a heartbeat that the broker has; empty for none.
+        cancelled: whether ``cancel`` was called.
+        kept: the heartbeat details that the broker has; empty for none.
     """
 
     def __init__(self, delivery: TaskDelivery, task: Task, attempt: Attempt, pauses: int) -> None:
@@ -54,32 +54,32 @@ class Leased:
         self._kept_at = float("-inf")
 
     def came_again(self, reply: str) -> None:
-        """Note that it was delivered again: only where to ack it is new."""
+        """Note that the task was delivered again, with another ack subject."""
         self.reply = reply
 
     def serve(self, work: asyncio.Task[Any]) -> None:
-        """Note what serves it."""
+        """Note the asyncio task that serves it."""
         self.work = work
 
     def begin(self, on_beat: Callable[[], None]) -> None:
-        """Begin the attempt. ``on_beat`` is called after each heartbeat, perhaps in the activity's thread."""
+        """Begin the attempt. Each heartbeat calls ``on_beat``, perhaps in the activity's thread."""
         self.began = True
         self.attempt.on_beat = on_beat
 
     def resume(self, details: bytes) -> None:
-        """Go on from what the last heartbeat of an attempt said whose worker is gone."""
+        """Continue from the heartbeat details of an attempt whose worker is gone."""
         self.kept, self.attempt.details = details, msgspec.Raw(details)
         self.attempt.info = msgspec.structs.replace(self.attempt.info, heartbeat_details=decode(details, "details"))
 
     def may_keep(self, every: float) -> bool:
-        """Return whether so many seconds have gone since the last heartbeat was kept. If so, that begins anew."""
+        """Return whether ``every`` seconds have passed since heartbeat details were last stored. If so, restart the interval."""
         if clock.monotonic() - self._kept_at < every:
             return False
         self._kept_at = clock.monotonic()
         return True
 
     def details_to_keep(self) -> bytes | None:
-        """Return what a heartbeat has said that the broker does not have, once; None for nothing."""
+        """Return heartbeat details that the broker does not have, once. None if there are none."""
         details = bytes(self.attempt.details)
         if not self.began or details in (self.kept, bytes(self.task.details)):
             return None
@@ -87,14 +87,14 @@ class Leased:
         return details
 
     def give_up(self, why: str) -> bool:
-        """Note why nobody waits for the attempt. Return False if that was known before."""
+        """Note why the attempt is over. Return False if it was over before."""
         if self.attempt.over is not None:
             return False
         self.attempt.over = why
         return True
 
     def cancel(self, why: str) -> None:
-        """Cancel the attempt: nobody waits for it any more."""
+        """Cancel the attempt, and note why."""
         self.attempt.over, self.cancelled = why, True
         if self.work is not None:
             self.work.cancel()
@@ -104,8 +104,8 @@ class Leases:
     """See the module.
 
     Args:
-        spawn: runs work beside the attempts.
-        lease: how many seconds a lease lasts, at this moment.
+        spawn: runs work in the background.
+        lease: returns how many seconds a lease lasts at this moment.
     """
 
     def __init__(self, wire: Wire, tasks: Tasks, spawn: Spawn, lease: Callable[[], float]) -> None:
@@ -127,36 +127,36 @@ class Leases:
         self._tick_later()
 
     def end(self, leased: Leased, answer: bytes) -> None:
-        """Answer a task, whose lease ends with that. What its heartbeats said is needed no more once it is acked."""
+        """Answer a task, which ends its lease. Remove its heartbeat details if the answer is an ack."""
         self._all.pop(leased.delivery.seq, None)
         self.answer(leased.reply, answer)
         if leased.kept and answer == ACK:
             self._spawn(_quietly(self._tasks.forget_details(leased.task)))
 
     def answer(self, reply: str, body: bytes) -> None:
-        """Tell the broker what is to become of a task."""
-        with contextlib.suppress(BrokerError):  # not connected: it comes again, and is looked up
+        """Send the broker the answer for a task."""
+        with contextlib.suppress(BrokerError):  # not connected: the task comes again, and its worker looks it up
             self._wire.send(reply, body)
 
     def watch_heartbeats(self, leased: Leased, every: float) -> Callable[[], None]:
-        """Return what a heartbeat calls: what it says is stored, but not more often than once in so many seconds."""
+        """Return the callback of a heartbeat. It stores the details, at most once in ``every`` seconds."""
         loop = asyncio.get_running_loop()
 
-        def on_beat() -> None:  # maybe in the activity's thread
+        def on_beat() -> None:  # perhaps in the activity's thread
             if leased.may_keep(every):
                 loop.call_soon_threadsafe(self._keep_details, leased)
 
         return on_beat
 
     def cancel_operation(self, operation: str) -> None:
-        """Cancel the attempts of an operation that nobody waits for any more."""
+        """Cancel the attempts of an operation that has ended."""
         for leased in self._all.values():
             task = leased.task
             if operation == operation_tokens(to_token(task.task_queue), to_token(task.workflow_id), task.run, task.index):
-                leased.cancel("its workflow does not wait for it any more")
+                leased.cancel("its workflow no longer waits for it")
 
     async def stop(self, grace: float) -> None:
-        """Give back what has not begun, and wait so many seconds for the rest. Heartbeats are stored no more."""
+        """Return the tasks that have not begun, and wait ``grace`` seconds for the others. No heartbeat is stored from now on."""
         self._stopping = True
         for leased in list(self._all.values()):
             if leased.work is not None and not leased.began:

@@ -1,4 +1,4 @@
-"""What came of one attempt of a remote activity: the body that its worker publishes, and what others read in it."""
+"""The outcome of one attempt of a remote activity: the body that its worker publishes, and how others read it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def success(task: Task, result: msgspec.Raw) -> bytes:
 
 
 def failure(task: Task, error: BaseException, attempt: Attempt, limit: int) -> bytes:
-    """Return the body for an attempt that has failed, within ``limit`` bytes if that can be."""
+    """Return the body for an attempt that has failed, within ``limit`` bytes if possible."""
     told = msgspec.to_builtins(failure_of(error))
     told["bases"] = [type_name(cls) for cls in type(error).__mro__[1:-2]]
     if (code := own_code(error)) is not None:
-        told["code"] = code  # also where it is the default
+        told["code"] = code  # also if it is the default
     if is_final(error):
         told["non_retryable"] = True
     if isinstance(error, AttemptTimeout):
@@ -45,7 +45,7 @@ def _head(task: Task) -> dict[str, Any]:
 
 
 def is_outcome_of(body: bytes, run: int, attempt: int) -> bool:
-    """Return whether an outcome's body is of this attempt, or a later one, of the run."""
+    """Return whether an outcome's body belongs to this attempt of the run, or to a later one."""
     try:
         seen = msgspec.json.decode(body, type=_Seen)
     except msgspec.DecodeError:
@@ -54,7 +54,7 @@ def is_outcome_of(body: bytes, run: int, attempt: int) -> bool:
 
 
 def settles(event: Any, task: Task) -> bool:
-    """Return whether an event of the timeline means that an attempt need not be made."""
+    """Return whether an event of the timeline makes an attempt unnecessary."""
     if isinstance(event, ev.Started):
         return event.first_index > task.index
     if getattr(event, "index", None) != task.index:

@@ -1,8 +1,8 @@
-"""Tasks: attempts of activities that this worker runs for workflows that others own.
+"""Tasks: attempts of activities that this worker runs for workflows of other owners.
 
-A task goes through four steps: it is taken with a lease, run like any activity, its outcome is published, and then it is
-acked. Whoever dies in between loses the lease, and the task comes to another worker; so one that comes again is looked
-up first, and is not run if its outcome is known or nobody waits for it any more.
+The worker takes a task with a lease, runs it like any activity, publishes the outcome, and then acks the task. A worker that dies in between loses
+the lease, and another worker gets the task. So a worker looks up a task that was delivered before, and does not run it if its outcome is known or
+its workflow no longer waits for it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from jetflow.protocol.headers import REASON, SUBJECT, header_block
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 OUTCOME_MARGIN = 16 * 1024
-"""Bytes of a message left beside a failure, for what a commit says around it."""
+"""Bytes of a message that a commit may need besides a failure."""
 
 
 class TaskRunner:
@@ -45,11 +45,11 @@ class TaskRunner:
 
     Args:
         broker: the worker's connection.
-        task_queue: whose tasks.
-        activities: names of what is served.
-        runner: runs them, within the limit that local ones count in too.
-        limit: attempts under way at once.
-        lease: seconds after which a task whose worker is silent goes to another one.
+        task_queue: the task queue of the tasks.
+        activities: names of the activities to serve.
+        runner: runs the attempts, with one limit for local and remote ones.
+        limit: the most attempts under way at once.
+        lease: seconds after which another worker gets the task of a silent worker.
     """
 
     def __init__(self, broker: Broker, task_queue: str, activities: Iterable[str], runner: StepRunner, *, limit: int, lease: float) -> None:
@@ -73,14 +73,14 @@ class TaskRunner:
 
     @property
     def ready(self) -> bool:
-        """Whether tasks of every activity can come."""
+        """Whether the worker receives tasks of every activity."""
         return self._served.all_open
 
     def start(self, *, at_once: bool) -> None:
         """Begin to serve.
 
         Args:
-            at_once: every activity; otherwise each from the first task that there is for it.
+            at_once: whether to serve every activity now, or each from its first task on.
         """
         self._ended_sid = self._broker.wire.listen(self._broker.names.ended_tasks(self._queue_token), self._on_ended)
         if at_once:
@@ -89,7 +89,7 @@ class TaskRunner:
             self._served.start_when_needed()
 
     async def stop(self, grace: float) -> None:
-        """Take no more tasks, let running ones finish for ``grace`` seconds, and give the others back."""
+        """Take no more tasks, let running ones finish for ``grace`` seconds, and return the others."""
         self._stopping = True
         if self._ended_sid is not None:
             with contextlib.suppress(BrokerError):
@@ -102,22 +102,22 @@ class TaskRunner:
             await asyncio.gather(*self._work, return_exceptions=True)
 
     def refill(self) -> None:
-        """Ask for more tasks, where there is room. Called many times a second."""
+        """Ask for more tasks if there is room. Called many times a second."""
         self._notice_pause()
         self._served.refill()
 
     def _notice_pause(self) -> None:
-        """After this process stood still, what lies in its socket may have been leased to others since, and done."""
+        """Look up the tasks in the socket after this process stood still: other workers may have leased and run them."""
         now = clock.monotonic()
         stood, self._last_tick = now - self._last_tick, now
         if stood > self._lease / 3 and not self._stopping:
-            log.info("this worker stood still for %.1f s: tasks that came meanwhile are looked up", stood)
+            log.info("this worker stood still for %.1f s: it looks up the tasks that came meanwhile", stood)
             self._pauses += 1
             self._catching_up += 1
             self._spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
-        await until_answered(lambda: self._tasks.waiting(self._queue_token))  # its answer comes after all that came meanwhile
+        await until_answered(lambda: self._tasks.waiting(self._queue_token))  # the answer comes after all tasks that came meanwhile
         self._catching_up -= 1
 
     def _consumer(self, name: str) -> TaskConsumer:
@@ -125,7 +125,7 @@ class TaskRunner:
         return TaskConsumer(broker.lane, broker.names, self._queue_token, to_token(name), lease=self._lease, room=self._room, on_task=self._on_task)
 
     def _room(self) -> int:
-        """Return how many tasks one consumer may ask for: those that have no slot yet take theirs first, and the consumers share the rest."""
+        """Return how many tasks one consumer may ask for. Tasks that wait for a slot come first, and the consumers share the rest."""
         free = min(self._runner.free, self._limit) - self._waiting
         return 0 if free <= 0 else max(1, free // max(1, len(self._served.open)))
 
@@ -137,7 +137,7 @@ class TaskRunner:
     def _on_task(self, delivery: TaskDelivery) -> None:
         self._notice_pause()
         known = self._leases.get(delivery.seq)
-        if known is not None:  # its lease ended unnoticed
+        if known is not None:  # its lease ended without this worker noticing
             known.came_again(delivery.reply)
             return
         if self._stopping:
@@ -159,9 +159,9 @@ class TaskRunner:
     def _read(self, delivery: TaskDelivery) -> Task:
         task = decode_task(delivery.data)
         if task.activity not in self._served:
-            raise msgspec.ValidationError(f"activity {task.activity!r} is not the one that the subject names")
+            raise msgspec.ValidationError(f"activity {task.activity!r} is not the one in the subject")
         if not self._broker.names.is_command(task.reply):
-            raise msgspec.ValidationError(f"reply {task.reply!r} is no command of this namespace")
+            raise msgspec.ValidationError(f"reply {task.reply!r} is not a command subject of this namespace")
         return task
 
     async def _serve(self, leased: Leased, options: ActivityOptions) -> None:
@@ -174,7 +174,7 @@ class TaskRunner:
                 answer = NAK
                 raise
         except Exception:
-            log.exception("task %s cannot be served here", leased.delivery.subject)
+            log.exception("this worker cannot serve task %s", leased.delivery.subject)
             answer = NAK_LATER
         finally:
             if not leased.began:
@@ -183,12 +183,12 @@ class TaskRunner:
             self.refill()
 
     async def _is_wanted(self, leased: Leased) -> bool:
-        """Return whether to run a task. One that may have been run before is looked up, and goes on from what its heartbeats said."""
+        """Return whether to run a task. Look up one that may have run before, and resume it from its heartbeat details."""
         task, delivery = leased.task, leased.delivery
         if not (delivery.delivered > 1 or task.again or self._catching_up):
             return not await self._wanted.is_overtaken(task, delivery)
         if not await self._wanted.is_open(task):
-            log.info("task %s is not run again: its outcome is known, or nobody waits for it", delivery.subject)
+            log.info("task %s is not run again: its outcome is known, or its workflow no longer waits for it", delivery.subject)
             return False
         details = await self._wanted.kept_details(task)
         if details:
@@ -214,7 +214,7 @@ class TaskRunner:
         return ACK
 
     async def _take_slot(self) -> bool:
-        """Return False if there was none for a third of the lease: then other workers shall have the task."""
+        """Wait for a slot. Return False if none was free for a third of the lease, so that another worker can take the task."""
         try:
             async with asyncio.timeout(self._lease / 3):
                 await self._runner.slots.acquire()
@@ -239,7 +239,7 @@ class TaskRunner:
         return body
 
     async def _refuse(self, delivery: TaskDelivery, reason: str) -> None:
-        """Put a task that cannot be read among the dead letters."""
+        """Make a dead letter of a malformed task."""
         log.warning("task %s cannot be read: %s", delivery.subject, reason)
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
         headers = header_block(**{SUBJECT: delivery.subject, REASON: text[:900]})
@@ -249,7 +249,7 @@ class TaskRunner:
         self._leases.answer(delivery.reply, TERM)
 
     def _on_ended(self, subject: bytes, _reply: bytes, _data: bytes, _headers: bytes | None) -> None:
-        """Cancel the attempt of an operation that nobody waits for any more."""
+        """Cancel the attempt of an operation that has ended."""
         self._leases.cancel_operation(".".join(subject.decode(errors="replace").split(".")[2:]))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

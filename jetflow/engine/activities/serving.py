@@ -1,4 +1,4 @@
-"""Which remote activities a worker serves: all of them, or each from the first task that there is for it."""
+"""Decides which remote activities a worker serves: all of them, or each from its first task on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Served:
     """The consumers of one task queue's tasks.
 
     Args:
-        consumers: by activity.
+        consumers: the consumers by activity.
         spawn: runs work in the background.
     """
 
@@ -38,12 +38,12 @@ class Served:
 
     @property
     def open(self) -> list[TaskConsumer]:
-        """Those through which tasks come now."""
+        """The consumers that are open."""
         return [consumer for consumer in self._consumers.values() if consumer.is_open]
 
     @property
     def all_open(self) -> bool:
-        """Whether tasks of every activity can come."""
+        """Whether every consumer is open."""
         return len(self.open) == len(self._consumers)
 
     def start_all(self) -> None:
@@ -52,7 +52,7 @@ class Served:
             self._start(name)
 
     def start_when_needed(self) -> None:
-        """Serve each activity once there is a task for it; all of them if tasks wait already."""
+        """Serve each activity from its first task on, or all of them if tasks wait already."""
         for name in self._consumers:
             subject = self._names.tasks(self._queue_token, to_token(name))
             self._listening[name] = self._wire.listen(subject, self._starter(name))
@@ -78,7 +78,7 @@ class Served:
             self.start_all()
 
     def refill(self) -> None:
-        """Ask for more tasks, where there is room."""
+        """Ask for more tasks if there is room."""
         for consumer in self._consumers.values():
             consumer.refill()
 

@@ -1,4 +1,4 @@
-"""Activities run in the owner's process: one attempt after another until there is an outcome to commit."""
+"""Runs activities in the owner's process: one attempt after another until there is an outcome to commit."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
 
 DURABLE_BACKOFF_MS = 1000
-"""A backoff at least this long is recorded and waited for durably; a shorter one within the process."""
+"""A backoff of at least this many milliseconds is recorded and durable. A shorter one stays in memory."""
 
 Outcome = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
 
 
 class Slots(asyncio.Semaphore):
-    """A semaphore that says how many may still have it."""
+    """A semaphore that shows how many slots are free."""
 
     @property
     def free(self) -> int:
-        """Those that nobody has."""
+        """The number of free slots."""
         return self._value
 
 
 class StepRunner:
-    """Runs activities with a limit on how many at once.
+    """Runs activities, with a limit on attempts at once.
 
     Args:
         activities: definitions by name.
-        threads: where sync functions run.
-        limit: attempts under way at once.
-        max_bytes: the largest result.
+        threads: runs sync functions.
+        limit: the most attempts under way at once.
+        max_bytes: the most bytes of a result.
 
     Attributes:
-        slots: one is held by each attempt under way.
+        slots: each attempt under way holds one.
         threads: where plain functions run.
     """
 
@@ -60,12 +60,12 @@ class StepRunner:
         self.max_bytes: int = max_bytes
 
     def knows(self, name: str) -> bool:
-        """Whether this worker has the activity."""
+        """Return whether this worker has the activity."""
         return name in self._activities
 
     @property
     def free(self) -> int:
-        """Slots that nobody has."""
+        """The number of free slots."""
         return self.slots.free
 
     async def run(
@@ -79,8 +79,9 @@ class StepRunner:
         permitted: Callable[[], Awaitable[None]],
         is_over: Callable[[], bool],
     ) -> Outcome:
-        """Executes attempts until one succeeds, the policy gives up, or a long backoff is due. One that may not begin now waits until it is
-        ``permitted``. Being cancelled ends it only if ``is_over``: an activity that cancels its own task has failed.
+        """Run attempts until one succeeds, the policy gives up, or a durable backoff follows. Await ``permitted`` before each attempt.
+
+        A cancellation ends it only if ``is_over`` returns True. Otherwise the activity has cancelled its own task, and the attempt has failed.
         """
         attempt = failed_attempts
         while True:
@@ -91,7 +92,7 @@ class StepRunner:
                     if not may_begin():
                         await permitted()
                     result = await self.execute(scheduled, options, current)
-            except BaseException as error:  # SystemExit of user code too: it must not end the worker
+            except BaseException as error:  # also SystemExit of user code, which must not end the worker
                 if is_interrupt(error) or (is_cancelled() and is_over()):
                     raise
                 stray = take_stray_cancel()
@@ -106,11 +107,11 @@ class StepRunner:
             await asyncio.sleep((outcome.due - outcome.at) / 1000)
 
     async def execute(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: Attempt) -> Raw:
-        """One attempt, for which the caller has a slot: its result as JSON, or what it raised."""
+        """Run one attempt and return its result as JSON, or raise its error. The caller holds a slot for it."""
         definition = self._activities[scheduled.name]
         args = definition.signature.decode_args(scheduled.input)
         faults.reach("before_activity")
-        current_activity.set(attempt)  # each step has a task, and a context, of its own
+        current_activity.set(attempt)  # each step has its own asyncio task and context
         if not definition.is_async:
             await self._take_thread(definition, options, scheduled.at)
         timeout = _attempt_timeout(options, scheduled.at)
@@ -152,7 +153,7 @@ class StepRunner:
         try:
             value, error = await self.threads.run(lambda: context.run(_in_thread, definition.function, args))
         except asyncio.CancelledError:
-            attempt.over = attempt.over or "it was cancelled"  # the thread goes on until its next heartbeat
+            attempt.over = attempt.over or "it was cancelled"  # a thread goes on until its next heartbeat
             raise
         if error is not None:
             raise error
@@ -187,7 +188,7 @@ class StepRunner:
 
 
 class Pulse:
-    """Looks whether an attempt says often enough that it is at work."""
+    """Checks that an attempt sends heartbeats often enough."""
 
     def __init__(self, attempt: Attempt, scope: asyncio.Timeout, limit: float) -> None:
         self._attempt = attempt
@@ -205,12 +206,12 @@ class Pulse:
             self._scope.reschedule(loop.time())
 
     def stop(self) -> None:
-        """The attempt has ended."""
+        """Stop checking: the attempt has ended."""
         self._timer.cancel()
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether an error is one that no other attempt would mend, whatever the policy says."""
+    """Return whether no further attempt follows an error, whatever the policy says."""
     return issubclass(type(error), (InvalidInputError, NonRetryableError))
 
 
@@ -227,7 +228,7 @@ def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, 
 
 
 def is_cancelled() -> bool:
-    """Whether this step itself is to stop, rather than something that its activity awaited."""
+    """Return whether this step itself was cancelled, and not something that its activity awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -242,17 +243,17 @@ def take_stray_cancel() -> bool:
 
 
 class AttemptTimeout(Exception):  # noqa: N818 - shown to people as the failure's type
-    """One attempt of an activity took longer than it may."""
+    """Raised when an attempt takes longer than its timeout."""
 
     code = ACTIVITY_TIMEOUT
 
 
 class HeartbeatTimeout(AttemptTimeout):
-    """One attempt of an activity was silent for longer than it may."""
+    """Raised when an attempt sends no heartbeat for longer than its heartbeat timeout."""
 
 
 def failure_of(error: BaseException, without_code: int = UNKNOWN) -> Failure:
-    """The record of an attempt's error. ``without_code`` is shown for one that carries no code itself."""
+    """Return the failure of an attempt's error. ``without_code`` is the code for an error that carries none."""
     return to_failure(error, kind=Kind.TIMED_OUT if isinstance(error, AttemptTimeout) else None, without_code=without_code)
 
 

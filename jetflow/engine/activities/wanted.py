@@ -1,4 +1,4 @@
-"""Whether anybody still waits for a task that may have been run before."""
+"""Finds out whether a workflow still waits for a task that may have run before."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 T = TypeVar("T")
 
 STALE_MS = 10_000
-"""A task that has waited longer is run only if its workflow has not ended meanwhile."""
+"""A task that has waited longer (ms) runs only if its workflow has not ended meanwhile."""
 TRY_AGAIN = 0.5
-"""Seconds before a question is asked again that the broker did not answer, or refused."""
+"""Seconds before a request is sent again that the broker did not answer, or refused."""
 
 
 async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask until there is an answer, and return it."""
+    """Send a request until there is an answer, and return it."""
     while True:
         try:
             return await ask()
@@ -38,7 +38,7 @@ async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 class Wanted:
-    """Looks tasks up in the inbox, the timeline and the record of their workflow."""
+    """Looks up tasks in the inbox, the timeline and the record of their workflow."""
 
     def __init__(self, broker: Broker, tasks: Tasks) -> None:
         self._broker = broker
@@ -47,11 +47,11 @@ class Wanted:
         self._states = StateStore(broker.lane, broker.names)
 
     async def is_open(self, task: Task) -> bool:
-        """Return whether the workflow waits for this very attempt."""
+        """Return whether the workflow waits for exactly this attempt."""
         return await until_answered(lambda: self._is_open(task))
 
     async def _is_open(self, task: Task) -> bool:
-        """Look in this order, since an outcome is in the inbox until it is in the timeline."""
+        """Look in the inbox first, then in the timeline: an outcome leaves the inbox only once it is in the timeline."""
         queue, workflow_id = to_token(task.task_queue), to_token(task.workflow_id)
         names = self._broker.names
         waiting = await self._broker.lane.last_message(names.inbox_stream, names.stored_commands(queue, workflow_id, f"activity.{task.index}"))
@@ -63,12 +63,12 @@ class Wanted:
         return not any(settles(event, task) for entry in await self._timeline.run(queue, workflow_id, last) for event in entry.commit.events)
 
     async def is_overtaken(self, task: Task, delivery: TaskDelivery) -> bool:
-        """Return whether the workflow of a task that has waited for long has ended meanwhile."""
+        """Return whether the task has waited longer than ``STALE_MS`` and its workflow has ended meanwhile."""
         if now_ms() - delivery.stored_ms <= STALE_MS:
             return False
         record = await until_answered(lambda: self._states.get(to_token(task.task_queue), to_token(task.workflow_id)))
         return record is not None and (record.closed if record.run_id == str(task.run) else int(record.run_id) > task.run)
 
     async def kept_details(self, task: Task) -> bytes:
-        """Return what the last heartbeat said of an attempt whose worker is gone; empty for nothing."""
+        """Return the stored heartbeat details of an earlier attempt, empty for none."""
         return await until_answered(lambda: self._tasks.kept_details(task)) or b""

@@ -1,4 +1,4 @@
-"""Sends answers."""
+"""Sends the answers of queries and updates."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 def send(wire: Wire, reply: str | None, answer: Answer) -> None:
-    """Sends an answer if somebody listens; one that is lost is asked for again. While the server does not take what was written it is
-    dropped, and counted in ``wire.dropped``: callers may ask faster than it takes answers.
+    """Send an answer if the caller gave a reply subject. A caller whose answer is lost asks again.
+    While the server does not take what was written, drop the answer and count it in ``wire.dropped``. Callers may ask faster than the server
+    takes answers.
     """
     if not reply:
         return
     if wire.is_connected and not wire.takes_writes:
         wire.dropped += 1
         if wire.dropped & (wire.dropped - 1) == 0:  # the first, the second, the fourth …
-            log.warning("nats-server does not take what this worker writes: %d answers dropped so far", wire.dropped)
+            log.warning("nats-server does not read what this worker writes: %d answers dropped so far", wire.dropped)
         return
     try:
         try:

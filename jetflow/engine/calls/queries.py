@@ -1,7 +1,7 @@
-"""Queries: core requests that the owner of a workflow answers from its memory, between two turns, and that leave no trace.
+"""Queries: core requests that the owner of a workflow answers from memory, between two turns. The broker does not store them.
 
-Every worker of a queue hears them; only the one that owns the workflow's partition answers. What is not in memory is rebuilt,
-a run that has ended too, for as long as its timeline is kept.
+Every worker of a queue receives them. Only the owner of the workflow's partition answers. It rebuilds a workflow that is not in memory, also a run
+that has ended, as long as its timeline exists.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 class Queries:
-    """Hears the queries of one task queue."""
+    """Receives the queries of one task queue."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -34,7 +34,7 @@ class Queries:
         self._sid = self._broker.wire.listen(self._broker.names.query(self._queue_token), self._on_query)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         try:
             self._broker.wire.unlisten(self._sid)
         except BrokerError as error:
@@ -44,7 +44,7 @@ class Queries:
         tenure, actors, answer_to = self._engine.tenure, self._engine.actors, reply.decode()
         _, _, id_token, name_token = subject.decode(errors="replace").split(".")
         if tenure is None or actors is None or not tenure.owns(partition_of(self._queue_token, id_token, self._broker.topology.partitions)):
-            return  # another worker's, or nobody's just now
+            return  # another worker owns the partition, or none at the moment
         try:
             told = number_of_args(parse_headers(headers)) if headers else None
             question = Question(from_token(name_token), data, told, answer_to)

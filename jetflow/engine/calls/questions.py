@@ -1,4 +1,4 @@
-"""The queries that wait for one workflow, which are answered between two turns from what is committed."""
+"""The waiting queries of one workflow. The owner answers them between two turns, from what is committed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jetflow.errors import BrokerUnavailableError, QueryError, WorkflowNotFoundE
 from jetflow.protocol.answers import NOT_FOUND, REFUSED, Answer, failed
 
 MAX_QUESTIONS = 1000
-"""Queries of one workflow that wait at once; more are left unanswered, to be asked again."""
+"""The most queries of one workflow that wait at once. Further ones get no answer, and their callers ask again."""
 
 
 class Question(NamedTuple):
-    """One query that waits for its answer."""
+    """One waiting query."""
 
     name: str
     body: bytes
@@ -39,17 +39,17 @@ class Questions:
         return len(self._waiting)
 
     def add(self, question: Question) -> None:
-        """Let one more wait, unless there are very many."""
+        """Add a query. Ignore it if ``MAX_QUESTIONS`` wait already."""
         if len(self._waiting) < MAX_QUESTIONS:
             self._waiting.append(question)
 
     def refuse(self, message: str) -> None:
-        """Tell everybody who waits that nobody here can answer."""
+        """Answer all waiting queries with an error."""
         while self._waiting:
             self._send(self._waiting.popleft(), failed(QueryError(message), REFUSED))
 
     def answer(self, machine: Machine | None) -> None:
-        """Answer all that wait. Without a machine there is no such workflow.
+        """Answer all waiting queries. Without a machine there is no such workflow.
 
         Raises:
             BrokerUnavailableError: the workflow must be rebuilt, since a query has changed it.

@@ -1,4 +1,4 @@
-"""Updates of one workflow: commands whose callers wait for what the handler comes to, told after the commit that holds it."""
+"""Updates of one workflow: commands whose callers wait for the handler's outcome. The answer follows the commit that holds it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from jetflow.protocol.commands import UpdateCommand
 from jetflow.protocol.record import FAILED, TERMINATED
 
 MAX_ASKING = 100
-"""Callers of one update that are told its outcome. Further ones are answered when they ask again, after it."""
+"""The most callers of one update that get its outcome at once. Others get it when they ask again."""
 
 
 class Updates:
-    """What their owner keeps of them in memory; the commands that are not acked, and the timeline, have it all.
+    """What the owner has of a workflow's updates in memory. The un-acked commands and the timeline have all of it too.
 
     Args:
-        feed: gives an event to the workflow's code.
-        ack: acks a command that leads to nothing more.
+        feed: passes an event to the workflow's code.
+        ack: acks a command that has no further consequences.
     """
 
     def __init__(self, wire: Wire, workflow_id: str, feed: Callable[[Any], None], ack: Callable[[Command], None]) -> None:
@@ -41,16 +41,16 @@ class Updates:
         self._answers: list[tuple[str | None, Answer]] = []
 
     def __bool__(self) -> bool:
-        """Whether anybody waits for anything."""
+        """Return whether any caller waits."""
         return bool(self._early or self._asking or self._answers)
 
     def restore(self, handlers: Handlers) -> None:
-        """After a rebuild: who waits for the updates under way. Who missed an outcome asks again."""
+        """Restore, after a rebuild, the callers of the updates under way. A caller that missed an outcome asks again."""
         for event in handlers.running.values():
             self._ask(event.id, event.reply)
 
     def on_command(self, command: Command, update: UpdateCommand, machine: Machine) -> bool:
-        """Takes an update for a live run; True if its command is to be acked with what it leads to."""
+        """Take an update for a live run. Return True if its command must be acked with its consequences."""
         handlers, update_id = machine.handlers, id_of(command, update)
         if handlers is not None and handlers.knows_update(update_id):
             outcome = handlers.outcomes.get(update_id)
@@ -61,7 +61,7 @@ class Updates:
         elif machine.closing is not None:
             self._answers.append((update.reply, answer_of_ended(self._workflow_id, machine.closing)))
         elif handlers is not None and command.seq <= handlers.forgotten:
-            self._answers.append((update.reply, failed(UpdateError("this update was seen to before; its outcome is not kept any more"), REFUSED)))
+            self._answers.append((update.reply, failed(UpdateError("this update was applied before, and its outcome is no longer stored"), REFUSED)))
         elif handlers is None or update.name not in handlers.updates:
             self._early.setdefault(update.name, []).append((command, update))
             return False
@@ -70,7 +70,7 @@ class Updates:
         return True
 
     def match(self, machine: Machine) -> list[Command]:
-        """Takes the updates that came before their handler was given out. Gives their commands."""
+        """Take the updates that came before their handler was set. Return their commands."""
         if not self._early or machine.handlers is None or machine.closing is not None:
             return []
         known = machine.handlers.updates
@@ -107,7 +107,7 @@ class Updates:
     # ---- after the commit
 
     def committed(self, events: Sequence[Any]) -> None:
-        """Tells what the events of a commit say, and whatever else waited for it."""
+        """Send the outcomes that a commit holds, and the answers that waited for the commit."""
         self._tell(events)
         answers, self._answers = self._answers, []
         for reply, answer in answers:
@@ -121,7 +121,7 @@ class Updates:
                     self._send(reply, answer_of(outcome))
 
     def refuse_early(self, machine: Machine) -> list[Command]:
-        """The workflow rests without a handler for these: they are refused. Gives the commands to ack."""
+        """Refuse the updates that have no handler when the workflow rests. Return the commands to ack."""
         early, self._early = _in_order(self._early.values()), {}
         known = sorted(machine.handlers.updates) if machine.handlers is not None else []
         names = f"it has {', '.join(known)}" if known else "it has none"
@@ -130,7 +130,7 @@ class Updates:
         return [command for command, _ in early]
 
     def end(self, closing: Any) -> list[Command]:
-        """The run has ended: nobody waits for nothing. Gives the commands to ack."""
+        """Answer all waiting callers, since the run has ended. Return the commands to ack."""
         early, self._early = _in_order(self._early.values()), {}
         waiting = [reply for replies in self._asking.values() for reply in replies]
         self._asking.clear()
@@ -143,14 +143,14 @@ class Updates:
 
 
 def answer_of(outcome: Outcome) -> Answer:
-    """Return what the caller of an update is told of its outcome."""
+    """Return the answer for the caller of an update, from its outcome."""
     if isinstance(outcome, ev.UpdateCompleted):
         return Answer(result=outcome.result)
     return Answer(failure=outcome.failure)
 
 
 def answer_of_ended(workflow_id: str, closing: Any) -> Answer:
-    """Return what the caller of an update is told once the run has ended without taking it."""
+    """Return the answer for the caller of an update that an ended run did not complete."""
     return failed(WorkflowAlreadyClosedError(workflow_id, _ENDS.get(type(closing), "completed")), CLOSED)
 
 
@@ -163,5 +163,5 @@ _ENDS: dict[type, str] = {ev.Failed: FAILED, ev.Terminated: TERMINATED}
 
 
 def _in_order(lots: Iterable[list[tuple[Command, UpdateCommand]]]) -> list[tuple[Command, UpdateCommand]]:
-    """Updates of several names as they came."""
+    """Return updates of several names in the order of the inbox."""
     return sorted((early for lot in lots for early in lot), key=lambda early: early[0].seq)

@@ -1,4 +1,4 @@
-"""The workflows that one tenure has in memory, and the commands that it has been given and not acked."""
+"""The workflows that one tenure has in memory, and its un-acked commands."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from jetflow.protocol.commands import BODY_MARGIN, SignalCommand, UpdateCommand,
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 SHOW_AFTER = 0.1
-"""Seconds after which a workflow that is still busy gets a state record."""
+"""Seconds after which a busy workflow gets a state record."""
 MAX_PARKED = 10_000
-"""Commands that a parked workflow keeps un-acked. Signals and updates beyond that become dead letters."""
+"""The most un-acked commands of a parked workflow. Further signals and updates become dead letters."""
 REFUSE_AGAIN = 1.0
-"""Seconds before a dead letter that could not be written is tried again."""
+"""Seconds before a failed write of a dead letter is tried again."""
 
 
 class Actors:
-    """See the module. When the tenure is over, so are they."""
+    """See the module. All actors leave memory when the tenure is over."""
 
     def __init__(self, services: Services, tenure: Tenure) -> None:
         self._services = services
@@ -48,7 +48,7 @@ class Actors:
     # ---- deliveries
 
     def deliver(self, delivery: Delivery) -> None:
-        """Give a command that has come from the consumer to its actor, or to the dead letters if it cannot be understood."""
+        """Pass a command from the consumer to its actor. Make a dead letter of one that is malformed."""
         tenure = self._tenure
         if tenure.over:
             return
@@ -66,22 +66,22 @@ class Actors:
             return
         actor = self._all.get(command.id_token) or self._take_up(command.id_token, command.workflow_id, command.partition)
         if actor is None:
-            return  # its next owner gets it again
+            return  # the next owner gets it again
         if not actor.parked:
             tenure.take_credit(command.seq)
         elif _is_too_much(actor, command):
-            self._refuse(delivery, f"the workflow is parked, its state says why, and {MAX_PARKED:,} commands wait for it")
+            self._refuse(delivery, f"the workflow is parked (its state record says why), and {MAX_PARKED:,} commands wait for it")
             return
         self._idle.pop(command.id_token, None)
         actor.receive(command)
 
     def get(self, id_token: str, workflow_id: str) -> Actor | None:
-        """The workflow, taken up if it is not in memory; None while its partition is being handed over."""
+        """Return the workflow's actor, and create it if it is not in memory. Return None while its partition moves to another worker."""
         partition = partition_of(self._context.queue_token, id_token, self._context.broker.topology.partitions)
         return self._all.get(id_token) or self._take_up(id_token, workflow_id, partition)
 
     def has(self, id_token: str) -> bool:
-        """Whether a workflow is in memory."""
+        """Return whether a workflow is in memory."""
         return id_token in self._all
 
     def _take_up(self, id_token: str, workflow_id: str, partition: int) -> Actor | None:
@@ -109,11 +109,11 @@ class Actors:
     # ---- in memory
 
     def drive(self, actor: Actor) -> Coroutine[Any, Any, None]:
-        """Run a workflow's turns, until there is nothing to do."""
+        """Run a workflow's turns until there is nothing to do."""
         return drive(actor)
 
     def forget(self, actor: Actor) -> None:
-        """A workflow is gone from memory."""
+        """Remove a workflow from memory."""
         if self._all.get(actor.id_token) is actor:
             del self._all[actor.id_token]
             self._idle.pop(actor.id_token, None)
@@ -121,7 +121,7 @@ class Actors:
         self._tenure.free_credit(actor.mailbox.unacked)
 
     def note_idle(self, actor: Actor) -> None:
-        """A workflow rests; the ones that rest longest make room when there are too many."""
+        """Note that a workflow rests. If too many rest, those that have rested longest leave memory."""
         self._idle[actor.id_token] = None
         self._idle.move_to_end(actor.id_token)
         while len(self._idle) > self._context.max_cached:
@@ -131,11 +131,11 @@ class Actors:
                 oldest.drop()
 
     def note_dirty(self, actor: Actor) -> None:
-        """A workflow's state record is behind its timeline."""
+        """Note that a workflow's state record is behind its timeline."""
         self._dirty[actor] = None
 
     def sweep(self) -> None:
-        """Called a few times a second: shows what has been busy for a while, and looks at signals that have expired."""
+        """Write the records of workflows that have been busy for a while, and look for expired signals. Called a few times a second."""
         self._look_at_signals()
         now = clock.monotonic()
         for actor in list(self._dirty):
@@ -151,7 +151,7 @@ class Actors:
             try:
                 actor = self.get(id_token, from_token(id_token))
             except InvalidInputError:
-                continue  # a key of somebody else's
+                continue  # a key that jetflow did not write
             if actor is None or actor.parked:
                 lapses.again(id_token, now)
             else:
@@ -159,16 +159,16 @@ class Actors:
                 actor.wake()
 
     def are_quiet(self, partitions: frozenset[int]) -> bool:
-        """Whether nothing of the workflows of some partitions is under way in this process."""
+        """Return whether no work of these partitions' workflows is under way in this process."""
         return all(actor.idle for actor in self._all.values() if actor.partition in partitions)
 
     def _leave(self, _why: str) -> None:
-        """Take each of them away: the tenure is over."""
+        """Remove every actor: the tenure is over."""
         for actor in self:
             actor.leave()
 
 
 def _is_too_much(parked: Actor, command: Command) -> bool:
-    """Return whether a parked workflow has as many commands as it may keep. What may end it, or tells what has happened, it keeps all the same."""
+    """Return whether a parked workflow has too many commands to accept this one. It accepts all but signals and updates in any case."""
     unacked = parked.mailbox.unacked
     return len(unacked) >= MAX_PARKED and command.seq not in unacked and isinstance(command.payload, (SignalCommand, UpdateCommand))

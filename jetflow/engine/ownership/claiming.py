@@ -1,10 +1,11 @@
-"""How a worker takes partitions, and frees them: its consumer, its entry in the registry, and the tenure over both."""
+"""How a worker claims and frees partitions: its consumer, its entry in the registry, and the tenure."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from jetflow.broker.fencing.registry import Registry
 from jetflow.broker.stores.membership import Lease
@@ -24,8 +25,8 @@ class Claiming:
     """Claims partitions of one task queue for one worker.
 
     Args:
-        lease: the worker's.
-        room: how many more commands may come.
+        lease: the worker's lease.
+        room: returns how many more commands the worker may receive.
         on_over: called with the reason when a tenure is over.
     """
 
@@ -41,7 +42,7 @@ class Claiming:
         self._epoch = Epoch(broker.lane, broker.names)
 
     async def claimed_by_others(self, alive: set[str]) -> frozenset[int]:
-        """Return the partitions with another's consumer. Delete consumers of workers that are gone, and those that this one has left behind."""
+        """Return the partitions that other workers' consumers claim. Delete consumers of dead workers, and old ones of this worker."""
         tenure = self._engine.tenure
         mine = tenure.consumer_name if tenure is not None and not tenure.over else None
         claimed: set[int] = set()
@@ -57,11 +58,11 @@ class Claiming:
         return frozenset(claimed)
 
     async def claim(self, target: frozenset[int], leaving: Callable[[], frozenset[int]]) -> bool:
-        """End the tenure that there is, and begin another over some partitions, if any. Return False if another worker was faster.
+        """End the current tenure, and begin another one if ``target`` is not empty. Return False if another worker was faster.
 
         Args:
-            target: the partitions.
-            leaving: those of them, once they are claimed, in which nothing new is to begin.
+            target: the partitions to claim.
+            leaving: called after the claim; returns those of them in which nothing new begins.
         """
         term = self._lease.term
         if self._engine.tenure is not None:
@@ -76,9 +77,9 @@ class Claiming:
         return True
 
     async def _begin(self, consumer: Inbox, target: frozenset[int], term: int, leaving: Callable[[], frozenset[int]]) -> None:
-        """The consumer keeps others from claiming; once earlier tenures are revoked, what is read stays as it is."""
+        """Begin a tenure. The consumer prevents other claims. Once the earlier tenures are revoked, what this worker reads cannot change."""
         engine = self._engine
-        tenure = Tenure(engine.context, consumer, target, lambda: self._lease.lasts(term))
+        tenure = Tenure(engine.context, consumer, target, partial(self._lease.lasts, term))
         actors = Actors(engine.services, tenure)
         tenure.on_over.append(self._on_over)
         consumer.give_to(actors.deliver, tenure.lose)
@@ -87,7 +88,7 @@ class Claiming:
             taken = await self._registry.take(tenure.name, target, consumer.born_at)
             await tenure.prepare(max(taken.position, consumer.born_at), taken.doubt, since)
         except BaseException:
-            tenure.lose("it could not be entered in the registry")
+            tenure.lose("it could not be written to the registry")
             if self._broker.wire.is_connected:
                 with contextlib.suppress(BrokerError):
                     await consumer.delete()
@@ -108,10 +109,10 @@ class Claiming:
             try:
                 await tenure.delete_consumer()
             except BrokerError as error:
-                log.debug("consumer left behind: %s", error)
+                log.debug("a consumer could not be deleted: %s", error)
 
     async def sign_off(self, tenure: Tenure) -> None:
-        """Take a tenure that has nothing under way out of the registry, so that its successor need not revoke it."""
+        """Remove a tenure that has no write under way from the registry, so that its successor need not revoke it."""
         if not tenure.lane.under_way and not tenure.lane.is_in_doubt and self._broker.wire.is_connected:
             await self._registry.leave(tenure.name)
             await self._epoch.note()

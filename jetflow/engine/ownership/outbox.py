@@ -1,4 +1,4 @@
-"""What workflows do to each other: commands that an owner publishes, fenced like all that it writes."""
+"""Commands from one workflow to another. The owner publishes them behind its fence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Outbox:
         await self._lane.store("inbox", subject, body, fields)
 
     async def start_child(self, info: RunInfo, child: ev.ChildStarted, *, check_first: bool) -> None:
-        """Publishes the start of a child of ``info``'s run. A repeat first looks whether the child's notice is in the parent's inbox."""
+        """Publish the start of a child of ``info``'s run. With ``check_first``, skip it if the child's notice is in the parent's inbox."""
         if check_first and await self._notice_waits(info, child.index):
             return
         lineage = ev.Parent(info.workflow_id, info.task_queue, info.run, child.index, child.awaited)
@@ -57,7 +57,7 @@ class Outbox:
         return await self._lane.last_message(self._names.inbox_stream, subject) is not None
 
     async def send_signals(self, info: RunInfo, signals: list[ev.SignalSent]) -> None:
-        """Publishes signals from workflow code; those to one workflow one after the other, as their numbers promise."""
+        """Publish signals from workflow code. Signals to one workflow go one after the other, in the order of their numbers."""
         by_receiver: dict[tuple[str, str], list[ev.SignalSent]] = {}
         for signal in signals:
             by_receiver.setdefault((signal.task_queue, signal.workflow_id), []).append(signal)
@@ -71,18 +71,18 @@ class Outbox:
             await self._send(signal.task_queue, signal.workflow_id, f"signal.{to_token(signal.signal)}", bytes(signal.data), **headers)
 
     async def notify(self, parent: ev.Parent, notice: ChildNotice) -> None:
-        """Tells a parent what became of its child."""
+        """Notify a parent of its child's outcome."""
         await self._send(parent.task_queue, parent.workflow_id, f"child.{parent.index}", _encode(notice))
 
     async def refuse_start(self, workflow_id: str, start: StartCommand) -> None:
-        """The id is taken; a parent that asked for it is told."""
+        """Notify the parent that asked for a start, if there is one, that the id is taken."""
         if start.parent is not None:
             message = f"workflow id {workflow_id!r} is already taken on task queue {self._task_queue!r}"
             failure = Failure("WorkflowAlreadyStartedError", message, 409, kind=Kind.REFUSED)
             await self.notify(start.parent, ChildNotice(start.parent.run, workflow_id, "rejected", failure=failure))
 
     async def tell_closing(self, info: RunInfo, closing: Any, children: list[ev.ChildStarted]) -> None:
-        """Tells the parent that waits, and the children whose policy says so."""
+        """Notify the waiting parent, and apply the parent-close policy to the children."""
         work: list[Coroutine[Any, Any, Any]] = []
         if info.parent is not None and info.parent.awaited:
             notice = ChildNotice(info.parent.run, info.workflow_id, "completed", info.run)
@@ -99,7 +99,7 @@ class Outbox:
             await asyncio.gather(*work)
 
     async def end_children(self, info: RunInfo, children: list[ev.ChildStarted], *, descend: bool) -> None:
-        """Tells the children of a run that has ended, or went on as new, what their policy says; with ``descend`` all of them end."""
+        """Apply the parent-close policy to the children of a run that ended or continued as new. With ``descend``, terminate all of them."""
         policies = [(child, "terminate" if descend else child.parent_close_policy) for child in children]
         await asyncio.gather(*(self._end_child(info, child, policy, descend) for child, policy in policies if policy != "abandon"))
 

@@ -1,9 +1,8 @@
-"""Which partitions this worker owns: one tenure after the other, in step with who is alive.
+"""Keeps the partitions that this worker owns in step with the live workers, one tenure after the other.
 
-Every worker computes from the same heartbeats who should own what (rendezvous hashing). The broker refuses two consumers
-with a partition in common, so that one worker at a time can claim it; the fence keeps out whatever an earlier owner still sends. A worker
-that should own more waits until the others have let go; one that should own less finishes what it is doing, and lets go. Meanwhile
-everything else goes on.
+Every worker computes the shares from the same heartbeats (rendezvous hashing). The broker refuses two consumers with a common partition, so one
+worker at a time can claim it. The fence refuses what an earlier owner sends late. A worker that should own more waits until the others free their
+partitions. A worker that should own less finishes its activities first and then frees partitions. All other work goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 LOOK_EVERY = 0.25
 LOOK_AT_LEAVING = 0.02
-"""Seconds between two looks whether partitions that are to be let go have come to rest."""
+"""Seconds between two checks whether the partitions to free are at rest."""
 RETRY_CLAIM = 0.1
 RETRY_OPEN = 1.0
 TROUBLE = 0.25
 REFUSED = 5.0
-"""Seconds between two tries to claim partitions of an inbox that must not be used."""
+"""Seconds between two tries to claim partitions while the inbox is refused."""
 RECONNECT_GRACE = 1.0
-"""Seconds after a reconnect in which the silence of others means nothing."""
+"""Seconds after a reconnect in which other workers' silence is ignored."""
 COMPACTION_GRACE = 5
-"""Seconds for what has ended to become one timeline key before the worker goes."""
+"""Seconds that a stopping worker spends on compaction."""
 LAST_WRITES = 1.0
-"""Seconds in which what a tenure has sent is answered, for it to need no revocation."""
+"""Seconds that an ended tenure waits for the answers to its writes. With all of them, it needs no revocation."""
 
 
 class Ownership:
     """The partitions of one worker.
 
     Args:
-        engine: the worker's; its ``tenure`` is what is owned.
-        heart: its heartbeat.
-        member: what it tells of itself.
-        room: how many more commands may come.
-        grace: seconds that activities may go on in partitions that are let go.
+        engine: the worker's engine; its ``tenure`` is the current one.
+        heart: the worker's heartbeat.
+        member: what the worker's heartbeats say.
+        room: returns how many more commands the worker may receive.
+        grace: seconds that activities may go on in partitions that the worker frees.
     """
 
     def __init__(self, engine: Engine, heart: Heart, member: Member, *, room: Callable[[], int], grace: float) -> None:
@@ -69,29 +68,29 @@ class Ownership:
 
     @property
     def partitions(self) -> frozenset[int]:
-        """What is owned now."""
+        """The partitions that the worker owns now."""
         tenure = self._tenure
         return tenure.partitions if tenure is not None else frozenset()
 
     @property
     def _tenure(self) -> Tenure | None:
-        """The one that lasts."""
+        """The current tenure, or None if it is over."""
         tenure = self._engine.tenure
         return None if tenure is None or tenure.over else tenure
 
     @property
     def members(self) -> list[Member]:
-        """Every live worker of the task queue, this one included."""
+        """Return every live worker of the task queue, with this one."""
         return [self._member, *self._members.alive().values()]
 
     def refill(self) -> None:
-        """There may be room for more commands."""
+        """Ask for more commands if there is room."""
         tenure = self._tenure
         if tenure is not None:
             tenure.refill()
 
     async def run(self) -> None:
-        """Keeps what is owned in step with who is alive, until cancelled."""
+        """Keep the partitions in step with the live workers, until cancelled."""
         self._attach()
         try:
             while not await self._open_members():
@@ -113,7 +112,7 @@ class Ownership:
             self._detach()
 
     def _tell_refusal(self, why: str) -> None:
-        """Log each reason once, until a step succeeds: it is tried again all the time."""
+        """Log a reason as a warning once, until a step succeeds: repeated tries would fill the log."""
         log.log(logging.DEBUG if why == self.refused else logging.WARNING, "claiming partitions of %s: %s", self._member.task_queue, why)
         self.refused = why
 
@@ -139,7 +138,7 @@ class Ownership:
 
     async def _next_look(self) -> None:
         with contextlib.suppress(TimeoutError):
-            # not wait_for, which in Python 3.11 may lose the cancellation that is the worker's stop
+            # not wait_for, which may lose a cancellation in Python 3.11
             async with asyncio.timeout(LOOK_EVERY):
                 await self._wake.wait()
         self._wake.clear()
@@ -149,7 +148,7 @@ class Ownership:
             self._members.forgive()
 
     async def stop(self) -> None:
-        """Lets everything go, once it has come to rest or the grace is over, so that others can take over at once."""
+        """Free all partitions once they are at rest or the grace is over, so that other workers can claim them at once."""
         self._stopping = True
         tenure = self._tenure
         if tenure is None:
@@ -166,15 +165,15 @@ class Ownership:
             await asyncio.sleep(LOOK_AT_LEAVING)
         await self._claiming.sign_off(tenure)
 
-    # ---- one step towards what should be
+    # ---- one step towards the shares
 
     async def _step(self) -> None:
-        """Claims what is to be owned and free, and lets go what is not and has come to rest."""
+        """Claim the free partitions that this worker should own. Free those at rest that it should not."""
         if not self._heart.lease.valid or self._stopping:
-            return  # tried again when it begins
+            return  # the next step comes when the lease begins
         tenure, wanted = self._tenure, self._wanted()
         owned = self.partitions
-        returning = frozenset() if tenure is None else tenure.leaving & wanted  # what was put off in them begins with another tenure
+        returning = frozenset() if tenure is None else tenure.leaving & wanted  # work that was held back in them begins with a new tenure
         keep = owned if tenure is None else owned & wanted | self._still_leaving(tenure, owned - wanted)
         if tenure is not None and keep == owned and wanted <= owned and not returning:
             return
@@ -187,7 +186,7 @@ class Ownership:
             asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
 
     def _still_leaving(self, tenure: Tenure, leaving: frozenset[int]) -> frozenset[int]:
-        """Those partitions that are to be let go and have not come to rest: all of them, or none any more."""
+        """Return the partitions to keep a while longer: all in ``leaving`` until they are at rest or the grace is over, then none."""
         tenure.leave(leaving)
         if not leaving:
             self._leaving_until = None
@@ -201,7 +200,7 @@ class Ownership:
         return leaving
 
     def _are_quiet(self, partitions: frozenset[int]) -> bool:
-        """Whether nothing is under way in some partitions, nor goes on there until a tenure that has just begun has loaded its workflow."""
+        """Return whether no work is under way in some partitions, and no activity there waits for its workflow to be loaded."""
         actors, inflight = self._engine.actors, self._engine.services.inflight
         return (actors is None or actors.are_quiet(partitions)) and not inflight.has_orphans(partitions)
 
@@ -213,16 +212,16 @@ class Ownership:
         return self._assigned[1]
 
     async def _claim(self, target: frozenset[int]) -> None:
-        """Own some partitions, and no others, under a tenure that begins now."""
+        """Begin a tenure over exactly these partitions."""
         if not await self._claiming.claim(target, lambda: target - self._wanted()):
-            log.info("somebody else was faster to claim a partition of %s; looking again", self._member.task_queue)
+            log.info("another worker was faster to claim a partition of %s; looking again", self._member.task_queue)
             asyncio.get_running_loop().call_later(RETRY_CLAIM, self._changed)
             return
         tenure = self._engine.tenure
         if tenure is not None and not tenure.leaving:
-            self._leaving_until = None  # else the grace goes on
+            self._leaving_until = None  # otherwise the grace goes on
         if not target and not self._member.partitions:
-            return  # as the others know: each change that is told has all of them look again
+            return  # the other workers know that; each published change makes all of them look again
         self._tell()
         log.info(
             "worker %s owns %d of %d partitions of %s", self._member.worker_id, len(target), self._broker.topology.partitions, self._member.task_queue
@@ -233,7 +232,7 @@ class Ownership:
         self._member.partitions = len(self.partitions)
         self._heart.tell(self._member)
 
-    # ---- what happens
+    # ---- callbacks
 
     def _lose(self, why: str) -> None:
         tenure = self._tenure
@@ -245,7 +244,7 @@ class Ownership:
         self._changed()
 
     def _on_lease(self) -> None:
-        self._lose("its lease was over")
+        self._lose("its lease ended")
         self._changed()
 
     def _on_disconnect(self) -> None:

@@ -1,4 +1,4 @@
-"""Who should own what: every worker computes the same from the same heartbeats."""
+"""Decides which worker should own which partitions. Every worker computes the same result from the same heartbeats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jetflow.broker.stores.membership import Member
 
 
 def assign(partitions: int, members: Iterable[str]) -> dict[str, set[int]]:
-    """Rendezvous hashing: each partition goes to the member with the highest hash of both."""
+    """Return the partitions of each member by rendezvous hashing: the member with the highest hash of member and partition gets it."""
     ids = sorted(members)
     shares: dict[str, set[int]] = {member: set() for member in ids}
     for partition in range(partitions):
@@ -19,6 +19,6 @@ def assign(partitions: int, members: Iterable[str]) -> dict[str, set[int]]:
 
 
 def eligible(members: Iterable[Member]) -> list[Member]:
-    """Members that may own partitions: those whose workflow types are not a mere part of another's, as in a rolling upgrade."""
+    """Return the members that may own partitions: those whose workflow types are not a proper subset of another member's types."""
     everyone = list(members)
     return [member for member in everyone if not any(set(member.workflows) < set(other.workflows) for other in everyone)]

@@ -1,8 +1,8 @@
 """One worker's ownership of some partitions, from the claim until it is over for good.
 
-A tenure is made with its consumer and named like it. It is the only way from a turn to the outside: append, record, publish,
-schedule, remove, ack, dead letter. When it is over nothing more is sent under it, no answer that comes later is used, and all that was
-received, loaded or counted under it goes with it. What the worker owns afterwards it owns under another tenure.
+A tenure is created with its consumer and named like it. It is the only way from a turn to the outside: append, record, publish, schedule, remove,
+ack, dead letter. When it is over, nothing is sent under it, no later answer is used, and everything that was received, loaded or counted under it
+is dropped. The worker then claims partitions under another tenure.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from jetflow.errors import BrokerError
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
+NO_HEARTBEAT = "no heartbeat of ours got through in time"
+
 
 class Tenure:
     """See the module.
 
     Args:
-        context: the worker's.
-        consumer: what claims the partitions, and gives their commands.
-        partitions: which.
-        lasts: whether the lease has never been over since the claim began.
+        context: the worker's context.
+        consumer: claims the partitions, and delivers their commands.
+        partitions: the partitions of the tenure.
+        lasts: returns whether the lease has lasted since the claim began.
 
     Attributes:
-        name: never used before; the consumer's without the queue.
-        over: True once it is over, for good.
-        on_over: called once, in order and with the reason, when it is over.
-        leaving: partitions that another worker is to have: nothing new begins in them.
-        position: the highest place in the inbox that is known of; whatever a later owner stores lies behind it.
+        name: the consumer's name without the queue; never reused.
+        over: whether the tenure is over, for good.
+        on_over: called once each, in order and with the reason, when the tenure is over.
+        leaving: partitions that are about to move to another worker; nothing new begins in them.
+        position: the highest known position of the inbox; everything that a later owner stores lies behind it.
         lapses: when signals expire that no wait has taken.
-        since: commits of causes before this position were made with another inbox, and what followed from them may be gone.
+        since: commits whose cause lies before this position were made with another inbox, and their effects may be gone.
     """
 
     def __init__(self, context: Context, consumer: Inbox, partitions: frozenset[int], lasts: Callable[[], bool]) -> None:
@@ -75,12 +77,13 @@ class Tenure:
     # ---- whether it lasts
 
     def check(self) -> None:
-        """Raise TenureOverError unless it lasts at this moment, by the clock of this worker too."""
-        if not self.lasts():
+        """Raise TenureOverError unless the tenure lasts at this moment, by this worker's clock too."""
+        if self.over or not self._lasts():
+            self.lose(NO_HEARTBEAT)
             raise TenureOverError(self._why)
 
     def lose(self, why: str) -> None:
-        """End it, for good. Everything that was made under it goes."""
+        """End the tenure for good, and drop everything under it."""
         if self.over:
             return
         self.over, self._why = True, f"tenure {self.name} is over: {why}"
@@ -89,17 +92,17 @@ class Tenure:
             tell(why)
 
     def lasts(self) -> bool:
-        """Return whether it lasts at this moment, by the clock of this worker too."""
+        """Return whether the tenure lasts at this moment, by this worker's clock too."""
         if not self.over and not self._lasts():
-            self.lose("no heartbeat of ours got through in time")
+            self.lose(NO_HEARTBEAT)
         return not self.over
 
     def owns(self, partition: int) -> bool:
-        """Return whether a partition is this tenure's at this moment."""
+        """Return whether this tenure owns a partition at this moment."""
         return partition in self.partitions and self.lasts()
 
     def leave(self, partitions: frozenset[int]) -> None:
-        """Begin nothing new in these partitions, and in these alone."""
+        """Begin nothing new in exactly these partitions."""
         self.leaving: frozenset[int] = partitions
 
     def refill(self) -> None:
@@ -113,12 +116,12 @@ class Tenure:
     # ---- commands
 
     async def prepare(self, position: int, doubt: int, since: int = 0) -> None:
-        """Look at what must be known before the first command; to be called once the tenure is in the registry."""
+        """Read what the tenure needs before the first command. Call it once the tenure is in the registry."""
         self.position, self._doubt, self.since = position, doubt, since
         self._early = await self.signals.known(self.context.queue_token, self.partitions, self.context.broker.topology.partitions)
 
     def has_early(self, id_token: str) -> bool:
-        """Return whether a workflow has something in the signals bucket; exact for the partitions owned."""
+        """Return whether a workflow has something in the signals bucket. Exact for the partitions of the tenure."""
         return id_token in self._early
 
     def all_early(self) -> list[str]:
@@ -133,38 +136,38 @@ class Tenure:
             self._early.discard(id_token)
 
     def saw(self, position: int) -> None:
-        """Note that a place in the inbox is known of."""
+        """Note a position of the inbox."""
         if position > self.position:
             self.position = position
 
     def is_first_hand(self, command: Command) -> bool:
-        """Return whether no earlier tenure can have been given this command."""
+        """Return whether no earlier tenure can have received this command."""
         return command.delivery.only_by is self._consumer
 
     def is_in_doubt(self, command: Command) -> bool:
-        """Return whether an earlier tenure that had to be revoked may have been given this command, so that what it made of it may still come."""
+        """Return whether a revoked tenure may have received this command, so that its writes for it may arrive late."""
         return command.seq <= self._doubt and not self.is_first_hand(command)
 
     @property
     def unacked(self) -> int:
-        """Commands that were received and not acked, apart from those of parked workflows."""
+        """Return the number of un-acked commands, without those of parked workflows."""
         return len(self._unacked)
 
     def take_credit(self, seq: int) -> None:
-        """Count a command among those that leave less room for others."""
+        """Count a command as un-acked."""
         self._unacked.add(seq)
 
     def free_credit(self, seqs: Iterable[int]) -> None:
-        """Count these commands no more."""
+        """Stop counting these commands."""
         self._unacked.difference_update(seqs)
 
     def ack(self, delivery: Delivery) -> None:
-        """Be done with a command."""
+        """Ack a command and stop counting it."""
         self._unacked.discard(delivery.seq)
         self.send_ack(delivery)
 
     def send_ack(self, delivery: Delivery) -> None:
-        """Tell the consumer. When that gets lost the command comes again."""
+        """Send an ack. If it gets lost, the command comes again."""
         if self.over:
             return
         try:
@@ -173,7 +176,7 @@ class Tenure:
             log.debug("not connected: command %d will come again", delivery.seq)
 
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:
-        """Keep a command that nothing can be done with, with the reason, for a person to look at."""
+        """Store a command that cannot be applied, with the reason, for people to look at."""
         tokens = delivery.subject.split(".")
         raw = ".".join([tokens[0], *tokens[2:]])
         log.warning("dead letter %s: %s", raw, reason)

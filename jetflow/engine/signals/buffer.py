@@ -1,7 +1,7 @@
-"""Signals of one workflow that its code does not wait for yet, in inbox order by name.
+"""Signals of one workflow that no wait has taken yet, in inbox order by name.
 
-They are kept in memory with their commands un-acked while the workflow is busy, and move to the signals bucket when it rests. Those that
-expire become dead letters, after the commit of the turn that found them so.
+While the workflow is busy, they are in memory and their commands un-acked. When it rests, they move to the signals bucket. Expired signals become
+dead letters after the commit of the turn that finds them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import DEFAULT_EXPIRE_MS, SignalCommand
 
 NEVER = 1 << 62
-"""Later than any signal expires, ms since the epoch."""
+"""A time after every expiry, ms since the epoch."""
 
 
 class Buffered:
-    """One signal; ``command`` is un-acked as long as it is set, ``position`` is where the bucket has it, 0 for nowhere."""
+    """One signal. ``command`` is set while it is un-acked. ``position`` is the signal's position in the bucket, 0 if it is not there."""
 
     __slots__ = ("command", "position", "signal")
 
@@ -37,7 +37,7 @@ class Buffered:
         self.position: int = position
 
     def stored(self, position: int) -> Command | None:
-        """Note where the bucket has it. Return the command that kept it until now, which is to be acked."""
+        """Note the signal's position in the bucket. Return its command, for the caller to ack."""
         command, self.command, self.position = self.command, None, position
         return command
 
@@ -46,11 +46,11 @@ class SignalBuffer:
     """See the module.
 
     Args:
-        ack: acks a command that nothing else waits for.
+        ack: acks a command that has no further consequences.
 
     Attributes:
-        lapsed: signals that have expired, and are to become dead letters.
-        looking: whether the next turn is to look for such.
+        lapsed: expired signals that will become dead letters.
+        looking: whether the next turn looks for expired signals.
     """
 
     def __init__(self, tenure: Tenure, id_token: str, ack: Callable[[Command], None]) -> None:
@@ -70,16 +70,16 @@ class SignalBuffer:
 
     @property
     def unstored(self) -> int:
-        """Signals that only un-acked commands keep."""
+        """The number of signals that are not in the bucket."""
         return len(self._fresh)
 
     def waited_for(self, waits: Mapping[str, Any]) -> list[str]:
-        """Names that there are signals of, and somebody waits for."""
+        """Return the names that have both a signal and a wait."""
         fewer, more = (waits, self._queues) if len(waits) < len(self._queues) else (self._queues, waits)
         return [name for name in fewer if name in more]
 
     def reset(self) -> None:
-        """Forgets what is in memory; un-acked commands and the bucket have it all."""
+        """Forget what is in memory. The un-acked commands and the bucket have all of it."""
         self._clear()
         self._removals.clear()
         self._cancels.clear()
@@ -93,7 +93,7 @@ class SignalBuffer:
         self._soonest = NEVER
 
     async def load(self, consumed: dict[str, int]) -> None:
-        """Reads what the bucket has, once. A signal that the timeline shows as consumed is dropped, whoever stored it."""
+        """Read the bucket, once. Drop signals that the timeline shows as consumed."""
         if self._loaded:
             return
         self._loaded = True
@@ -112,7 +112,9 @@ class SignalBuffer:
         self.watch()
 
     def take_cancel(self) -> str | None:
-        """The reason of a cancel that came before the start, if there is one; it is removed after the next commit."""
+        """Return the reason of a cancel that came before the start, or None. The cancel is removed after the next commit."""
+        if not self._cancels:
+            return None
         reason = None
         for signal, position in self._cancels:
             if signal.expires > now_ms():
@@ -128,7 +130,7 @@ class SignalBuffer:
             self._soonest = item.signal.expires
 
     def add(self, command: Command, signal: SignalCommand) -> bool:
-        """Keeps a signal with its command un-acked; False if it is here already."""
+        """Add a signal, whose command stays un-acked. Return False if it is here already."""
         if command.seq in self._known:
             return False
         item = self._fresh[command.seq] = Buffered(early_signal(command, signal), command)
@@ -136,9 +138,9 @@ class SignalBuffer:
         return True
 
     def take(self, name: str, since: int) -> Buffered | None:
-        """The oldest signal of a name that had not expired when its wait began (ms since the epoch). Expired ones lapse.
+        """Remove and return the oldest signal of a name that had not expired at ``since``, when its wait began (ms since the epoch).
 
-        Their letters follow the commit: a start that turns out to be a repeat has begun its wait too late.
+        Expired signals lapse. Their dead letters follow the commit, since the wait of a start that proves to be a repeat began too late.
         """
         queue = self._queues.get(name)
         while queue:
@@ -160,21 +162,21 @@ class SignalBuffer:
     # ---- expired
 
     def look(self) -> None:
-        """Have the next turn look for signals that have expired."""
+        """Make the next turn look for expired signals."""
         self.looking = True
 
     def looked(self) -> None:
-        """Note that a turn has done so."""
+        """Note that a turn has looked for expired signals."""
         self.looking = False
 
     def watch(self) -> None:
-        """Have the workflow looked at when the next of its signals expires."""
+        """Give the workflow a turn when its next signal expires."""
         if self._soonest < NEVER:
             self._tenure.lapses.note(self._id_token, self._soonest)
             self._soonest = NEVER
 
     def lapse(self, until: int) -> None:
-        """Take out those that expired up to a time, ms since the epoch. No wait is to have them any more."""
+        """Remove the signals that expired up to a time (ms since the epoch), so that no wait gets them."""
         for name in list(self._queues):
             left: deque[Buffered] = deque()
             for item in self._queues[name]:
@@ -191,7 +193,7 @@ class SignalBuffer:
         self.watch()
 
     async def bury(self) -> None:
-        """Make dead letters of those that have lapsed, and remove them, or ack their commands. To be called after the turn's commit."""
+        """Make dead letters of the lapsed signals, then remove them or ack their commands. Call it after the turn's commit."""
         for item in list(self.lapsed):
             await bury(self._tenure, self._id_token, item.signal)
             if item.position:
@@ -204,7 +206,7 @@ class SignalBuffer:
     # ---- in the bucket
 
     async def store(self) -> None:
-        """Moves signals from memory to the bucket, and acks their commands."""
+        """Move signals from memory to the bucket, and ack their commands."""
         if not self._fresh:
             return
         fresh = list(self._fresh.values())
@@ -219,13 +221,17 @@ class SignalBuffer:
         self.watch()
 
     def flush_removals(self) -> None:
-        """Removes from the bucket what a commit has consumed; to be called after that commit."""
+        """Remove the signals that a commit has consumed from the bucket. Call it after that commit."""
+        if not self._removals:
+            return
         for name_token, seq, position in self._removals:
             self._tenure.context.background.tidy(self._tenure.signals.remove(self._queue_token, self._id_token, name_token, seq, position))
         self._removals.clear()
 
     def discard(self) -> list[Command]:
-        """The run has ended: everything goes. Gives the commands to ack."""
+        """Remove everything, since the run has ended. Return the commands to ack."""
+        if not (self._queues or self._cancels or self._removals or self.lapsed):
+            return []
         commands = []
         self.take_cancel()
         for name, queue in self._queues.items():
@@ -240,13 +246,13 @@ class SignalBuffer:
 
 
 def early_signal(command: Command, signal: SignalCommand) -> EarlySignal:
-    """A signal command as it is buffered."""
+    """Return the form of a signal command that the bucket stores."""
     expire = DEFAULT_EXPIRE_MS if signal.expire is None else signal.expire
     expires = command.delivery.stored_ms + expire
     return EarlySignal(signal.name, command.seq, expires, signal.data, signal.sender, signal.number, signal.expire)
 
 
 async def store_early(tenure: Tenure, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
-    """Puts a signal or a cancel into the bucket; gives where the bucket has it."""
+    """Store a signal or a cancel in the bucket. Return its position."""
     tenure.note_early(id_token, kept=True)
     return await tenure.signals.put(tenure.context.queue_token, id_token, signal, now, name_token)

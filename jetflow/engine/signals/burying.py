@@ -1,4 +1,4 @@
-"""What becomes of a signal that has expired: its dead letter; and when the signals expire that an earlier tenure stored."""
+"""Writes the dead letters of expired signals, and finds out when the signals of earlier tenures expire."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jetflow.protocol.headers import EXPIRE, SENDER, header_block
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 TROUBLE = 5.0
-"""Seconds before the signals of a workflow are asked for again after the broker refused that."""
+"""Seconds before the signals of a workflow are read again after an error."""
 
 
 async def bury(tenure: Tenure, id_token: str, signal: EarlySignal) -> None:
@@ -37,7 +37,7 @@ async def bury(tenure: Tenure, id_token: str, signal: EarlySignal) -> None:
 
 
 async def learn_expiries(tenure: Tenure) -> None:
-    """Find out when the signals expire that were stored before a tenure began, one workflow after the other."""
+    """Find out when the signals that were stored before this tenure expire, one workflow after the other."""
     for id_token in tenure.all_early():
         kept: list[Stored] | None = None
         while kept is None:
@@ -46,7 +46,7 @@ async def learn_expiries(tenure: Tenure) -> None:
             except TenureOverError:
                 return
             except BrokerError as error:
-                log.debug("when kept signals expire is found out later: %s", error)
+                log.debug("the expiry of stored signals is read later: %s", error)
                 await asyncio.sleep(TROUBLE)
         expires = [signal.expires for name_token, signal, _ in kept if name_token != CANCEL]
         if expires:

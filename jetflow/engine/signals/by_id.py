@@ -1,7 +1,7 @@
-"""What an owner does about signals by id: it registers the waits of a workflow that rests, and takes what is routed to them.
+"""The owner's part in signals by id: it registers the waits of a resting workflow, and passes routed signals to them.
 
-A wait is registered together with a state record, so never while the workflow is only busy for a moment, and removed after the
-commit that ends it. A routed signal is for one wait of one run: that wait takes it, in a commit, or it goes back.
+The owner registers a wait together with a state record, so never while the workflow is only briefly busy. It removes the registration after the
+commit that ends the wait. A routed signal is for one wait of one run. That wait takes it in a commit, or the owner frees the signal's claim.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import RoutedSignal
 
 LOOK_BACK = 100
-"""Waits that have ended of which a crash may have left the registration: so many are removed again."""
+"""Ended waits whose registrations are removed again after a crash."""
 
 
 class SignalsById:
-    """Those of one workflow, for its owner."""
+    """The waits and signals by id of one workflow, for its owner."""
 
     def __init__(self, tenure: Tenure, id_token: str) -> None:
         self._tenure = tenure
@@ -37,7 +37,7 @@ class SignalsById:
         self._returned: list[tuple[Wait, int]] = []
 
     def reset(self) -> None:
-        """Forgets what is in memory; commands, timeline and bucket have it all."""
+        """Forget what is in memory. Commands, timeline and bucket have all of it."""
         self._registered.clear()
         self._perhaps.clear()
         self._taken.clear()
@@ -46,7 +46,7 @@ class SignalsById:
     # ---- registering
 
     def unregistered(self, machine: Machine) -> list[tuple[Wait, int]]:
-        """Waits that are not registered yet, each with its beginning."""
+        """Return the waits that are not registered yet, each with the time at which it began."""
         return [
             (self._wait(operation.event.signal, machine.info.run, operation.index), operation.event.at)
             for operations in machine.waits.values()
@@ -55,23 +55,23 @@ class SignalsById:
         ]
 
     def registered(self, waits: Iterable[tuple[Wait, int]]) -> None:
-        """The broker has these now."""
+        """Note that the broker has stored these waits."""
         for wait, _ in waits:
             self._registered[wait.operation] = wait
             self._perhaps.pop(wait.operation, None)
 
     def restore(self, machine: Machine) -> None:
-        """After a rebuild of which nothing is in doubt: all that is waited for is registered."""
+        """Note, after a rebuild without doubt, that all current waits are registered."""
         for operations in machine.waits.values():
             for operation in operations:
                 self._registered[operation.index] = self._wait(operation.event.signal, machine.info.run, operation.index)
 
     def restore_doubtful(self, run: int, machine: Machine | None, events: Iterable[Any], unsure: Iterable[Any]) -> None:
-        """After a rebuild following a crash. ``unsure`` are events whose effects it may have kept back; without ``machine`` the run has ended."""
+        """Restore after a crash. The effects of the ``unsure`` events may be missing. Without ``machine`` the run has ended."""
         pending = machine.pending if machine is not None else {}
         over = [event for event in events if isinstance(event, ev.WaitStarted) and event.index not in pending]
         self._registered = {event.index: self._wait(event.signal, run, event.index) for event in over[-LOOK_BACK:]}
-        if machine is not None:  # those that are pending are registered again when it rests, and removed when it ends before that
+        if machine is not None:  # pending waits are registered again at rest, and removed if they end before that
             self._perhaps = {wait.operation: wait for wait, _ in self.unregistered(machine)}
         for event in unsure:
             if isinstance(event, ev.Signaled) and event.sender == sender_of(event.index):
@@ -83,7 +83,7 @@ class SignalsById:
     # ---- taking
 
     async def on_command(self, command: Command, routed: RoutedSignal, machine: Machine | None, run: int) -> ev.Signaled | None:
-        """The input that a routed signal is to the workflow; None if its wait is over, or never was."""
+        """Return the event that a routed signal becomes, or None if its wait is over or never existed."""
         wait = self._wait(routed.signal, routed.run, command.index)
         if routed.run == run and machine is not None and machine.closing is None:
             operation = machine.pending.get(command.index)
@@ -93,7 +93,7 @@ class SignalsById:
                 return None
             if operation is not None:
                 claim = await self._tenure.waits.claim_of(routed.number)
-                if claim.wait != wait.key:  # forged, or free for others already
+                if claim.wait != wait.key:  # forged, or the claim was freed already
                     return None
                 self._taken.append((wait, routed.number))
                 return ev.Signaled(
@@ -105,11 +105,11 @@ class SignalsById:
         return None
 
     async def give_back(self, command: Command, routed: RoutedSignal) -> None:
-        """For one that was meant for an earlier run."""
+        """Free the claim of a signal that was routed to an earlier run."""
         await self._tenure.waits.give_back(self._wait(routed.signal, routed.run, command.index), routed.number)
 
     async def _was_taken(self, wait: Wait, routed: RoutedSignal, machine: Machine | None) -> bool:
-        """Whether this wait took this signal in a commit: a crash may have come before that was told."""
+        """Return whether this wait took this signal in a commit, before a crash prevented the removal of the signal."""
         if machine is not None:
             return machine.info.run == wait.run and _has_taken(machine.consumed_from, wait.operation, routed)
         timeline = self._tenure.timeline
@@ -123,7 +123,7 @@ class SignalsById:
     # ---- what follows a commit
 
     def is_due(self, machine: Machine | None) -> bool:
-        """Whether there is something to settle."""
+        """Return whether ``settle`` has something to do."""
         if self._taken or self._returned:
             return True
         if not self._registered and not self._perhaps:
@@ -133,9 +133,9 @@ class SignalsById:
         return any(index not in machine.pending for known in (self._registered, self._perhaps) for index in known)
 
     async def settle(self, machine: Machine | None) -> None:
-        """After a commit: signals that were taken are removed, the others go back, waits that are over are not registered any more.
+        """Remove taken signals, free the claims of the others, and remove the registrations of ended waits. Call it after a commit.
 
-        In this order, since a wait that is gone makes the router ask what became of its signal.
+        The order matters: when a registration is gone, the router looks up what happened to the wait's signal.
         """
         waits = self._tenure.waits
         if self._taken:
@@ -155,7 +155,7 @@ class SignalsById:
 
 
 def sender_of(index: int) -> str:
-    """What the timeline has for the sender of a signal by id that a wait took; its number is that of the signal."""
+    """Return the sender that the timeline has for a signal by id that a wait took. The number beside it is the signal's position."""
     return f"=by-id.{index}"
 
 

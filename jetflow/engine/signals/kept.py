@@ -1,4 +1,4 @@
-"""One signal by id in the router's memory, and what is known of it."""
+"""One signal by id in the router's memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class Kept:
     """One signal.
 
     Attributes:
-        number: its place in the stream of signals by id.
+        number: its position in the stream of signals by id.
         expires: ms since the epoch.
-        reply: where to ack it.
-        unsure: whether it is to be asked what became of it.
-        wait: which wait it is claimed for.
-        refused: waits that turned out to be over.
-        lapsed: whether it is claimed for nobody, since it has expired.
+        reply: its ack subject.
+        unsure: whether the router must look up what happened to it.
+        wait: the wait that it is claimed for.
+        refused: waits that proved to be over.
+        lapsed: whether it has expired and is claimed for no wait.
     """
 
     __slots__ = ("expires", "forwarded", "lapsed", "number", "refused", "reply", "unsure", "wait")
@@ -32,28 +32,28 @@ class Kept:
         self.lapsed: bool = False
 
     def claimed(self, wait: Wait) -> None:
-        """Note which wait it is for, to which it is to be forwarded."""
+        """Note the wait that the signal is claimed for. It is not forwarded yet."""
         self.wait, self.forwarded = wait, False
 
     def was_forwarded(self) -> None:
-        """Note that its wait is being sent it."""
+        """Note that the signal was sent to its wait."""
         self.forwarded = True
 
     def returned(self) -> None:
-        """Note that its wait was over, so that another one may get it."""
+        """Note that its wait was over. Another wait may get it."""
         if self.wait is not None:
             self.refused.add(self.wait)
             self.wait = None
 
     def lapse(self) -> None:
-        """Note that it is for nobody any more."""
+        """Note that it has expired and is for no wait."""
         self.wait, self.lapsed = None, True
 
     def doubt(self, unsure: bool) -> None:
-        """Note whether it is to be asked what became of it."""
+        """Note whether the router must look up what happened to it."""
         self.unsure = unsure
 
     @property
     def is_expired(self) -> bool:
-        """Whether no wait that begins from now on can get it."""
+        """Whether it has expired, so that no new wait can get it."""
         return self.expires <= now_ms()

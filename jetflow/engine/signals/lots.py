@@ -1,4 +1,4 @@
-"""The signals of one id that no workflow has got yet, in the router's memory."""
+"""The signals of one id that no workflow has yet, in the router's memory."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 FIRST_LOOK = 1.0
 LAST_LOOK = 600.0
-"""Seconds until a name is looked at again without a notice, at first and at most: notices may get lost."""
+"""Seconds until the router looks at an id again without a notice, at first and at most. Notices may get lost."""
 LONGEST_TIMER = 86_400.0
 
 
 class Lot:
-    """Signals of one id, in order; one look at a time.
+    """The signals of one id, in order. One look at a time is under way.
 
     Args:
-        tenure: the router's, of partition 0.
-        token: the id as in subjects.
+        tenure: the router's tenure, of partition 0.
+        token: the id, escaped for subjects.
         name: the id.
-        slots: bounds the looks under way at once.
-        on_empty: called when nothing of the id is left.
+        slots: limits the looks under way at once.
+        on_empty: called when no signal of the id is left.
     """
 
     def __init__(self, tenure: Tenure, token: str, name: str, slots: asyncio.Semaphore, on_empty: Callable[[Lot], None]) -> None:
@@ -63,13 +63,13 @@ class Lot:
         return len(self._kept)
 
     def add(self, kept: Kept) -> None:
-        """A signal has come."""
+        """Add a signal, and look for its wait."""
         self._kept[kept.number] = kept
         self._delay = FIRST_LOOK
         self._look()
 
     def close(self) -> None:
-        """Stops listening and looking."""
+        """Stop listening and looking."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -80,7 +80,7 @@ class Lot:
             self._sid = None
 
     def _on_notice(self, subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
-        """A wait for this name has begun or ended."""
+        """Look again: a wait for this id has begun or ended."""
         self._delay = FIRST_LOOK
         if not data:
             key = self._names.wait_of_notice(subject.decode(errors="replace"))
@@ -150,7 +150,7 @@ class Lot:
             await self._forward(kept)
 
     def _pair(self, waits: list[Registered]) -> list[tuple[Kept, Wait]]:
-        """The oldest signal to the longest wait; a workflow gets the next one only when it is known what became of the one before."""
+        """Pair the oldest signals with the oldest waits. A workflow gets its next signal only when the one before is settled."""
         busy = {kept.wait[1:3] for kept in self._kept.values() if kept.wait is not None}
         free = [one for one in waits if one.wait[1:3] not in busy]
         pairs: list[tuple[Kept, Wait]] = []
@@ -175,7 +175,7 @@ class Lot:
                     kept.lapse()
                     return
                 if claim.wait is not None:
-                    wait = Wait.of(claim.wait)  # another router's: that holds
+                    wait = Wait.of(claim.wait)  # another router claimed it first: follow its claim
                     break
                 revision = claim.revision
         kept.claimed(wait)
@@ -183,7 +183,7 @@ class Lot:
         await self._forward(kept)
 
     async def _forward(self, kept: Kept) -> None:
-        """After the claim, and only if it is still there: once a wait has got it, its claim may have been made anew."""
+        """Forward a claimed signal if it is still stored. If not, a wait has taken it, and the claim came too late: withdraw the claim."""
         stored = await self._waits.signal(kept.number)
         wait = kept.wait
         if stored is None or wait is None:
@@ -209,7 +209,7 @@ class Lot:
             kept.claimed(Wait.of(claim.wait))
 
     async def _lapse(self, kept: Kept) -> None:
-        """Make a dead letter of an expired signal: claim it for nobody, write the letter, and remove it, in this order."""
+        """Make a dead letter of an expired signal: claim it for no wait, write the letter, and remove it, in this order."""
         stored = await self._waits.signal(kept.number)
         if stored is None:
             await self._waits.withdraw(kept.number)
@@ -224,7 +224,7 @@ class Lot:
         self._forget(kept)
 
     async def _claim_for_nobody(self, kept: Kept) -> bool:
-        """Claim an expired signal. Return False if another router has given it to a wait."""
+        """Claim an expired signal for no wait. Return False if another router has claimed it for a wait."""
         revision = 0
         while True:
             try:

@@ -1,12 +1,12 @@
-"""Signals by id: one worker of the namespace gives each to the workflow that waits longest for it.
+"""Signals by id: one worker of the namespace passes each signal to the workflow that has waited longest for it.
 
-A signal stays in its stream, un-acked, until a wait has got it or it has expired, so a router that dies leaves nothing undone: the
-next one gets everything again, in order. The broker refuses a second consumer of the stream, which is the election; that
-there may be two routers for a moment does no harm, since a claim is a compare-and-set (see ``broker.waits``).
+A signal stays in its stream, un-acked, until a wait has it or it has expired. So when a router dies, the next one gets every signal again, in
+order. The broker refuses a second consumer of the stream, which elects the router. Two routers at once do no harm, since a claim is a
+compare-and-set (see ``broker/stores/waits.py``).
 
-    1  a signal comes: who waits for its name is looked up; nobody does: it is kept, and notices of that name's waits are listened to
-    2  it is claimed for the wait, looked at once more, and forwarded to the workflow as a command
-    3  the workflow's owner commits it and removes it; or gives it back, if the wait was over, and it goes on at 1
+    1  a signal comes: the router looks for a wait; without one, it holds the signal and subscribes to notices of waits for the id
+    2  the router claims the signal for a wait, checks that the signal is still stored, and forwards it to the workflow as a command
+    3  the workflow's owner commits the signal and removes it; if the wait was over, the owner frees the claim, and step 1 follows
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ EVERY = 1.0
 """Seconds between two tries to become the router."""
 LOOK = 0.1
 SILENT_LOOKS = 2
-"""Tries in which a router does not answer until its consumer is taken from it."""
+"""Tries without an answer from a router until another worker deletes its consumer."""
 CLOCKS_APART = 5000
-"""Milliseconds by which the broker's clock may be ahead of ours."""
+"""Milliseconds by which the broker's clock may be ahead of this worker's."""
 CREDIT = 1000
 MAX_KEPT = 200_000
-"""Signals that no workflow has got, by number and time, in the router's memory. Further ones stay in their stream until there is room."""
+"""The most signals (number and time) in the router's memory. Further ones stay in their stream until there is room."""
 COUNT_EVERY = 256
-"""Deliveries after which those in memory are counted."""
+"""The signals in memory are counted once in this many deliveries."""
 MAX_LOOKS = 64
-"""Names looked at at once."""
+"""The most ids that the router looks at at once."""
 
 
 class Router:
-    """Routes signals by id while this worker is the one that does."""
+    """Routes signals by id while this worker is the router."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -65,7 +65,7 @@ class Router:
         self._kept = self._uncounted = 0
 
     async def run(self) -> None:
-        """Works until cancelled, under one tenure of partition 0 after the other."""
+        """Route until cancelled, under one tenure of partition 0 after the other."""
         while True:
             tenure = self._engine.tenure
             if tenure is None or not tenure.owns(0):
@@ -75,7 +75,7 @@ class Router:
                 if await self._claim(tenure):
                     await self._until_lost(tenure)
             except BrokerError as error:
-                log.debug("signals by id are left to another worker for now: %s", error)
+                log.debug("this worker stops routing signals by id for now: %s", error)
             except asyncio.CancelledError:
                 await self._leave()
                 raise
@@ -98,7 +98,7 @@ class Router:
         return min(CREDIT, MAX_KEPT - self._kept)
 
     async def _leave(self) -> None:
-        """Lets another worker route at once."""
+        """Stop routing, so that another worker can begin at once."""
         consumer = self._consumer
         self._forget()
         if consumer is not None and self._broker.wire.is_connected:
@@ -106,7 +106,7 @@ class Router:
                 await consumer.delete()
 
     async def _claim(self, tenure: Tenure) -> bool:
-        """One worker of each task queue tries."""
+        """Try to become the router. Return False if another worker is."""
         self._lost.clear()
         self._tenure = tenure
         consumer = await self._open()
@@ -115,7 +115,7 @@ class Router:
         if consumer is None:
             return False
         self._consumer = consumer
-        self._since = now_ms() + CLOCKS_APART  # what came before may have been claimed by another router
+        self._since = now_ms() + CLOCKS_APART  # another router may have claimed an earlier signal
         self._silent.clear()
         self._broker.wire.on_disconnect.append(self._on_disconnect)
         await self._drop_stray_claims(tenure)
@@ -124,7 +124,7 @@ class Router:
         return True
 
     async def _drop_stray_claims(self, tenure: Tenure) -> None:
-        """A claim that an earlier router made late, for a signal that is not there any more."""
+        """Remove claims that an earlier router wrote late, after their signals were removed."""
         for number in await tenure.waits.claims():
             if await tenure.waits.signal(number) is None:
                 await tenure.waits.withdraw(number)
@@ -138,24 +138,24 @@ class Router:
         return consumer if await consumer.create_over([self._broker.names.signal_by_id(">")]) else None
 
     async def _holder_is_gone(self) -> bool:
-        """Takes the consumer from a router that is gone, or that stands still; whether there was one."""
+        """Delete the consumer of a router that is gone or stands still. Return whether there was one."""
         taken = False
         for consumer in await self._broker.lane.consumers(self._stream):
             name = consumer["name"]
             worker_id = name.split("-")[1] if name.startswith("router-") else ""
             if not worker_id:
-                log.warning("nobody can route signals by id: consumer %r of stream %s is not one of jetflow's", name, self._stream)
+                log.warning("no worker can route signals by id: consumer %r of stream %s is not one of jetflow's. Delete it", name, self._stream)
                 continue
             silent = self._silent[name] = self._silent.get(name, 0) + 1
             if worker_id != self._worker_id and silent < SILENT_LOOKS and not await self._is_gone(worker_id, name):
                 continue
-            log.info("taking signals by id over from worker %s, which is gone", worker_id)
+            log.info("taking over signals by id from worker %s, which is gone", worker_id)
             await delete_consumer(self._broker.lane, self._stream, name)
             taken = True
         return taken
 
     async def _is_gone(self, worker_id: str, name: str) -> bool:
-        """Whether nobody answers for a worker; one that does is not silent."""
+        """Return whether a worker's connection is gone. Reset the count of silent tries if the worker answers."""
         try:
             async with asyncio.timeout(1):
                 _, headers = await self._broker.lane.ask(presence_subject(self._broker.names, worker_id), b"", retry=False)
@@ -174,7 +174,7 @@ class Router:
         self._lost.set()
 
     def _forget(self) -> None:
-        """The stream has it all."""
+        """Forget everything. The stream has all of it."""
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return
@@ -185,7 +185,7 @@ class Router:
         self._lots.clear()
         self._count()
 
-    # ---- what comes
+    # ---- deliveries
 
     def _on_delivery(self, delivery: Delivery) -> None:
         try:
@@ -209,7 +209,7 @@ class Router:
         lot.add(Kept(delivery.seq, expires, delivery.reply, unsure=delivery.stored_ms <= self._since))
 
     async def _refuse(self, delivery: Delivery, reason: str) -> None:
-        """A dead letter; should it fail, the signal comes again."""
+        """Make a dead letter of a malformed signal. If that fails, the signal comes again."""
         log.warning("dead letter %s: %s", delivery.subject, reason)
         try:
             await self._tenure.dead_letters.write(delivery.subject, delivery.data, delivery.headers, reason, origin=f"by-id-{delivery.seq}")
@@ -220,7 +220,7 @@ class Router:
             self._broker.wire.ack(delivery.reply)
 
     def _done(self, lot: Lot) -> None:
-        """Nothing of a name is left."""
+        """Remove an id that has no signal left."""
         if self._lots.get(lot.token) is lot:
             del self._lots[lot.token]
         lot.close()

@@ -1,6 +1,6 @@
-"""One workflow in its owner's memory: what is known of it, and how that changes.
+"""One workflow in its owner's memory: what the owner knows of it, and how that changes.
 
-The steps of a turn (``turn.py``) read an actor's parts and ask it, or them, for each change. Nobody else changes a field of it.
+The steps of a turn (``turn.py``) read an actor's parts. Only the methods of the actor and of its parts change a field.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from jetflow.protocol import clock
 
 
 class Keeper(Protocol):
-    """What an actor asks of those who keep it in memory."""
+    """What an actor needs of the object that holds it in memory."""
 
     def drive(self, actor: Actor) -> Coroutine[Any, Any, None]:
-        """Run its turns, until there is nothing to do."""
+        """Run the actor's turns until there is nothing to do."""
         ...
 
     def forget(self, actor: Actor) -> None:
-        """It is gone from memory."""
+        """Remove the actor from memory."""
 
     def note_idle(self, actor: Actor) -> None:
-        """It rests, and may be forgotten when there are too many."""
+        """Note that the actor rests. It may leave memory when there are too many."""
 
     def note_dirty(self, actor: Actor) -> None:
-        """Its state record is behind its timeline."""
+        """Note that the actor's state record is behind its timeline."""
 
 
 class Actor:
-    """One workflow id on one task queue, as one tenure has it. All of it runs on the worker's event loop, one step at a time.
+    """One workflow id on one task queue, under one tenure. All of it runs on the worker's event loop, one step at a time.
 
     Args:
-        keeper: who keeps it in memory, and runs its turns.
+        keeper: holds the actor in memory, and runs its turns.
 
     Attributes:
         machine: the workflow's code; None while there is no run, or its code is not in memory.
-        run: what is known of the timeline.
-        mailbox, steps: its commands, and its local activities.
-        parked, gone: whether its code cannot go on here; whether it was taken away, or forgotten.
-        running: whether its turns are being run.
-        doubtful: whether a crash may have kept back effects of what the timeline says.
-        dirty_since: since when its state record is behind (monotonic, s); None for not at all.
-        state_wanted: whether the record is to be written though work goes on.
+        run: what the owner knows of the timeline.
+        mailbox, steps: the workflow's commands, and its local activities.
+        parked, gone: whether the workflow's code cannot continue on this worker, and whether the actor has left memory.
+        running: whether the actor's turns are running.
+        doubtful: whether effects of the last commit may be missing after a crash.
+        dirty_since: since when the state record is behind (monotonic, s); None if it is not.
+        state_wanted: whether to write the record while work goes on.
     """
 
     def __init__(self, services: Services, tenure: Tenure, keeper: Keeper, *, id_token: str, workflow_id: str, partition: int) -> None:
@@ -92,27 +92,27 @@ class Actor:
 
     @property
     def draining(self) -> bool:
-        """Whether another worker is to have it: nothing new begins."""
+        """Whether the workflow is about to move to another worker. Nothing new begins then."""
         return self.partition in self.tenure.leaving
 
     @property
     def idle(self) -> bool:
-        """True when nothing of it is under way in this process."""
+        """Whether no work of the workflow is under way in this process."""
         return not (self.running or self.steps.under_way or self.steps.outcomes)
 
     @property
     def evictable(self) -> bool:
-        """True when the broker alone has all of it."""
+        """Whether the actor may leave memory, since the broker has everything."""
         return self.idle and not self.mailbox.unacked and not self.parked
 
     def _may_begin(self) -> bool:
-        """Return whether attempts may begin: it is owned, and its code has not come to an end, be that committed or not."""
+        """Return whether attempts may begin: the tenure lasts, and the code has not ended, committed or not."""
         return (self.machine is None or self.machine.closing is None) and self.tenure.lasts()
 
     # ---- what comes to it, and wakes it
 
     def receive(self, command: Command) -> None:
-        """Take a command in, to be applied in the next turn."""
+        """Accept a command. The next turn applies it."""
         if not self.mailbox.receive(command):
             return
         if self.parked and ending_command(self.mailbox, self.run) is not None:
@@ -120,21 +120,21 @@ class Actor:
         self.wake()
 
     def ask(self, question: Question) -> None:
-        """Answer a query after the present turn, from what is committed by then."""
+        """Answer a query after the current turn, from what is committed by then."""
         self.questions = self.questions or Questions(self.context.broker.wire, self.workflow_id, self.context.task_queue)
         self.questions.add(question)
         if self.parked:
-            self.questions.refuse("the workflow is parked, its state says why")
+            self.questions.refuse("the workflow is parked; its state record says why")
         else:
             self.wake()
 
     def show_state(self) -> None:
-        """Have the state record written though work goes on."""
+        """Write the state record in the next turn, also while work goes on."""
         self.state_wanted = True
         self.wake()
 
     def wake(self) -> None:
-        """See to it that its turns are run."""
+        """Make the actor's turns run."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             self.running = True
@@ -145,28 +145,28 @@ class Actor:
             self.context.background.spawn(self._keeper.drive(self))
 
     def pause(self) -> asyncio.Future[None]:
-        """Return what settles when there is something to do again."""
+        """Return a future that is resolved when there is something to do again."""
         self.running = False
         self._waiting = self.context.loop.create_future()
         return self._waiting
 
     def stopped(self) -> None:
-        """Note that nobody runs its turns any more."""
+        """Note that the actor's turns have stopped."""
         self.running = False
         self._waiting = None
         if self.gone:
             self._put_away()
 
     def drop(self) -> None:
-        """Forget it, without a trace outside, since the broker has all of it. The next command rebuilds it."""
+        """Remove the actor from memory, since the broker has everything. The next command rebuilds it."""
         if self.gone:
             return
-        assert not self.steps.under_way, "a workflow with activities under way is dropped"
+        assert not self.steps.under_way, "the actor is dropped while activities are under way"
         self._keeper.forget(self)
         self.leave()
 
     def leave(self) -> None:
-        """Take it away, or forget it. A turn that is under way ends at its next look at the tenure, or at its end."""
+        """Mark the actor as gone and release what it holds. A turn under way ends when it next checks the tenure, or at its own end."""
         if self.gone:
             return
         self.gone = True
@@ -178,14 +178,14 @@ class Actor:
             self._put_away()
 
     def _put_away(self) -> None:
-        """Let go of the parts that know it, so that none of it waits for the garbage collector."""
+        """Drop the parts that refer back to the actor, so that its memory is free without the garbage collector."""
         if self.machine is not None:
             self.machine.release()
             self.machine = None
         self.updates = self.questions = None
 
     def start_over(self) -> None:
-        """Count only on the timeline, after an outcome that was lost. Activities under way here go on, to be adopted by what is rebuilt."""
+        """Rebuild the actor from the timeline in the next turn. Activities under way go on; the rebuilt actor adopts them."""
         self._dispose()
         self.steps.start_over()
         self.run = Run()
@@ -205,14 +205,14 @@ class Actor:
         self.feed(started)
 
     def begin_generation(self, started: ev.Started) -> Machine:
-        """Begin the generation that follows the present one."""
+        """Begin the generation that follows the current one."""
         machine = self._load_code(started)
         self.run.go_on_as_new(None)
         self.feed(started)
         return machine
 
     def replay(self, history: list[list[Any]], *, unfinished: bool) -> Machine:
-        """Bring the code to where the timeline has it. See ``Machine.replay``."""
+        """Bring the code to the point that the timeline has reached. See ``Machine.replay``."""
         machine = self._load_code(history[0][0])
         machine.replay(history, unfinished=unfinished)
         if isinstance(machine.closing, ev.ContinuedAsNew):
@@ -228,17 +228,17 @@ class Actor:
         return machine
 
     def take_updates(self) -> Updates:
-        """Return its updates, made when they are first asked for."""
+        """Return the workflow's updates. The first call creates them."""
         if self.updates is None:
             self.updates = Updates(self.context.broker.wire, self.workflow_id, self.feed, self.mailbox.ack)
         return self.updates
 
     def info_of(self, started: ev.Started) -> RunInfo:
-        """Return what code is told of the run that is known, and of the generation that an event begins."""
+        """Return the ``RunInfo`` of the known run, for the generation that an event begins."""
         return code.info_of(self.context, self.workflow_id, self.run.number, started)
 
     def feed(self, event: Any) -> None:
-        """Give an event to the code, unless the code does not wait for it any more."""
+        """Pass an event to the code. Ignore one that the code no longer waits for."""
         machine = self.machine
         if machine is None or self.run.continued is not None or not machine.feed(event):
             return
@@ -260,30 +260,30 @@ class Actor:
             self.machine.dispose()
             self.machine = None
 
-    # ---- its state record, and what may not have been told
+    # ---- its state record, and its doubtful effects
 
     def note_busy(self) -> None:
-        """Note that work goes on that the state record does not show. Should that take long, the record is written."""
+        """Note that the state record is behind. The sweep writes it if the work takes long."""
         if self.dirty_since is None:
             self.dirty_since = clock.monotonic()
             self._keeper.note_dirty(self)
 
     def record_written(self) -> None:
-        """Note that the state record shows where it stands."""
+        """Note that the state record is up to date."""
         self.dirty_since, self.state_wanted = None, False
 
     def doubt(self, doubtful: bool) -> None:
-        """Note whether a crash may have kept back effects of what the timeline says."""
+        """Note whether effects of the last commit may be missing after a crash."""
         self.doubtful = doubtful
 
     def rested(self) -> None:
-        """Note that the broker has all of it, and alone will wake it."""
+        """Note that the broker has everything, and that only the broker wakes the workflow."""
         self._keeper.note_idle(self)
 
     # ---- parking
 
     def park(self, why: str) -> None:
-        """Stop here, since its code cannot go on. Its commands stay un-acked for a worker that can, and take no credit from others."""
+        """Stop, since the code cannot continue here. The commands stay un-acked for a worker that can, and no longer count as credit."""
         self.parked = True
         if self.questions is not None:
             self.questions.refuse(f"the workflow is parked: {why}")
@@ -293,7 +293,7 @@ class Actor:
         self.tenure.free_credit(self.mailbox.unacked)
 
     def _unpark(self) -> None:
-        """Look at it again."""
+        """Try again from the timeline."""
         self.parked = False
         for seq in self.mailbox.unacked:
             self.tenure.take_credit(seq)

@@ -1,4 +1,4 @@
-"""Which run of an id a command is for."""
+"""Decides which run of an id a command is for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def replaces(run: Run, command: Command) -> bool:
 
 
 def ending_command(mailbox: Mailbox, run: Run) -> Command | None:
-    """Return the first command here, not acked, that is to end this run."""
+    """Return the first un-acked command that ends this run."""
     return next((command for command in mailbox.in_order() if _ends(run, command)), None)
 
 

@@ -1,4 +1,4 @@
-"""What an actor waits for on the clock: in memory to the millisecond, and whether the broker knows of it too."""
+"""The times that an actor waits for: due times in memory, to the millisecond, and whether the broker has a schedule for them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable
 from jetflow.protocol.clock import now_ms
 
 MAX_SLEEP = 3600
-"""Seconds one in-memory timer waits at most before it looks again."""
+"""The longest time, in seconds, that one in-memory timer waits before it looks again."""
 SPARE = 64
-"""Forgotten alarms that may stay in the heap beside as many as there are live ones."""
+"""Forgotten alarms that may stay in the heap, besides one for each live alarm."""
 
 
 class Alarms:
     """Due times by operation index.
 
     Args:
-        wake: called when something is due.
+        wake: called when an operation is due.
 
     Attributes:
-        unscheduled: operations whose due time the broker does not surely know.
+        unscheduled: operations that may have no schedule at the broker.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class Alarms:
         self._timer_due = 0
 
     def watch(self, index: int, due: int, *, maybe_scheduled: bool = False) -> None:
-        """An operation is due at ``due`` (ms since the epoch)."""
+        """Watch an operation that is due at ``due`` (ms since the epoch)."""
         self._due[index] = due
         heapq.heappush(self._heap, (due, index))
         self.unscheduled.add(index)
@@ -42,17 +42,17 @@ class Alarms:
             self._scheduled.add(index)
 
     def due_at(self, index: int) -> int | None:
-        """When an operation is due, if it is watched."""
+        """Return when an operation is due (ms since the epoch), or None if it is not watched."""
         return self._due.get(index)
 
     def hasten(self, index: int) -> None:
-        """An operation is due now, whatever the clock here says."""
+        """Make an operation due now, whatever the local clock says."""
         if index in self._due:
             self._due[index] = 0
             heapq.heappush(self._heap, (0, index))
 
     def forget(self, index: int) -> bool:
-        """Stops watching; True if the broker may have a schedule to remove."""
+        """Stop watching an operation. Return True if the broker may have a schedule to remove."""
         if self._due.pop(index, None) is not None:
             self._tidy()
         self.unscheduled.discard(index)
@@ -62,41 +62,41 @@ class Alarms:
         return False
 
     def _tidy(self) -> None:
-        """Forgotten alarms leave the heap once most of it is made of them."""
+        """Remove forgotten alarms from the heap once they are most of it."""
         if len(self._heap) > 2 * len(self._due) + SPARE:
             self._heap = [(due, index) for index, due in self._due.items()]
             heapq.heapify(self._heap)
 
     def scheduled(self, indexes: set[int]) -> None:
-        """The broker knows of these now."""
+        """Note that the broker has schedules for these operations."""
         self._scheduled |= indexes
         self.unscheduled -= indexes
 
     def all_scheduled(self) -> None:
-        """Note that the broker knows of all of them."""
+        """Note that the broker has a schedule for each operation."""
         self._scheduled |= self.unscheduled
         self.unscheduled.clear()
 
     def pop_due(self, now: int) -> list[int]:
-        """Operations that are due, which are watched no more."""
+        """Return the operations that are due, and stop watching them."""
         found = []
         while (due := self.next_due()) is not None and due <= now:
             _, index = heapq.heappop(self._heap)
             del self._due[index]
             self.unscheduled.discard(index)
-            self._scheduled.discard(index)  # the broker's copy comes by itself
+            self._scheduled.discard(index)  # nothing to cancel: the broker's copy fires too
             found.append(index)
         return found
 
     def next_due(self) -> int | None:
-        """The earliest due time, None without any."""
+        """Return the earliest due time, or None without any."""
         heap = self._heap
         while heap and self._due.get(heap[0][1]) != heap[0][0]:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
     def arm(self) -> None:
-        """Sees to being woken at the earliest due time."""
+        """Set the in-memory timer to the earliest due time."""
         due = self.next_due()
         if self._timer is not None:
             if due == self._timer_due:
@@ -117,12 +117,12 @@ class Alarms:
             self.arm()
 
     def close(self) -> None:
-        """Forgets everything, and whom to wake."""
+        """Forget everything, and wake nothing any more."""
         self.clear()
         self._wake = _nobody
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -133,4 +133,4 @@ class Alarms:
 
 
 def _nobody() -> None:
-    """Nobody is woken any more."""
+    """Wake nothing: the actor is closed."""

@@ -1,4 +1,4 @@
-"""Queries are answered from what is committed: by the code in memory, or by that of a run that has ended, replayed."""
+"""Answers queries from what is committed: with the code in memory, or for a run that has ended, with a replay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jetflow.errors import BrokerUnavailableError
 
 
 async def answer_queries(actor: Actor, questions: Questions) -> None:
-    """Answer the queries that wait.
+    """Answer the waiting queries.
 
     Raises:
         BrokerUnavailableError: the workflow must be rebuilt.
@@ -23,7 +23,7 @@ async def answer_queries(actor: Actor, questions: Questions) -> None:
     except BrokerUnavailableError:
         raise
     except Exception as error:
-        questions.refuse(f"the workflow has ended, and its timeline cannot be replayed here: {error}")
+        questions.refuse(f"the workflow has ended, and this worker cannot replay its timeline: {error}")
     questions.answer(replayed)
     if replayed is not None:
         replayed.release()

@@ -1,4 +1,4 @@
-"""Step 3: commands, outcomes of activities and timers are given to the workflow's code, which runs until it waits."""
+"""Step 3: pass commands, outcomes of activities and timers to the workflow's code, which runs until it waits."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from jetflow.protocol.commands import (
 _GIVEN_AT_ONCE = (SignalCommand, StartCommand)
 
 BATCH = 100
-"""Commands applied in one commit at most."""
+"""The most commands that one commit applies."""
 
 
 async def apply(actor: Actor) -> None:
-    """Give the code everything that has come in since the last turn, in the order of the inbox."""
-    assert actor.run.loaded, "a workflow is applied to that was not looked at"
-    assert not actor.gone, "a workflow is applied to that was taken away"
+    """Pass everything that has arrived since the last turn to the code, in the order of the inbox."""
+    assert actor.run.loaded, "a command is applied before the timeline was read"
+    assert not actor.gone, "a command is applied to an actor that has left memory"
     run, mailbox, steps = actor.run, actor.mailbox, actor.steps
     if run.continued is not None:
         await _go_on_as_new(actor, run.continued)
@@ -48,7 +48,7 @@ async def apply(actor: Actor) -> None:
         applied += 1
         if await _apply_command(actor, command):
             mailbox.hold(command)
-        if type(command.payload) in _GIVEN_AT_ONCE:  # before what came after them in the inbox
+        if type(command.payload) in _GIVEN_AT_ONCE:  # before later commands of the inbox
             await match_signals(actor)
     while steps.outcomes and run.continued is None and actor.machine is not None:
         actor.feed(steps.take_outcome())
@@ -58,7 +58,7 @@ async def apply(actor: Actor) -> None:
 
 
 async def _go_on_as_new(actor: Actor, closing: ev.ContinuedAsNew) -> None:
-    """Begin the generation that follows one that has ended with the last commit."""
+    """Begin the next generation: the last commit ended the one before."""
     await end_generation(actor)
     machine = next_generation(actor, closing)
     await actor.signals.load(machine.consumed)
@@ -66,13 +66,13 @@ async def _go_on_as_new(actor: Actor, closing: ev.ContinuedAsNew) -> None:
 
 
 async def _apply_command(actor: Actor, command: Command) -> bool:
-    """Apply one command. Return True if it is to be acked with what it leads to, False if it was seen to otherwise.
+    """Apply one command. Return True if it must be acked with its consequences, False if nothing more follows from the return.
 
-    What is older than the run is acked at once, so that the start is always the first of those held.
+    A command that is older than the run is acked at once, so that the start is always the first held command.
     """
     payload, run = command.payload, actor.run
     if command.seq <= run.cause or isinstance(payload, TimerCommand):
-        run.tell_end_again()  # perhaps a repeat: whoever waits for the end is told again
+        run.tell_end_again()  # perhaps a repeat: report the end again
     if isinstance(payload, StartCommand):
         return await on_start(actor, command, payload)
     if isinstance(payload, SignalCommand):
@@ -87,7 +87,7 @@ async def _apply_command(actor: Actor, command: Command) -> bool:
         actor.mailbox.ack(command)
         return False
     if command.seq < run.number:
-        actor.mailbox.ack(command)  # a repeat of what was seen to before this run
+        actor.mailbox.ack(command)  # a repeat of a command that was done before this run
         return False
     if isinstance(payload, TimerCommand):
         on_timer(actor, command, payload)
@@ -101,10 +101,10 @@ async def _apply_command(actor: Actor, command: Command) -> bool:
 
 
 async def _on_end(actor: Actor, payload: CancelCommand | TerminateCommand) -> None:
-    """Cancel or terminate the run; or what it has started, if it has ended."""
+    """Cancel or terminate the run. If the run has ended, a terminate with ``descend`` reaches its children."""
     if isinstance(payload, CancelCommand):
         actor.feed(ev.CancelRequested(at=now_ms(), reason=payload.reason))
     elif actor.run.closing is None:
         actor.feed(terminated(payload, kept_after_end(actor)))
-    elif payload.descend and actor.run.info is not None:  # it has ended, and what it started may go on
+    elif payload.descend and actor.run.info is not None:  # the run has ended, but its children may be running
         await actor.tenure.outbox.end_children(actor.run.info, await all_children(actor), descend=True)

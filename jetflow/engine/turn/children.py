@@ -1,4 +1,4 @@
-"""The children of a run, as its timeline has them."""
+"""The children of a run, from its timeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def children_of(entries: list[Entry]) -> list[ev.ChildStarted]:
 
 
 async def all_children(actor: Actor) -> list[ev.ChildStarted]:
-    """Every child of the run, those of earlier generations too."""
+    """Return every child of the run, with those of earlier generations."""
     last = await actor.tenure.timeline.last(actor.context.queue_token, actor.id_token)
     if last is None:
         return []

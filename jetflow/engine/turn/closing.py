@@ -1,4 +1,4 @@
-"""Steps 6 and 7 of a run that has ended: everybody who waits for the end is told, its record is written, its commands are acked."""
+"""Steps 6 and 7 of a run that has ended: report the end to all that wait for it, write the record, ack the commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLOCKS_APART = 100
 
 
 async def rest_closed(actor: Actor) -> None:
-    """See the module. What is left of the run is compacted, and the workflow forgotten unless more commands wait."""
+    """See the module. Then compact the run, and drop the workflow from memory unless more commands wait."""
     run, tenure = actor.run, actor.tenure
     newly = not run.told_closing
     if newly and run.info is not None:
@@ -42,7 +42,7 @@ async def rest_closed(actor: Actor) -> None:
 
 
 async def _tell(actor: Actor, info: RunInfo) -> None:
-    """Tell parent and children, then people by the state record, and remove timers that may be left."""
+    """Notify parent and children, write the state record, and remove the timers that may be left."""
     run, tenure, context = actor.run, actor.tenure, actor.context
     await tenure.outbox.tell_closing(info, run.closing, run.closed_children)
     faults.reach("after_notice")
@@ -59,19 +59,19 @@ async def _tell(actor: Actor, info: RunInfo) -> None:
 
 
 def _kept(run: Run) -> int | None:
-    """Return how long the record of a run that has ended is kept, in ms; None for ever."""
+    """Return how long the record of an ended run stays, in ms; None for forever."""
     closing, info = run.closing, run.info
     return closing.kept_ms if isinstance(closing, ev.Terminated) else info.expire if info is not None else None
 
 
 async def _data_at_end(actor: Actor) -> UserData | None:
-    """Return what the run told about itself last. Replay a run for it that is not in memory any more, where that is possible."""
+    """Return the run's last user data. Replay the run for it if it is no longer in memory. Return None if no replay is possible."""
     if actor.machine is not None:
         return actor.machine.data
     try:
         machine = await replay_end(actor)
     except (NondeterminismError, CannotGoOnError) as error:
-        log.warning("the user data of workflow %s cannot be told any more: %s", actor.workflow_id, error)
+        log.warning("the record of workflow %s is written without user data, since the run cannot be replayed: %s", actor.workflow_id, error)
         return None
     data = None if machine is None else machine.data
     if machine is not None:
@@ -80,10 +80,10 @@ async def _data_at_end(actor: Actor) -> UserData | None:
 
 
 async def _record_is_behind(actor: Actor) -> bool:
-    """For a repeated end: return False if this run's record was written, or was written and has expired since.
+    """Return whether to write the record of a run whose end is reported again. False if the record is there, or has expired.
 
-    An expired record leaves a marker, which stays while a command of the id waits. One that came before this run's record can have expired is
-    an earlier run's, and where there may have been one that is not sure even later: then the record is written again.
+    An expired record leaves a marker, which stays while a command of the id waits. A marker that came before this run's record can have expired
+    belongs to an earlier run. If there may have been an earlier run, no marker is proof, and the record is written again.
     """
     run = actor.run
     newest = await actor.tenure.states.newest(actor.context.queue_token, actor.id_token)

@@ -1,4 +1,4 @@
-"""The code of a workflow, as this worker has it."""
+"""Finds the code of a workflow on this worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jetflow.engine.turn.run import CannotGoOnError
 
 
 def info_of(context: Context, workflow_id: str, run: int, started: ev.Started) -> RunInfo:
-    """Return what code is told of the run and generation that an event begins."""
+    """Return the ``RunInfo`` of the run and generation that an event begins."""
     return RunInfo(
         workflow_id=workflow_id,
         task_queue=context.task_queue,
@@ -27,10 +27,10 @@ def info_of(context: Context, workflow_id: str, run: int, started: ev.Started) -
 
 
 def load(services: Services, info: RunInfo) -> Machine:
-    """Return the code of a run, which has not begun.
+    """Return a machine with the code of a run. It has not begun yet.
 
     Raises:
-        CannotGoOnError: this worker does not have it.
+        CannotGoOnError: this worker does not have the workflow type.
     """
     definition = services.workflows.get(info.workflow_type)
     if definition is None:

@@ -1,4 +1,4 @@
-"""Step 4: what was decided becomes one new timeline key, which only one owner can write."""
+"""Step 4: write what was decided as one new timeline key, which only one owner can write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Decision(NamedTuple):
 
     Attributes:
         decided: its events.
-        begun, ended: operations that they begin, and that nobody waits for any more.
+        begun: operations that the events begin.
+        ended: operations that the code no longer waits for.
     """
 
     machine: Machine
@@ -30,8 +31,8 @@ class Decision(NamedTuple):
 
 
 async def commit(actor: Actor, *, unfinished: bool = False) -> Decision | None:
-    """Write what was decided since the last commit. Return it, for what follows from it; None if nothing was written. ``unfinished`` if the
-    code has not gone on from the last input: a replay lets it decide anew from there.
+    """Write what was decided since the last commit. Return it, or None if nothing was written. ``unfinished``: the code has not continued
+    after the last input, and a replay decides anew from there.
 
     Raises:
         ConflictError: the id is taken.
@@ -60,7 +61,7 @@ async def commit(actor: Actor, *, unfinished: bool = False) -> Decision | None:
 
 
 def _queue_unknown(actor: Actor, machine: Machine) -> None:
-    """Leave activities that this worker does not have to others."""
+    """Record that other workers run the activities which this worker does not have."""
     knows = actor.services.runner.knows
     for operation in machine.begun:
         if not operation.remote and type(operation.event) is ev.ActivityScheduled and not knows(operation.event.name):
@@ -68,13 +69,15 @@ def _queue_unknown(actor: Actor, machine: Machine) -> None:
 
 
 async def _write_decision(actor: Actor, decision: Decision, *, unfinished: bool) -> None:
-    """Write a decision in as few keys as it takes; one that ends a run with all that the run has in memory, if there is all of it."""
-    run, decided = actor.run, decision.decided
-    cause = max([run.cause, *[command.seq for command in actor.mailbox.held]])
-    assert run.number > 0, "a commit of no run"
-    assert decision.machine.info.run == run.number, f"a decision of run {decision.machine.info.run} in a commit of run {run.number}"
+    """Write a decision in as few keys as possible. One that ends a run takes the whole history with it, if memory has all of it."""
+    run, decided, machine = actor.run, decision.decided, decision.machine
+    cause = run.cause
+    for command in actor.mailbox.held:
+        if command.seq > cause:
+            cause = command.seq
+    assert 0 < run.number == machine.info.run, f"a decision of run {machine.info.run} in a commit of run {run.number}"
     assert actor.partition in actor.tenure.partitions, f"a commit in partition {actor.partition}, which tenure {actor.tenure.name} does not have"
-    closes = isinstance(decision.machine.closing, ev.CLOSING)
+    closes = isinstance(machine.closing, ev.CLOSING)
     whole = run.history.whole(run.number, cause, decided) if closes else None
     bodies = _bodies(actor, decided, cause, more=unfinished) if whole is None else [whole]
     for body in bodies:
@@ -84,7 +87,7 @@ async def _write_decision(actor: Actor, decision: Decision, *, unfinished: bool)
 
 
 def _settle(actor: Actor, decided: Sequence[Any]) -> None:
-    """Be done with outcomes of activities, and with updates, that the code was given before the commit."""
+    """Settle the outcomes of activities and the updates that the commit holds."""
     if actor.steps.uncommitted:
         actor.steps.committed()
     if actor.updates:
@@ -92,7 +95,7 @@ def _settle(actor: Actor, decided: Sequence[Any]) -> None:
 
 
 async def _write(actor: Actor, body: bytes, *, whole: bool) -> None:
-    """Write the next key; or, of a run that has one and all of it in this commit, that key anew."""
+    """Write the next key. If the commit holds the whole run and the run has only key 1, replace key 1."""
     run, timeline, queue_token = actor.run, actor.tenure.timeline, actor.context.queue_token
     seq = 1 if whole and run.seq == 1 else run.seq + 1
     faults.reach("before_commit")
@@ -105,7 +108,7 @@ async def _write(actor: Actor, body: bytes, *, whole: bool) -> None:
 
 
 def _bodies(actor: Actor, events: list[Any], cause: int, *, more: bool = False) -> list[bytes]:
-    """Return the commit's bytes, over several keys where it is too large for one message."""
+    """Return the bytes of the commit's keys: several if the commit is too large for one message."""
     body = ev.encode_commit(ev.Commit(run=actor.run.number, cause=cause, events=events, more=more))
     if len(body) <= actor.context.max_commit or len(events) == 1:
         return [body]

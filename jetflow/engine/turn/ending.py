@@ -1,4 +1,4 @@
-"""Terminating: a run can be ended also by a worker that cannot run its code."""
+"""Terminates runs, also on a worker that cannot run their code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jetflow.protocol.commands import StartCommand, TerminateCommand
 
 
 def terminated(command: TerminateCommand, kept: int | None) -> ev.Terminated:
-    """The event that a terminate command makes. ``kept`` is how long the run's record is kept if the command does not say."""
+    """Return the event of a terminate command. ``kept`` (ms) is how long the record stays if the command does not say."""
     expire = kept if command.expire is None else limit_ms(command.expire)
     return ev.Terminated(
         at=now_ms(),
@@ -31,9 +31,9 @@ def terminated(command: TerminateCommand, kept: int | None) -> ev.Terminated:
 
 
 async def end_unseen(actor: Actor) -> bool:
-    """Commits a terminate command that waits for an actor whose code cannot go on; False if there is none.
+    """Commit a terminate command that waits for an actor whose code cannot continue. Return False if there is none.
 
-    Rebuilt from its timeline the actor is then one that has ended, and does what follows from that.
+    The next rebuild from the timeline finds a run that has ended, and the actor carries out the effects of that end.
     """
     command = ending_command(actor.mailbox, actor.run)
     if command is None:

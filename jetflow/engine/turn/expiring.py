@@ -1,4 +1,4 @@
-"""What a turn does about signals that have expired, once the waits have taken what is theirs."""
+"""Handles expired signals in a turn, after the waits have taken theirs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jetflow.protocol.clock import now_ms
 
 
 async def look_at_expired(actor: Actor) -> None:
-    """Find the signals that no wait has taken in time. Those of a live run become dead letters after the turn's commit."""
+    """Find the signals that no wait took in time. Those of a live run become dead letters after the turn's commit."""
     machine = actor.machine
     if actor.run.continued is not None or actor.steps.outcomes:
-        return  # the next turn: its waits may have begun before
+        return  # leave it to the next turn: a wait may have begun before the signals expired
     if machine is not None and machine.closing is None:
         await actor.signals.load(machine.consumed)
         actor.signals.lapse(now_ms() - MARGIN_MS)
@@ -24,10 +24,10 @@ async def look_at_expired(actor: Actor) -> None:
 
 
 async def _without_code(actor: Actor) -> None:
-    """Make dead letters of expired signals to a workflow that was never started. Remove those to a run that has ended."""
+    """Make dead letters of the expired signals of a workflow that was never started. Remove those of a run that has ended."""
     tenure, queue_token, id_token = actor.tenure, actor.context.queue_token, actor.id_token
     ended = actor.run.closing is not None
-    if ended and not await is_taken(actor):  # the janitor is about to remove what the run has left
+    if ended and not await is_taken(actor):  # the janitor is about to remove the rest of the run
         tenure.lapses.again(id_token, now_ms())
         return
     later: list[int] = []

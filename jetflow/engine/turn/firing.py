@@ -1,4 +1,4 @@
-"""Operations whose time has come: timers fire, waits end, attempts begin, activities fail for good."""
+"""Handles operations that are due: timers fire, waits end, attempts begin, activities fail for good."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jetflow.protocol.clock import now_ms
 
 
 def fire_due(actor: Actor) -> None:
-    """See to every operation that is due."""
+    """Handle every operation that is due."""
     machine = actor.machine
     if machine is None or actor.run.continued is not None or actor.alarms.next_due() is None:
         return
@@ -22,7 +22,7 @@ def fire_due(actor: Actor) -> None:
         operation = machine.pending.get(index)
         if operation is None:
             continue
-        if index in uncommitted:  # the next attempt is due already, and begins once the outcome of the one before is committed
+        if index in uncommitted:  # the next attempt is due, but begins only after the commit of the last outcome
             actor.alarms.watch(index, operation.due or now)
             continue
         _fire(actor, machine, operation, now)

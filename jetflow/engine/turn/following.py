@@ -1,4 +1,4 @@
-"""Seeing to a pending operation in this process: its activity runs, its time is watched, its task is queued."""
+"""Follows a pending operation in this process: runs its activity, watches its due time, or queues its task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jetflow.protocol.clock import now_ms
 
 
 def follow(actor: Actor, operation: Operation, *, maybe_scheduled: bool = False) -> None:
-    """Run the activity, or watch the clock. ``maybe_scheduled`` if an earlier owner may have done so before."""
+    """Run the activity, or watch the due time. ``maybe_scheduled`` says that an earlier owner may have scheduled it."""
     if operation.due is not None:
         actor.alarms.watch(operation.index, operation.due, maybe_scheduled=maybe_scheduled)
     elif operation.remote:
@@ -25,7 +25,7 @@ def follow(actor: Actor, operation: Operation, *, maybe_scheduled: bool = False)
 
 
 def queue(actor: Actor, operation: Operation, *, again: bool) -> None:
-    """Leave the next attempt to whoever takes its task, for as long as it may take."""
+    """Queue the next attempt as a task for other workers, and watch its deadline."""
     actor.run.queue_task(operation.index, again=again)
     closes = closes_at(operation)
     if closes is not None:
@@ -33,7 +33,7 @@ def queue(actor: Actor, operation: Operation, *, again: bool) -> None:
 
 
 def launch(actor: Actor, operation: Operation) -> None:
-    """Run an activity in this process, or send it out if this worker does not have it."""
+    """Run an activity in this process, or queue it as a task if this worker does not have it."""
     index, scheduled, run = operation.index, operation.event, actor.run.number
     if index in actor.steps.under_way or actor.steps.adopt(scheduled, run) or actor.draining:
         return
@@ -47,7 +47,7 @@ def launch(actor: Actor, operation: Operation) -> None:
 
 
 def forget_alarm(actor: Actor, index: int) -> None:
-    """Be done with an operation's timer, here and at the broker."""
+    """Remove an operation's timer, in memory and at the broker."""
     if actor.alarms.forget(index):
         tenure, context = actor.tenure, actor.context
         context.background.tidy(tenure.timers.cancel(context.queue_token, actor.id_token, index, tenure.position + 1))

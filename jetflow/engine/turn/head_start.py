@@ -1,9 +1,9 @@
-"""The first activities of a new run begin before anything of it is committed, where nothing can go wrong by that.
+"""Begins the first activities of a new run before its first commit, when that is safe.
 
-A first commit says that an id is taken, which keeps a second start of it from running anything, and what the activities are
-called with. Neither is news of a run whose id was made up for it, and whose code has decided from its input alone: any owner
-decides the same again from the start, which is un-acked until then. So the first commit goes out with the first outcome, one write for two; or
-when something else comes, when somebody asks, or when the run has been busy for a while and is to be seen.
+A first commit takes the id, so that a second start of it runs nothing, and records the inputs of the activities. A run with a generated id whose
+code has decided from its input alone needs neither: any owner decides the same again from the start, which is un-acked until then. So the first
+commit goes out with the first outcome, one write instead of two. It goes out earlier when a command or a query comes, or when the run has been
+busy for 0.1 s and people should see it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jetflow.protocol.commands import StartCommand
 
 
 def may_run_ahead(actor: Actor, machine: Machine) -> bool:
-    """Whether what a run has decided may begin, or go on, uncommitted."""
+    """Return whether the decided activities may begin, or continue, before the commit."""
     if (
         actor.run.seq
         or actor.steps.uncommitted
@@ -38,6 +38,6 @@ def may_run_ahead(actor: Actor, machine: Machine) -> bool:
 
 
 def run_ahead(actor: Actor, machine: Machine) -> None:
-    """Begins the activities that were decided; none again while the first of them are under way."""
+    """Begin the decided activities. Do not begin one again that is under way."""
     for operation in machine.take_begun():
         follow(actor, operation)

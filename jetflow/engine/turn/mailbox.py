@@ -14,13 +14,13 @@ class Mailbox:
     """See the module.
 
     Args:
-        ack: tells the broker that a command is done with.
+        ack: acks a delivery at the broker.
 
     Attributes:
-        waiting: not applied yet, in the order of the inbox.
-        held: applied, and acked once all that they led to is durable.
-        unacked: all that the broker gives again to the next owner, by inbox sequence: those waiting, those held, and those whose signals
-            are kept in memory.
+        waiting: commands that are not applied yet, in the order of the inbox.
+        held: applied commands, acked once all their consequences are durable.
+        unacked: every command that the broker would deliver to the next owner, by inbox sequence: those waiting, those held, and those whose
+            signals are in memory.
     """
 
     __slots__ = ("_ack", "held", "unacked", "waiting")
@@ -32,7 +32,7 @@ class Mailbox:
         self._ack = ack
 
     def receive(self, command: Command) -> bool:
-        """Take a command in. Return False for one that is here already."""
+        """Accept a command. Return False if it is here already."""
         known = self.unacked.get(command.seq)
         if known is not None:
             known.came_again(command.delivery)
@@ -42,44 +42,45 @@ class Mailbox:
         return True
 
     def next(self) -> Command:
-        """Return the command to apply, which waits no more."""
+        """Remove and return the command to apply."""
         return self.waiting.popleft()
 
     def hold(self, command: Command) -> None:
-        """Ack a command with what it leads to."""
+        """Hold a command, to ack it with its consequences."""
         self.held.append(command)
 
     def hold_all(self, commands: Iterable[Command]) -> None:
-        """Ack commands with what they lead to."""
+        """Hold commands, to ack them with their consequences."""
         self.held += commands
 
     def ack(self, command: Command) -> None:
-        """Ack a command that leads to nothing more."""
+        """Ack a command that has no further consequences."""
         self.unacked.pop(command.seq, None)
         self._ack(command.delivery)
 
     def release(self) -> None:
-        """Ack what is held: all that it led to is durable."""
-        held, self.held = self.held, []
-        self._ack_all(held)
+        """Ack the held commands: all their consequences are durable."""
+        if self.held:
+            held, self.held = self.held, []
+            self._ack_all(held)
 
     def release_others(self) -> None:
-        """Ack what is held, apart from the first command: that one wakes the next owner."""
-        others = self.held[1:]
-        del self.held[1:]
-        self._ack_all(others)
+        """Ack the held commands except the first, which wakes the next owner."""
+        if len(self.held) > 1:
+            others = self.held[1:]
+            del self.held[1:]
+            self._ack_all(others)
 
     def _ack_all(self, commands: list[Command]) -> None:
-        if commands:
-            faults.reach("before_ack")
+        faults.reach("before_ack")
         for command in commands:
             self.ack(command)
 
     def in_order(self) -> list[Command]:
-        """Return what is not acked, in the order of the inbox."""
+        """Return the un-acked commands, in the order of the inbox."""
         return [self.unacked[seq] for seq in sorted(self.unacked)]
 
     def start_over(self) -> None:
-        """Let everything that is not acked wait again."""
+        """Make every un-acked command wait again."""
         self.held.clear()
         self.waiting = deque(self.in_order())

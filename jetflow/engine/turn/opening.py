@@ -1,4 +1,4 @@
-"""Step 2: an actor that is not in memory is rebuilt from its timeline."""
+"""Step 2: rebuild an actor that is not in memory from its timeline."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jetflow.protocol.commands import StartCommand
 
 
 async def open_actor(actor: Actor) -> None:
-    """Read what the timeline has, unless a start is the first that is heard of the id: one of which nothing can still come that an
-    earlier tenure has written needs no read, since writing the first key tells whether the id is free.
+    """Read the timeline. A start that no earlier tenure can have received needs no read: the write of its first key shows whether the id is
+    free.
     """
     tenure, waiting = actor.tenure, actor.mailbox.waiting
     first = waiting[0] if waiting else None
@@ -27,7 +27,7 @@ async def open_actor(actor: Actor) -> None:
     last = await tenure.timeline.last(actor.context.queue_token, actor.id_token)
     if last is not None:
         await _rebuild(actor, await tenure.timeline.run(actor.context.queue_token, actor.id_token, last))
-        actor.steps.cancel_strays()  # without a timeline the start may still come to what has run ahead
+        actor.steps.cancel_strays()  # without a timeline, the start may still adopt activities of a head start
     actor.run.opened()
 
 
@@ -63,7 +63,7 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
             follow(actor, operation, maybe_scheduled=True)
     if actor.doubtful:
         unsure = _last_decision(entries)
-        if last.commit.cause < actor.tenure.since:  # starts of children, tasks' outcomes and notices went with the inbox
+        if last.commit.cause < actor.tenure.since:  # starts of children, outcomes of tasks and notices were lost with the inbox
             unsure += [operation.event for operation in machine.pending.values() if not any(operation.event is event for event in unsure)]
         await _repeat_effects(actor, machine, history, unsure)
     else:
@@ -72,7 +72,7 @@ async def _rebuild_live(actor: Actor, entries: list[Entry], history: list[list[A
 
 
 async def _repeat_effects(actor: Actor, machine: Machine, history: list[list[Any]], unsure: list[Any]) -> None:
-    """Publish again what a crash may have kept back of a run that goes on."""
+    """Publish the effects of a running workflow that may be missing after a crash."""
     run = actor.run
     actor.by_id.restore_doubtful(run.number, machine, [event for events in history for event in events], unsure)
     for event in unsure:
@@ -83,17 +83,17 @@ async def _repeat_effects(actor: Actor, machine: Machine, history: list[list[Any
 
 
 def _is_replaced(actor: Actor) -> bool:
-    """Whether a start waits that ends this run to begin its own: what followed from the end may not have been told."""
+    """Return whether a start waits that replaces this run: effects of the run's end may be missing."""
     return any(replaces(actor.run, command) for command in actor.mailbox.unacked.values())
 
 
 def _is_doubtful(actor: Actor, last: Entry) -> bool:
-    """Whether the effects of the last commit may never have been published, or have gone with an inbox that is no more."""
+    """Return whether the effects of the last commit may be missing: never published, or lost with an earlier inbox."""
     if last.commit.cause < actor.tenure.since:
         return True
     if any(seq <= last.commit.cause for seq in actor.mailbox.unacked) or _is_replaced(actor):
         return True
-    if last.commit.compacted:  # of a run that never rested, whose start is un-acked until the effects are out; or they were seen to before
+    if last.commit.compacted:  # its effects are out, or the run never rested and its start is un-acked (checked above)
         return False
     if actor.doubtful:
         return True
@@ -102,7 +102,7 @@ def _is_doubtful(actor: Actor, last: Entry) -> bool:
 
 
 def _last_decision(entries: list[Entry]) -> list[Any]:
-    """Events of the last commit, which may be spread over several keys: those whose effects a crash may have kept back."""
+    """Return the events of the last commit, whose effects may be missing after a crash. The commit may have several keys."""
     first = len(entries) - 1
     while first > 0 and entries[first - 1].commit.more:
         first -= 1

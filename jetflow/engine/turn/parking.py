@@ -1,4 +1,4 @@
-"""A workflow that cannot go on here: it waits, visibly, for a worker that can carry it on, or for somebody to end it."""
+"""Parks a workflow that cannot continue on this worker: it waits for a worker that can continue it, or for a terminate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
-    """Park a workflow whose code cannot go on here, unless a command waits that ends it anyway."""
+    """Park a workflow whose code cannot continue here, unless a waiting command ends it."""
     try:
         if not await end_unseen(actor):
             await _park(actor, reason, message, info)
@@ -37,14 +37,14 @@ async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None)
 
 
 async def _park(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
-    """Leave its commands un-acked for a worker that can go on. The state says why."""
+    """Park the workflow. Its commands stay un-acked for a worker that can continue it, and its state record says why."""
     log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message)
     actor.park(f"{reason}: {message}")
     await _show(actor, info or _info_of_pending_start(actor), reason, message)
 
 
 async def _show(actor: Actor, info: RunInfo | None, reason: str, message: str) -> None:
-    """Have its state say what is wrong."""
+    """Write the reason into the workflow's state record."""
     context, states = actor.context, actor.tenure.states
     try:
         before = await states.get(context.queue_token, actor.id_token, fresh=True)
@@ -53,7 +53,7 @@ async def _show(actor: Actor, info: RunInfo | None, reason: str, message: str) -
     except TenureOverError:
         raise
     except BrokerError as error:
-        log.warning("workflow %s is parked, and its state could not be written: %s", actor.workflow_id, error)
+        log.warning("workflow %s is parked, and its state record could not be written: %s", actor.workflow_id, error)
 
 
 def _info_of_pending_start(actor: Actor) -> RunInfo | None:

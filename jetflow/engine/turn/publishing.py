@@ -1,4 +1,4 @@
-"""What a commit sends out: children, signals, lifecycle events, the notice to a parent that the run has begun."""
+"""Publishes what a commit says: children, signals, lifecycle events, and the notice to a parent that the run has begun."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SENT = frozenset({ev.ChildStarted, ev.SignalSent})
 
 
 async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> None:
-    """Publish what a commit says. ``again`` for one whose effects a crash may have kept back."""
+    """Publish what a commit says. ``again`` says that some of it may have been published before."""
     run, lifecycle = actor.run, actor.services.lifecycle
     if run.accepted is not None:
         await tell_accepted(actor, run.take_accepted())
@@ -23,10 +23,10 @@ async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> N
         return
     if lifecycle.on:
         run.tell(lifecycle.tell(info, decided))
-    sent = [event for event in decided if type(event) in _SENT]
-    if sent:
+    if not _SENT.isdisjoint(map(type, decided)):
+        sent = [event for event in decided if type(event) in _SENT]
         children = children_in(sent)
-        if run.closing is not None:  # a child that would only be terminated need not begin
+        if run.closing is not None:  # do not begin a child only to terminate it
             children = [child for child in children if child.parent_close_policy != "terminate"]
         outbox = actor.tenure.outbox
         starts = [outbox.start_child(info, child, check_first=again) for child in children]
@@ -34,6 +34,6 @@ async def publish(actor: Actor, decided: list[Any], *, again: bool = False) -> N
 
 
 async def tell_accepted(actor: Actor, parent: ev.Parent | None) -> None:
-    """Tell a parent that does not wait for the result that the run has begun."""
+    """Notify a parent that does not wait for the result that the run has begun."""
     if parent is not None and not parent.awaited:
         await actor.tenure.outbox.notify(parent, ChildNotice(run=parent.run, child=actor.workflow_id, outcome="accepted", child_run=actor.run.number))

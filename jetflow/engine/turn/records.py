@@ -1,4 +1,4 @@
-"""State records made from what an owner knows of a run."""
+"""Builds state records from what an owner knows of a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jetflow.protocol.clock import now_ms
 from jetflow.protocol.record import COMPLETED, FAILED, RUNNING, TERMINATED, Parked, StateRecord, Waiting
 
 MAX_WAITING = 20
-"""Pending operations listed in a state record; their number is always in ``code``."""
+"""The most pending operations that a state record lists. ``code`` always has their number."""
 
 
 def running_record(machine: Machine, seq: int, worker: str) -> StateRecord:
-    """A live run: how many operations are pending, and the first of them."""
+    """Return the record of a live run, with the number of pending operations and the first of them."""
     pending = machine.pending
     listed = [_waiting(operation) for operation in _first_of(pending)]
     record = _record(machine.info, seq, worker, RUNNING, max(1, len(pending)))
@@ -29,7 +29,7 @@ def running_record(machine: Machine, seq: int, worker: str) -> StateRecord:
 
 
 def _first_of(pending: dict[int, Operation]) -> list[Operation]:
-    """As many operations as a record lists, those with a failed attempt before the others: they are what a person looks for."""
+    """Return the operations that a record lists. Those with a failed attempt come first: they are what people look for."""
     if len(pending) <= MAX_WAITING:
         return list(pending.values())
     failing = (operation for operation in pending.values() if operation.failure is not None)
@@ -43,7 +43,7 @@ def _show(record: StateRecord, data: UserData | None) -> None:
 
 
 def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: UserData | None = None) -> StateRecord:
-    """A run that has ended."""
+    """Return the record of a run that has ended."""
     if isinstance(closing, ev.Completed):
         record = _record(info, seq, worker, COMPLETED, 0)
         record.result = closing.result
@@ -61,7 +61,7 @@ def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: User
 
 
 def parked_record(info: RunInfo | None, before: StateRecord | None, seq: int, worker: str, reason: str, message: str) -> StateRecord:
-    """A run that its owner cannot go on with; without ``info`` it is the one that ``before`` is of."""
+    """Return the record of a parked run. Without ``info`` it is the run of the record ``before``."""
     same = before is not None and (info is None or before.run_id == str(info.run))
     record = before if same or info is None else _record(info, seq, worker, RUNNING, 1)
     assert record is not None

@@ -1,4 +1,4 @@
-"""What becomes of a workflow whose turn has failed: it is rebuilt from its timeline, or gives up here."""
+"""Handles a failed turn: the workflow is rebuilt from its timeline, or parked."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 async def recover(actor: Actor, error: Exception) -> None:
-    """See the module. Called where the error is handled.
+    """Rebuild or park a workflow after an error in its turn. Call it in the error's ``except`` block.
 
     Raises:
-        TenureOverError: the workflow is another owner's by now.
+        TenureOverError: another worker owns the workflow by now.
     """
     match error:
         case UnreadableTimelineError():

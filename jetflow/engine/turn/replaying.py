@@ -1,4 +1,4 @@
-"""A run that has ended, looked back at."""
+"""Replays a run that has ended."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from jetflow.engine.turn.code import load
 
 
 async def replay_end(actor: Actor) -> Machine | None:
-    """Return the code of a run that has ended, at its end; None if its timeline is gone. None of its decisions is carried out.
+    """Return the machine of an ended run, replayed to its end, or None if its timeline is gone. The replay has no effects.
 
     Raises:
-        NondeterminismError, CannotGoOnError: this worker's code is not that run's.
+        NondeterminismError, CannotGoOnError: this worker does not have the code that the run ran with.
     """
     timeline, queue_token = actor.tenure.timeline, actor.context.queue_token
     last = await timeline.last(queue_token, actor.id_token)

@@ -1,4 +1,4 @@
-"""The engine's own commands are applied: a timer of the broker, a child's notice, the outcome of a remote activity."""
+"""Applies the engine's own commands: a timer of the broker, a child's notice, the outcome of a remote activity."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jetflow.protocol.commands import ChildNotice, TaskOutcome, TimerCommand
 
 
 def on_timer(actor: Actor, command: Command, timer: TimerCommand) -> None:
-    """Let a timer fire that is due by the broker's clock, whatever ours says."""
+    """Fire a timer that is due by the broker's clock, whatever the local clock says."""
     due = actor.alarms.due_at(timer.index)
     if timer.run == actor.run.number and due is not None and due <= min(timer.due, command.delivery.stored_ms):
         actor.alarms.hasten(timer.index)
 
 
 def on_child(actor: Actor, command: Command, notice: ChildNotice) -> None:
-    """Tell the code what became of a child that it waits for."""
+    """Pass the notice of a child that the code waits for to the code."""
     operation = actor.machine.pending.get(command.index) if actor.machine is not None else None
     if operation is None or notice.run != actor.run.number:
         return
@@ -36,7 +36,7 @@ def on_child(actor: Actor, command: Command, notice: ChildNotice) -> None:
 
 
 def on_task_outcome(actor: Actor, index: int, outcome: TaskOutcome) -> None:
-    """Tell the code what came of an attempt, unless it is a repeat or comes too late."""
+    """Pass the outcome of an attempt to the code, unless it is a repeat or comes too late."""
     machine = actor.machine
     operation = machine.pending.get(index) if machine is not None else None
     if machine is None or operation is None or not operation.remote:

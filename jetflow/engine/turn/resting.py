@@ -1,4 +1,4 @@
-"""Steps 6 and 7 of a run that goes on: its state record, and the ack."""
+"""Steps 6 and 7 of a running workflow: write the state record, ack the commands."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jetflow.engine.turn.records import running_record
 from jetflow.protocol.clock import now_ms
 
 LINGER_MS = 1000
-"""A timer due sooner than this is waited for in memory, its command un-acked, rather than scheduled at the broker."""
+"""The owner waits for a timer that is due within this time in memory, with a command un-acked. It schedules later timers at the broker."""
 MAX_UNSTORED = 100
-"""Signals nobody waits for that a busy workflow keeps in memory before they go to their bucket."""
+"""Signals without a wait that a busy workflow holds in memory. With more, they move to their bucket."""
 
 
 async def rest(actor: Actor) -> None:
-    """Tell people where the workflow stands, and the broker which commands are done with."""
+    """Write the state record where people would see a difference, and ack the commands that are done."""
     run = actor.run
     if run.continued is not None:
         return
@@ -27,7 +27,7 @@ async def rest(actor: Actor) -> None:
     elif actor.machine is None:
         _rest_without_run(actor)
     else:
-        assert run.loaded, "a workflow rests that was not looked at"
+        assert run.loaded, "a workflow rests before its timeline was read"
         actor.alarms.arm()
         if actor.draining or actor.steps.under_way or actor.steps.outcomes or _lingers(actor):
             await _rest_busy(actor, actor.machine)
@@ -36,22 +36,22 @@ async def rest(actor: Actor) -> None:
 
 
 def _lingers(actor: Actor) -> bool:
-    """Return whether the next timer is so near that it is better waited for here, with a command un-acked."""
+    """Return whether the next timer is so near that the owner waits for it in memory, with a command un-acked."""
     due = actor.alarms.next_due()
     return bool(actor.mailbox.held) and due is not None and due - now_ms() < LINGER_MS
 
 
 def _rest_without_run(actor: Actor) -> None:
-    """Be done with commands for a workflow that there is not."""
-    assert actor.run.loaded, "a workflow that was not looked at is taken for none"
-    assert not actor.gone, "a workflow that was taken away is taken for none"
+    """Ack the commands for a workflow that does not exist."""
+    assert actor.run.loaded, "a workflow counts as unknown before its timeline was read"
+    assert not actor.gone, "a workflow counts as unknown after its actor has left memory"
     actor.mailbox.release()
     if not actor.mailbox.waiting:
         actor.drop()
 
 
 async def _rest_busy(actor: Actor, machine: Machine) -> None:
-    """Work is under way here: leave one command un-acked to wake the next owner, and be done with the others."""
+    """Work is under way in this process: leave one command un-acked to wake the next owner, and ack the others."""
     unstored = actor.signals.unstored
     if unstored > MAX_UNSTORED:
         await actor.signals.store()
@@ -63,7 +63,7 @@ async def _rest_busy(actor: Actor, machine: Machine) -> None:
 
 
 async def _rest_durably(actor: Actor, machine: Machine) -> None:
-    """Only timers, signals and children are waited for: leave it to the broker alone to wake this workflow."""
+    """Rest: the workflow waits only for durable things, such as timers, signals and children. Only the broker wakes it."""
     await _schedule(actor)
     await actor.signals.store()
     if actor.updates:
@@ -79,7 +79,7 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
 
 
 async def _schedule(actor: Actor) -> None:
-    """Have the broker know of every time that is waited for."""
+    """Schedule every due time at the broker that it may not have."""
     unscheduled = set(actor.alarms.unscheduled)
     if not unscheduled:
         return

@@ -1,4 +1,4 @@
-"""Signals are applied: kept until somebody waits for them, then given to the code, oldest first."""
+"""Applies signals: buffers them until a wait is there, then passes them to the code, oldest first."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jetflow.protocol.commands import RoutedSignal, SignalCommand
 
 
 async def on_signal(actor: Actor, command: Command, signal: SignalCommand) -> bool:
-    """Keep a signal. Return True if its command is to be acked with what it leads to."""
+    """Buffer a signal. Return True if its command must be acked with its consequences."""
     machine = actor.machine
     if actor.run.closing is not None and (command.seq <= actor.run.cause or await is_taken(actor)):
-        return True  # the workflow has ended: nobody will ever wait for it
+        return True  # the workflow has ended: no wait will come
     if machine is None:
         await _keep_for_next_start(actor, early_signal(command, signal))
         actor.mailbox.ack(command)
@@ -44,7 +44,7 @@ async def _keep_for_next_start(actor: Actor, signal: EarlySignal) -> None:
 
 
 async def on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> bool:
-    """Give a signal by id to the wait that it was routed to, or back. Return True if its command is to be acked with what it leads to."""
+    """Pass a signal by id to its wait, or free its claim. Return True if its command must be acked with its consequences."""
     if command.seq < actor.run.number:
         await actor.by_id.give_back(command, routed)
         actor.mailbox.ack(command)
@@ -56,7 +56,7 @@ async def on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> boo
 
 
 async def match_signals(actor: Actor) -> None:
-    """Give the signals that are kept to the waits they are for, until no wait gets another one."""
+    """Pass buffered signals to their waits until no wait gets another one."""
     machine = actor.machine
     if machine is None or not machine.waits:
         return
@@ -69,7 +69,7 @@ async def match_signals(actor: Actor) -> None:
 
 
 def _give(actor: Actor, machine: Machine, name: str) -> bool:
-    """Give the oldest signal of a name to the wait that is first. Return False if there is no such signal, or no such wait any more."""
+    """Pass the oldest signal of a name to the first wait for it. Return False if there is no such signal or no such wait."""
     operation = machine.waiter(name)
     if operation is None:
         return False

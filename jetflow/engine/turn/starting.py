@@ -1,4 +1,4 @@
-"""A run's beginning: its start command, and the generations that follow by ``continue_as_new``."""
+"""Begins runs from their start commands, and generations after ``continue_as_new``."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ REPLACED = "replaced by a new start"
 
 
 async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
-    """Begin a run. Return True if the command is to be acked with what it leads to."""
+    """Begin a run. Return True if the command must be acked with its consequences."""
     run = actor.run
     if run.number == command.seq or _is_same_child(actor, start):
         run.tell_end_again()
         await tell_accepted(actor, start.parent)
-        return True  # a repeat: it goes on from where it is
-    if not run.unheard and command.seq not in run.guarded and actor.tenure.is_in_doubt(command):  # also one that is refused
+        return True  # a repeat: the run continues
+    if not run.unheard and command.seq not in run.guarded and actor.tenure.is_in_doubt(command):  # also if the start is refused below
         await _keep_earlier_owners_out(actor, command)
     is_replacement = replaces(run, command)
     if not is_replacement and await is_taken(actor):
         await actor.tenure.outbox.refuse_start(actor.workflow_id, start)
-        actor.mailbox.ack(command)  # never held: its client may take it back, and then it would wake nobody
+        actor.mailbox.ack(command)  # never held: its client may withdraw it, and then it would wake no owner
         return False
     if run.closing is not None and not is_replacement and await _is_withdrawn(actor, command):
         return True
@@ -44,35 +44,35 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
 
 
 async def _keep_earlier_owners_out(actor: Actor, command: Command) -> None:
-    """See to it that no earlier owner's first commit of a start comes any more, which may still be on its way."""
+    """Refuse a first commit of a start that an earlier owner may have sent late."""
     await guard(actor, command)
     if actor.run.seq == 0 and await actor.tenure.timeline.last(actor.context.queue_token, actor.id_token) is not None:
-        raise BrokerUnavailableError("an earlier owner's first commit has come just before it was kept out")
+        raise BrokerUnavailableError("an earlier owner's first commit arrived just before the guard")
 
 
 async def _forget_earlier_run(actor: Actor) -> int:
-    """Make room for a run after one whose record has expired, or that is replaced. Return the index of its first operation."""
+    """Forget a run whose record has expired or that is replaced. Return the index of the next run's first operation."""
     first_index = 1
     if actor.machine is not None:
-        first_index = actor.machine.next_index  # so that nothing of the old run's timers is taken for one of the new
+        first_index = actor.machine.next_index  # so that no timer of the old run passes for one of the new run
         await actor.tenure.timers.cancel_all(actor.context.queue_token, actor.id_token, actor.tenure.position + 1)
     actor.forget_run()
     return first_index
 
 
 def begin_cancelled(actor: Actor) -> None:
-    """Gives a run the cancel that came before its start; one that went on as new in its first decision gets it with the next generation."""
+    """Pass a cancel that came before the start to the run. If the first decision continued as new, the next generation gets it."""
     if actor.run.continued is None and (reason := actor.signals.take_cancel()) is not None:
         actor.feed(ev.CancelRequested(at=now_ms(), reason=reason))
 
 
 async def _is_withdrawn(actor: Actor, command: Command) -> bool:
-    """Whether its client has taken a start back, since it saw the record of the run before, which has expired only afterwards."""
+    """Return whether the client has withdrawn the start. It does so if it sees the record of an earlier run, which may have expired since."""
     return await actor.tenure.lane.message(actor.context.broker.names.inbox_stream, command.seq) is None
 
 
 def makes_way(actor: Actor, command: Command) -> bool:
-    """Return whether a start must wait because it replaces a run that goes on, or whose end is not told yet. Terminate that run."""
+    """Return whether a start must wait for the end of the run that it replaces. Terminate that run if it has not ended."""
     run = actor.run
     if type(command.payload) is not StartCommand or not replaces(run, command):
         return False
@@ -82,18 +82,18 @@ def makes_way(actor: Actor, command: Command) -> bool:
 
 
 def replaced(kept: int | None) -> ev.Terminated:
-    """Return the event that ends a run in whose place another one begins."""
+    """Return the event that ends a run which another start replaces."""
     return ev.Terminated(at=now_ms(), reason=REPLACED, expire=ev.FOREVER_MS if kept is None else kept, kind=Kind.TERMINATED)
 
 
 def kept_after_end(actor: Actor) -> int | None:
-    """Return how long the record of the run is kept after its end, in ms, whatever ends it. None for ever."""
+    """Return how long the record stays after the run's end, in ms, whatever ends it. None for forever."""
     info = actor.run.info
     return actor.context.default_expire if info is None else info.expire
 
 
 def started_by(actor: Actor, start: StartCommand, first_index: int = 1) -> ev.Started:
-    """The first event of the run that a start makes."""
+    """Return the first event of a start's run."""
     definition = actor.services.workflows.get(start.workflow_type)
     single = definition.signature.single if definition is not None else False
     return ev.Started(
@@ -110,26 +110,26 @@ def started_by(actor: Actor, start: StartCommand, first_index: int = 1) -> ev.St
 
 
 def _is_same_child(actor: Actor, start: StartCommand) -> bool:
-    """Whether a start is the one that made this run, sent again by its parent."""
+    """Return whether a start is this run's own start, sent again by its parent."""
     return start.parent is not None and actor.run.info is not None and start.parent == actor.run.info.parent and actor.run.number > 0
 
 
 async def is_taken(actor: Actor) -> bool:
-    """Whether a run has the id: until it has ended and its record has expired."""
+    """Return whether a run has the id. It has the id until it has ended and its record has expired."""
     if actor.machine is not None or actor.run.closing is None:
         return actor.machine is not None
     return not actor.run.told_closing or await actor.tenure.states.get(actor.context.queue_token, actor.id_token, fresh=True) is not None
 
 
 async def end_generation(actor: Actor) -> None:
-    """The children of a generation end with it, as their policy says; telling them again after a crash changes nothing."""
+    """Apply the parent-close policy to the children of a generation. A repeat after a crash changes nothing."""
     if actor.machine is not None and actor.machine.children:
         await actor.tenure.outbox.end_children(actor.machine.info, actor.machine.children, descend=False)
         faults.reach("after_notice")
 
 
 def next_generation(actor: Actor, closing: ev.ContinuedAsNew) -> Machine:
-    """Begin the generation that ``continue_as_new`` asked for."""
+    """Begin the generation that ``continue_as_new`` requested."""
     before = actor.machine
     assert before is not None
     started = ev.Started(

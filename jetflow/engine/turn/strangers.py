@@ -1,4 +1,4 @@
-"""Commands for a workflow that was never started, or whose record is long gone."""
+"""Handles commands for a workflow that was never started, or whose record has expired."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jetflow.protocol.commands import DEFAULT_EXPIRE_MS, CancelCommand, Terminat
 
 
 async def on_stranger(actor: Actor, command: Command) -> None:
-    """Take back a delayed start, keep a cancel for the start to come, or put a terminate command aside."""
+    """Withdraw a delayed start. Otherwise store a cancel for the start to come, or make a dead letter of a terminate."""
     payload, tenure, id_token = command.payload, actor.tenure, actor.id_token
     if not isinstance(payload, (CancelCommand, TerminateCommand)):
         return
-    if payload.parent is not None:  # a parent's child that never began, or is long gone
+    if payload.parent is not None:  # from a parent: its child never began, or is gone
         return
     if await tenure.timers.take_start_back(actor.context.queue_token, id_token, command.seq):
         return

@@ -8,8 +8,8 @@
     6  the state record is written where a person would see a difference                               ``resting``
     7  the command is acked once only durable things are waited for                                    ``resting``
 
-A command is acked late on purpose: while there is work in this process, some un-acked command wakes the next owner. What becomes of a
-workflow that cannot take a step is decided in ``recovering``.
+A command is acked late on purpose: while work is under way in this process, an un-acked command wakes the next owner. ``recovering`` decides what
+happens to a workflow that cannot take a step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 async def drive(actor: Actor) -> None:
-    """Run one turn after the other, until there is nothing to do and nothing under way."""
+    """Run turns until there is nothing to do and nothing under way."""
     try:
         while not actor.gone and not actor.parked:
             await _turn(actor)
@@ -53,18 +53,19 @@ async def drive(actor: Actor) -> None:
 
 
 async def _turn(actor: Actor) -> None:
-    """Take steps 2 to 7 with everything that has come since the last turn."""
+    """Take steps 2 to 7 with everything that has arrived since the last turn."""
+    signals = actor.signals
     try:
         if not actor.run.loaded:
             await open_actor(actor)
         await apply(actor)
-        if actor.signals.looking:
+        if signals.looking:
             await look_at_expired(actor)
         decision = await commit(actor)
         if decision is not None:
             await carry_out(actor, decision)
-        if actor.signals.lapsed:
-            await actor.signals.bury()
+        if signals.lapsed:
+            await signals.bury()
         if actor.by_id.is_due(actor.machine):
             await actor.by_id.settle(actor.machine)
         if actor.run.tasks_due:
@@ -79,7 +80,7 @@ async def _turn(actor: Actor) -> None:
 
 
 def _has_input(actor: Actor) -> bool:
-    """Return whether another turn has something to do at once."""
+    """Return whether the next turn has something to do at once."""
     due = actor.alarms.next_due()
     return bool(
         actor.mailbox.waiting

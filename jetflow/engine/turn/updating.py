@@ -1,4 +1,4 @@
-"""Updates are applied: given to the code, or answered for a run that has ended, from its timeline."""
+"""Applies updates: passes them to the code, or answers them from the timeline of a run that has ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jetflow.protocol.commands import UpdateCommand
 
 
 async def on_update(actor: Actor, command: Command, update: UpdateCommand) -> bool:
-    """Give an update to the code, or answer it. Return True if its command is to be acked with what it leads to."""
+    """Pass an update to the code, or answer it. Return True if its command must be acked with its consequences."""
     machine = actor.machine
     if machine is None or command.seq < actor.run.number:
         await _on_late(actor, command, update, actor.run.closing if machine is None else ev.Terminated(at=0, reason=""))
@@ -29,13 +29,13 @@ async def on_update(actor: Actor, command: Command, update: UpdateCommand) -> bo
 
 
 def match_updates(actor: Actor) -> None:
-    """Give updates to the code that came before it had a handler for them."""
+    """Pass updates to the code that came before it had a handler for them."""
     if actor.updates and actor.machine is not None:
         actor.mailbox.hold_all(actor.updates.match(actor.machine))
 
 
 async def _on_late(actor: Actor, command: Command, update: UpdateCommand, closing: Any) -> None:
-    """Answer an update for a run that has ended, from its timeline if it took it; or for a workflow that there is not."""
+    """Answer an update for a run that has ended, from the timeline if the run took it, or for an unknown workflow."""
     if closing is None:
         await _not_found(actor, command, update)
         return

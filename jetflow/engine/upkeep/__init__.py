@@ -1,1 +1,1 @@
-"""What happens beside turns: expiry, compaction, lifecycle events, supervision."""
+"""Work besides turns: expiry, compaction, lifecycle events, supervision."""

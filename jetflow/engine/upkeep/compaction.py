@@ -1,8 +1,8 @@
-"""Runs that have ended become one timeline key, in the background and never in a hurry.
+"""Compaction: each run that has ended becomes one timeline key, in the background.
 
-A run that ends in the process that began it, without having rested, has its whole history here: its closing commit then
-is that one key already, and the second commit of a run takes the place of the first. Another one is read back, and its last key
-written anew. Either way the last key has everything before the others go, so that a crash leaves the whole history in one form or in both.
+A run that ends in the process that began it, without having rested, has its whole history in memory. Its closing commit is then that key, and if it
+is the second commit, it replaces the first. Any other run is read back and its last key replaced. Either way the last key has everything before the
+other keys go, so a crash leaves the whole history once or twice, never less.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from jetflow.errors import BrokerError
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 AT_ONCE = 128
-"""Runs compacted together, in as few writes to the broker's connection as that takes."""
+"""The most runs that are compacted together."""
 MAX_QUEUED = 50_000
-"""Runs that wait to be compacted. Further ones keep their keys until they expire."""
+"""The most runs that wait for compaction. Further ones keep their keys until they expire."""
 PAUSE = 0.05
-"""Seconds in which runs gather."""
+"""Seconds to wait for more runs before a round of compaction."""
 
 
 class History:
-    """Events that a run has committed, as long as they may still become one key."""
+    """The committed events of a run, as long as they may become one key."""
 
     __slots__ = ("events", "keys", "size")
 
@@ -41,7 +41,7 @@ class History:
         self.size: int = 0
 
     def add(self, events: Sequence[Any], keys: int, size: int) -> None:
-        """A commit of ``keys`` keys and so many bytes."""
+        """Add a commit of ``keys`` keys and ``size`` bytes."""
         self.keys += keys
         self.size += size
         if not self.fits:
@@ -50,16 +50,16 @@ class History:
             self.events.extend(events)
 
     def rest(self) -> None:
-        """Leaves the events to the broker; only how many there are is remembered."""
+        """Drop the events. Only the numbers of keys and bytes stay in memory."""
         self.events = None
 
     @property
     def fits(self) -> bool:
-        """Whether all of it may become one key."""
+        """Whether the run may become one key."""
         return self.size <= MAX_COMPACTED
 
     def whole(self, run: int, cause: int, closing: Sequence[Any]) -> bytes | None:
-        """The closing commit with all that came before it; None if it cannot be."""
+        """Return the closing commit with all earlier events, or None if memory does not have them or they are too large."""
         if not self.keys or self.events is None:
             return None
         body = ev.encode_commit(ev.Commit(run=run, cause=cause, events=[*self.events, *closing], compacted=len(self.events)))
@@ -70,7 +70,7 @@ class Closed(NamedTuple):
     """A run that has ended with key ``seq``.
 
     Attributes:
-        position: that key's, if it has the whole history already.
+        position: the position of that key, if it has the whole history already.
     """
 
     id_token: str
@@ -79,10 +79,10 @@ class Closed(NamedTuple):
 
 
 class Compaction:
-    """The queue of runs to compact. A run that a crash takes out of it keeps its keys until it expires.
+    """The queue of runs to compact. A crash loses the queue, and those runs keep their keys until they expire.
 
     Args:
-        is_over: whether the tenure that writes is over.
+        is_over: returns whether the tenure is over.
     """
 
     def __init__(self, context: Context, timeline: Timelines, is_over: Callable[[], bool]) -> None:
@@ -97,15 +97,15 @@ class Compaction:
         self._undisturbed: set[str] = set()
 
     def spare(self, is_in_memory: Callable[[str], bool]) -> None:
-        """Leave those runs alone whose workflow (as a token) is in memory."""
+        """Skip runs whose workflow (as a token) is in memory."""
         self._is_in_memory = is_in_memory
 
     def disturb(self, id_token: str) -> None:
-        """A command has come: another run of the id may begin, whose keys must lie behind those of the one before."""
+        """Stop compacting a workflow that gets a command: another run of the id may begin, and its keys must lie behind the earlier ones."""
         self._undisturbed.discard(id_token)
 
     def add(self, closed: Closed) -> None:
-        """Compact a run some time. With ``MAX_QUEUED`` waiting it is left as it is, and counted among the worker's failures."""
+        """Queue a run for compaction. If ``MAX_QUEUED`` wait, leave it as it is and count it in the worker's failures."""
         if len(self._queue) >= MAX_QUEUED:
             self._background.failures["compaction left out"] += 1
             return
@@ -115,12 +115,12 @@ class Compaction:
             self._background.spawn(self._run())
 
     async def emptied(self, seconds: float) -> None:
-        """Waits until nothing is left to do, but not longer than so many seconds."""
+        """Wait until the queue is empty, but not longer than ``seconds``."""
         try:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
         except TimeoutError:
-            log.debug("%d runs are left uncompacted", len(self._queue))
+            log.debug("%d runs stay uncompacted", len(self._queue))
 
     async def _run(self) -> None:
         try:
@@ -136,10 +136,10 @@ class Compaction:
         try:
             await self._compact(closed)
         except BrokerError as error:
-            log.debug("%s is left uncompacted: %s", closed.id_token, error)
-        except Exception:  # a bad item stops nobody
+            log.debug("%s stays uncompacted: %s", closed.id_token, error)
+        except Exception:  # one bad run must not stop the others
             self._background.failures["compaction"] += 1
-            log.exception("%s is left uncompacted", closed.id_token)
+            log.exception("%s stays uncompacted", closed.id_token)
 
     async def _compact(self, closed: Closed) -> None:
         timeline, queue, id_token = self._timeline, self._queue_token, closed.id_token
@@ -150,9 +150,9 @@ class Compaction:
             await timeline.remove(queue, id_token, position, only=1 if closed.seq == 2 else "*")
 
     async def _make_one(self, closed: Closed) -> int:
-        """The position of the key that has the whole run; 0 if there is none.
+        """Write the whole run as one key and return its position, or 0 if it was not written.
 
-        It is written only if no command of the id has come since its keys were read, and nobody else is at it.
+        Write it only if no command of the id has come since its keys were read, and the same workflow is not being compacted already.
         """
         id_token = closed.id_token
         if id_token in self._undisturbed or self._is_in_memory(id_token):
@@ -180,7 +180,7 @@ class Compaction:
 
 
 def _never(_: str) -> bool:
-    """Nothing is in memory at first."""
+    """Return False: at first no workflow is in memory."""
     return False
 
 
@@ -188,7 +188,7 @@ def _one_key(entries: list[Entry]) -> bytes | None:
     if sum(entry.size for entry in entries) > MAX_COMPACTED:
         return None
     last, first = entries[-1].commit, len(entries) - 1
-    while first > 0 and entries[first - 1].commit.more:  # the last decision may be spread over several keys
+    while first > 0 and entries[first - 1].commit.more:  # the last decision may have several keys
         first -= 1
     events = [event for entry in entries for event in entry.commit.events]
     before = sum(len(entry.commit.events) for entry in entries[:first])

@@ -1,7 +1,7 @@
-"""A look, now and again, whether the namespace is still as the engine needs it.
+"""Checks from time to time that the namespace is as the engine needs it.
 
-Whoever has the ``nats`` CLI can change a stream or consume from it while workers run. A worker logs what it finds, and tells it in its
-heartbeat, so that ``jetflow stats`` shows it.
+People can change a stream or consume from it with the ``nats`` CLI while workers run. A worker logs what it finds and reports it in its heartbeat,
+so that ``jetflow stats`` shows it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from jetflow.errors import BrokerError
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 EVERY = 120.0
-"""Seconds between two looks. Workers that share a connection share a look."""
+"""Seconds between two checks. Workers that share a connection share a check."""
 SETTLE = 1.0
-"""Seconds after a reconnect until the server is asked: it may have been restarted with other streams."""
+"""Seconds between a reconnect and the check that follows it: a restarted server may have other streams."""
 
 
 class Inspection:
-    """Looks for one worker.
+    """Checks the namespace for one worker.
 
     Attributes:
-        complaints: what was found at the last look, each a sentence.
+        complaints: what the last check found, each a sentence.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -34,7 +34,7 @@ class Inspection:
         self._reconnected = asyncio.Event()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         self._broker.wire.on_reconnect.append(self._reconnected.set)
         try:
             while True:
@@ -42,12 +42,12 @@ class Inspection:
                 try:
                     self.complaints = list(await self._broker.complaints(newer_than=within))
                 except BrokerError as error:
-                    log.debug("the namespace is looked at later: %s", error)
+                    log.debug("the namespace is checked later: %s", error)
         finally:
             self._broker.wire.on_reconnect.remove(self._reconnected.set)
 
     async def _wait(self) -> float:
-        """Wait until it is time; gives how old another worker's look may be."""
+        """Wait until the next check. Return how old (s) another worker's check may be to replace it."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EVERY):
                 await self._reconnected.wait()

@@ -1,6 +1,6 @@
-"""Expired runs are found, and removed, by the worker that owns partition 0 of their task queue.
+"""The janitor finds and removes expired runs. It runs on the worker that owns partition 0 of their task queue.
 
-A state record's TTL is the clock. The broker leaves a marker in its place; the janitor goes through the records and finds the markers.
+A state record's TTL is the clock. The broker leaves a marker in place of the record, and the janitor reads the records to find the markers.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from jetflow.protocol.headers import is_marker, ttl_field, ttl_of
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 EVERY = 1.0
-"""Seconds between two looks at the records."""
+"""Seconds between two reads of the records."""
 TROUBLE = 5.0
-"""Seconds before the janitor begins anew after the broker refused something, or is gone."""
+"""Seconds before the janitor begins again after an error of the broker."""
 BATCH = 200
 TOGETHER = 100
-"""Runs looked at together; the server gives at most 1,024 keys at once."""
+"""Runs that the janitor looks at together. The server returns at most 1,024 keys at once."""
 MAX_LATER = 10_000
-"""Expired runs that have to wait. With so many the janitor reads no further until some of them are gone."""
+"""The most expired runs that wait. With so many, the janitor reads no further until some are gone."""
 MAX_SET_ASIDE = 1000
-"""Workflows named whose timeline cannot be read; further ones are in the log alone."""
+"""The most workflows with an unreadable timeline that ``set_aside`` names. Only the log names further ones."""
 REMEMBER_EVERY = 30.0
-"""Seconds between two times that the janitor writes down how far it is; what came since is looked at again by the next one."""
+"""Seconds between two writes of the janitor's position. The next janitor looks again at what came after it."""
 
 
 class Janitor:
     """Removes expired runs of one task queue, while this worker owns its partition 0.
 
     Attributes:
-        set_aside: workflows (as tokens) whose timeline cannot be read, with the reason: nothing of them is removed.
+        set_aside: workflows (as tokens) whose timeline cannot be read, with the reason. The janitor removes nothing of them.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -49,7 +49,7 @@ class Janitor:
         self._context = engine.context
 
     async def run(self) -> None:
-        """Works until cancelled, under one tenure of partition 0 after the other."""
+        """Work until cancelled, under one tenure of partition 0 after the other."""
         while True:
             tenure = self._engine.tenure
             if tenure is None or not tenure.owns(0):
@@ -60,7 +60,7 @@ class Janitor:
             except TenureOverError as over:
                 log.debug("expired runs are left to the next owner: %s", over)
             except BrokerError as error:
-                log.warning("expired runs are left for later: %s", error)
+                log.warning("expired runs are removed later: %s", error)
                 await asyncio.sleep(TROUBLE)
 
     async def _work(self, tenure: Tenure) -> None:
@@ -71,7 +71,7 @@ class Janitor:
             if await self._may_have_missed(tenure):
                 later = await self._sweep(tenure)
             place = 0
-        lane = context.broker.lane  # it must be able to remove its consumer when the tenure is over
+        lane = context.broker.lane  # not the fenced lane: the scan removes its consumer after the tenure is over
         markers = Scan(lane, names.state_stream, names.states(context.queue_token), start=place + 1, wanted=is_marker)
         remembered, since = -1, float("-inf")
         try:
@@ -90,13 +90,13 @@ class Janitor:
         finally:
             await markers.close()
 
-    # ---- how far it is
+    # ---- the janitor's position
 
     def _subject(self) -> str:
         return self._context.broker.names.janitor(self._context.queue_token)
 
     async def _place(self, tenure: Tenure) -> int | None:
-        """The position up to which an earlier janitor has looked; None if there was none since markers have been waiting."""
+        """Return the position that an earlier janitor reached, or None if none was at work within the lifetime of a marker."""
         message = await tenure.lane.last_message(self._context.broker.names.state_stream, self._subject())
         return int(message.data) if message is not None and message.data.isdigit() else None
 
@@ -104,12 +104,12 @@ class Janitor:
         await tenure.lane.store("state", self._subject(), str(place).encode(), ttl_field(ttl_of(MARKER_TTL * 1000)))
 
     async def _may_have_missed(self, tenure: Tenure) -> bool:
-        """Whether markers may have gone unseen: nobody has looked for so long, and the records are as old."""
+        """Return whether markers may have gone unseen: the stream of records is older than a marker lives."""
         info = await tenure.lane.stream_info(self._context.broker.names.state_stream)
         return from_iso(info["ts"]) - from_iso(info["created"]) > MARKER_TTL * 1000
 
     async def _sweep(self, tenure: Tenure) -> dict[str, int]:
-        """Look for timelines without a record, among those that there are now. Return those to come back to."""
+        """Look for timelines without a record, among the present ones. Return those to come back to."""
         context, names = self._context, self._context.broker.names
         keys = Scan(context.broker.lane, names.timeline_stream, names.timelines(context.queue_token))
         try:
@@ -127,7 +127,7 @@ class Janitor:
             await keys.close()
 
     async def _retire(self, tenure: Tenure, expired: dict[str, int]) -> dict[str, int]:
-        """Remove what can go of workflows, given with the position of their marker. Return those to come back to."""
+        """Remove what can go of workflows, given with the positions of their markers. Return those to come back to."""
         ids, later = list(expired), dict[str, int]()
         for start in range(0, len(ids), TOGETHER):
             left = await retire(tenure, ids[start : start + TOGETHER])

@@ -1,7 +1,7 @@
-"""Telling other services what happens to workflows, while they want to know.
+"""Lifecycle events for other services, published while their stream exists.
 
-Events are an effect of the commit that they are about: they go out after it, are answered before its command is acked, and after
-a crash go out again with the same ids. What the stream refuses (it is full, or too large for it) stops no workflow.
+Events are effects of a commit. They go out after it, and the broker answers them before the commit's command is acked. After a crash they go out
+again with the same ids. An event that the stream refuses, because it is full or the event too large, stops no workflow.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from jetflow.protocol.lifecycle import lifecycle_events
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 LOOK_EVERY = 5
-"""Seconds between looks whether the stream has come or gone."""
+"""Seconds between two checks whether the stream exists."""
 
 Told = list["asyncio.Future[Any]"]
 
 
 class Lifecycle:
-    """What one worker tells.
+    """Publishes the lifecycle events of one worker's workflows.
 
     Attributes:
-        on: whether anybody wants to know.
+        on: whether the stream exists.
     """
 
     def __init__(self, context: Context) -> None:
@@ -42,20 +42,20 @@ class Lifecycle:
         self._stream = LifecycleStream(context.broker.lane, context.broker.names)
 
     async def look(self) -> None:
-        """Looks whether the stream is there."""
+        """Check whether the stream exists."""
         try:
             self.on = await self._stream.exists()
         except BrokerError as error:
-            log.debug("whether lifecycle events are wanted is not known: %s", error)
+            log.debug("the stream of lifecycle events could not be looked up: %s", error)
 
     async def run(self) -> None:
-        """Looks again and again, until cancelled."""
+        """Check every few seconds, until cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_EVERY)
 
     def tell(self, info: RunInfo, events: list[Any]) -> Told:
-        """Sends what a commit means to others; the answers are for ``settled``.
+        """Publish the lifecycle events of a commit. Pass the returned answers to ``settled``.
 
         Raises:
             BrokerUnavailableError: not connected now.
@@ -72,10 +72,10 @@ class Lifecycle:
         return told
 
     async def settled(self, told: Told) -> None:
-        """Returns once the broker has them.
+        """Return once the broker has answered for the events.
 
         Raises:
-            BrokerUnavailableError: whether it has them is unknown.
+            BrokerUnavailableError: whether the broker has stored them is unknown.
         """
         while told:
             data, headers = await told[-1]
@@ -90,6 +90,6 @@ class Lifecycle:
 
 
 def _heard(answer: asyncio.Future[Any]) -> None:
-    """Whoever drops a workflow need not ask what became of its events."""
+    """Read the answer's exception, so that asyncio does not warn when a dropped workflow never awaits it."""
     if not answer.cancelled():
         answer.exception()

@@ -1,8 +1,8 @@
-"""What is left of a run is removed once its state record has expired.
+"""Removes the rest of a run once its state record has expired.
 
-The run's timeline, signals and timers go first, the marker of its record last, ``MARKER_STAYS`` after it came at the earliest: until then it
-tells a client that an owner may have refused its start. Every removal says up to which position of its stream, so
-that it can never touch what a newer run of the same id has written, however late it comes.
+The run's timeline, signals and timers go first. The marker of its record goes last, ``MARKER_STAYS`` after it came at the earliest: until then it
+shows a client that an owner may have refused its start. Every removal names the position in its stream up to which it goes. So it cannot touch what
+a newer run of the same id has written, however late it comes.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 
 class Left(NamedTuple):
-    """What stays: ids whose timeline cannot be read, with the reason; and ids to come back to."""
+    """What stays: ids whose timeline cannot be read, with the reason, and ids to come back to."""
 
     unreadable: dict[str, str]
     later: list[str]
 
 
 async def retire(tenure: Tenure, ids: Sequence[str]) -> Left:
-    """Remove what is left of those ids whose last run has ended and whose record is gone.
+    """Remove the rest of those ids whose last run has ended and whose record is gone.
 
-    The order of the questions matters: a run whose commands are all acked had its record written, so that a record which is
-    not there has expired. While a command waits, its owner must still find the timeline, or it would take a repeated
-    start for a new one.
+    The order of the reads matters. The record of a run whose commands are all acked was written, so a missing record has expired. While a command
+    waits, its owner must find the timeline, or it would run a repeated start as a new one.
     """
     context = tenure.context
     queue, names = context.queue_token, context.broker.names
@@ -61,7 +60,7 @@ async def retire(tenure: Tenure, ids: Sequence[str]) -> Left:
         try:
             last = to_entry(max(keys, key=lambda message: message.seq)) if keys else None
         except UnreadableTimelineError as error:
-            log.error("what is left of workflow %s cannot be read, and stays: %s", id_token, error)
+            log.error("the timeline of expired workflow %s cannot be read, and stays: %s", id_token, error)
             unreadable[id_token] = str(error)
             continue
         if last is None or isinstance(last.commit.events[-1], ev.CLOSING):
@@ -70,13 +69,13 @@ async def retire(tenure: Tenure, ids: Sequence[str]) -> Left:
 
 
 async def _now(tenure: Tenure) -> int:
-    """The broker's clock, ms since the epoch."""
+    """Return the time by the broker's clock, ms since the epoch."""
     info = await tenure.lane.stream_info(tenure.context.broker.names.state_stream)
     return from_iso(info["ts"])
 
 
 async def _newest(tenure: Tenure, stream: str, filters: list[str]) -> dict[str, list[StoredMessage]]:
-    """The last message of each key that a filter matches, by id token; with several servers that of each filter, since only the leader is sure."""
+    """Return the last message of each key that a filter matches, by id token. On replicated streams return the leader's last of each filter."""
     lane = tenure.lane
     found: list[StoredMessage | None] = []
     if not lane.replicated:
@@ -98,7 +97,7 @@ async def _newest(tenure: Tenure, stream: str, filters: list[str]) -> dict[str, 
 
 
 async def _remove(tenure: Tenure, id_token: str, last: Entry | None, record: StoredMessage | None) -> None:
-    """The marker last, so that after a crash it still tells of what is left."""
+    """Remove a run, the marker last, so that a crash leaves the marker for the next janitor."""
     queue = tenure.context.queue_token
     tenure.compaction.disturb(id_token)
     if last is not None:
@@ -108,7 +107,7 @@ async def _remove(tenure: Tenure, id_token: str, last: Entry | None, record: Sto
         await tenure.timeline.remove(queue, id_token, last.position + 1)
         if last.seq > 1 and not last.commit.compacted:
             left = await tenure.timeline.last(queue, id_token)
-            if left is not None and left.commit.run == last.commit.run:  # compaction wrote it anew at this very moment
+            if left is not None and left.commit.run == last.commit.run:  # compaction has just replaced the key
                 await tenure.timeline.remove(queue, id_token, left.position + 1)
     if record is not None:
         if tenure.has_early(id_token) or not tenure.owns(_partition(tenure, id_token)):
@@ -122,11 +121,11 @@ def _partition(tenure: Tenure, id_token: str) -> int:
 
 async def _remove_timers(tenure: Tenure, id_token: str, last: Entry) -> None:
     newest = await tenure.timers.newest(tenure.context.queue_token, id_token)
-    if newest and await tenure.timeline.last(tenure.context.queue_token, id_token) == last:  # so they are not those of a newer run
+    if newest and await tenure.timeline.last(tenure.context.queue_token, id_token) == last:  # no newer run has begun, so the timers are this run's
         await tenure.timers.cancel_all(tenure.context.queue_token, id_token, newest + 1)
 
 
 def _has_timers(last: Entry) -> bool:
-    """Whether schedules of the run may be left."""
+    """Return whether timers of the run may be left at the broker."""
     whole = last.commit.compacted or getattr(last.commit.events[0], "generation", 0) == 1
     return not whole or any(getattr(event, "due", None) is not None for event in last.commit.events)

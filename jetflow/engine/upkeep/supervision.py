@@ -1,7 +1,7 @@
-"""The loops that keep a worker going, none of which may die in silence.
+"""Supervises the loops of a worker, so that none of them dies in silence.
 
-A loop that ends unexpectedly is logged, counted and begun again, after a pause that grows. One that fails again and again within a short
-time ends the worker, with a sentence that says why: a worker that only looks alive is worse than none.
+An unexpected end of a loop is logged and counted, and the loop begins again after a growing pause. Too many ends within a minute end the worker,
+with an error that says why: a worker that only looks alive is worse than none.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from jetflow.protocol import clock
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
 PAUSES = (0.1, 0.5, 2.0, 5.0)
-"""Seconds before a loop is begun again, the last one repeats."""
+"""Seconds before a loop begins again. The last pause repeats."""
 MOST = 8
 WITHIN = 60.0
-"""A loop that fails so many times within so many seconds ends the worker."""
+"""A loop that fails ``MOST`` times within ``WITHIN`` seconds ends the worker."""
 
 
 class Supervisor:
     """Runs loops until it is stopped.
 
     Attributes:
-        failures: unexpected ends, by the name of the loop.
-        failed: settled with the error once a loop cannot be kept going.
+        failures: numbers of unexpected ends, by the name of the loop.
+        failed: resolved with the error once a loop has failed too often.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Keeps a loop going; it is called anew each time it must begin again."""
+        """Run a loop, and call it again each time it ends unexpectedly."""
         self._tasks[name] = asyncio.get_running_loop().create_task(self._keep(name, loop))
 
     async def _keep(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -50,22 +50,22 @@ class Supervisor:
             except Exception as error:
                 self.failures[name] += 1
                 recent.append(clock.monotonic())
-                log.exception("%s has failed %d times, and begins again", name, self.failures[name])
+                log.exception("%s failed %d times, and begins again", name, self.failures[name])
                 if len(recent) == MOST and recent[-1] - recent[0] < WITHIN:
                     self._give_up(name, error)
                     return
                 await asyncio.sleep(PAUSES[min(len(recent), len(PAUSES)) - 1])
 
     def _give_up(self, name: str, error: Exception) -> None:
-        problem = WorkerFailedError(f"{name} has failed {MOST} times within {WITHIN:g} s, at last with {type(error).__name__}: {error}")
+        problem = WorkerFailedError(f"{name} failed {MOST} times within {WITHIN:g} s, last with {type(error).__name__}: {error}")
         problem.__cause__ = error
         log.critical("the worker ends: %s", problem)
         if not self.failed.done():
             self.failed.set_exception(problem)
-            self.failed.exception()  # whoever asks is told; nobody need
+            self.failed.exception()  # so that asyncio does not warn when no caller awaits it
 
     async def stop(self, *names: str) -> None:
-        """Ends loops, all when none is named."""
+        """Stop loops, or all of them if none is named."""
         tasks = [self._tasks.pop(name) for name in (names or list(self._tasks)) if name in self._tasks]
         for task in tasks:
             task.cancel()

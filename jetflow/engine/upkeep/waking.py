@@ -1,8 +1,8 @@
-"""The inbox was made anew, or restored: each open workflow is looked at once.
+"""Wakes each open workflow once after the inbox was created again or restored.
 
-Timers, tasks' outcomes and children's notices that waited in the inbox before are gone, and nothing would wake the workflows that wait for
-them. So the owner of partition 0 sends each workflow of its task queue that has not ended a command that means nothing. Whoever owns it
-rebuilds it from its timeline, and publishes again what its pending operations rest on. See docs/design.md.
+The timers, outcomes of tasks and notices of children in the earlier inbox are gone, and nothing would wake the workflows that wait for them. So the
+owner of partition 0 sends each open workflow of its task queue a command without meaning. The workflow's owner rebuilds it from its timeline, and
+publishes again what its pending operations rest on. See docs/design.md.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 LOOK = 0.5
 TROUBLE = 5.0
 TOGETHER = 64
-"""Commands under way at once."""
+"""The most commands under way at once."""
 MEANS_NOTHING = b'{"run":0,"due":0}'
 
 
 class Waking:
-    """Wakes the workflows of one task queue, when it is this worker that owns partition 0."""
+    """Wakes the workflows of one task queue while this worker owns partition 0."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -58,7 +58,7 @@ class Waking:
         return self._context.broker.names.woken(self._context.queue_token)
 
     async def _read(self, tenure: Tenure) -> int:
-        """Since when the inbox was another one, the last time that all were woken."""
+        """Return the ``since`` of the inbox for which all workflows were last woken, 0 for none."""
         message = await tenure.lane.last_message(self._context.broker.names.state_stream, self._subject)
         return int(message.data) if message is not None and message.data.isdigit() else 0
 
@@ -74,4 +74,4 @@ class Waking:
             for start in range(0, len(subjects), TOGETHER):
                 await asyncio.gather(*(tenure.lane.store("inbox", subject, MEANS_NOTHING) for subject in subjects[start : start + TOGETHER]))
             woken += len(found)
-        log.warning("woke %d workflows of %s, since the inbox is another one", woken, self._context.task_queue)
+        log.warning("woke %d workflows of %s, since the inbox has changed", woken, self._context.task_queue)
