@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jetflow.core.interrupts import is_interrupt
+from jetflow.core.location import is_own_file
 from jetflow.errors import (
     UNKNOWN,
     ActivityError,
@@ -17,6 +18,7 @@ from jetflow.errors import (
     FailureError,
     Kind,
     NonRetryableError,
+    OriginalError,
     QueryError,
     UpdateError,
     WorkflowFailedError,
@@ -145,7 +147,9 @@ def _record_of(error: BaseException) -> Failure | None:
 
 def _stack(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error, chain=False))
+        told = traceback.TracebackException(type(error), error, _TRACEBACK.__get__(error), lookup_lines=False)
+        told.stack = traceback.StackSummary.from_list([frame for frame in told.stack if not is_own_file(frame.filename)])
+        return "".join(told.format(chain=False))
     except BaseException as broken:  # it looks at attributes of the error
         if is_interrupt(broken):
             raise
@@ -175,9 +179,13 @@ def _writable(text: str) -> str:
 
 def to_error(failure: Failure) -> FailureError:
     """Return the exception to raise for a recorded failure: jetflow's own error for its kind, or ``WorkflowFailedError``."""
-    error = _ERRORS.get((failure.mark, failure.type), WorkflowFailedError)(failure.message, failure=failure)
+    return _to_error(failure, WorkflowFailedError)
+
+
+def _to_error(failure: Failure, other: type[FailureError]) -> FailureError:
+    error = _ERRORS.get((failure.mark, failure.type), other)(failure.message, failure=failure)
     if failure.cause is not None:
-        error.__cause__ = to_error(failure.cause)
+        error.__cause__ = _to_error(failure.cause, OriginalError if type(error) is ActivityError else other)
     return error
 
 

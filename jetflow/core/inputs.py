@@ -76,7 +76,7 @@ def _on_activity_failed(run: Recorder, event: ev.ActivityFailed) -> None:
     times = f" after {event.attempt} attempts" if event.attempt > 1 else ""
     message = f"activity {name!r} failed{times}: {cause.type}: {cause.message}"
     code = cause.code if event.kind is None else CODES.get(event.kind, cause.code)
-    error = to_error(Failure("ActivityError", message, code, cause.stack, cause, event.kind))
+    error = to_error(Failure("ActivityError", message, code, cause=cause, kind=event.kind))
     if operation.options is not None and not operation.options.retry.throw_on_error:
         operation.succeed(error)
     else:
@@ -104,7 +104,7 @@ def _on_child_failed(run: Recorder, event: ev.ChildFailed) -> None:
     operation = run.resolve(event.index)
     cause, child = event.failure, operation.event
     message = f"child workflow {child.workflow_id!r} ({child.workflow_type}) failed: {cause.type}: {cause.message}"
-    operation.fail(to_error(Failure("ChildWorkflowError", message, cause.code, cause.stack, cause, Kind.CHILD)))
+    operation.fail(to_error(Failure("ChildWorkflowError", message, cause.code, cause=cause, kind=Kind.CHILD)))
 
 
 def _on_updated(run: Recorder, event: ev.Updated) -> None:

@@ -12,6 +12,7 @@ from jetflow import (
     CancelledFailure,
     ChildWorkflowError,
     NonRetryableError,
+    OriginalError,
     WorkflowFailedError,
     WorkflowTerminatedError,
     is_cancellation,
@@ -123,7 +124,7 @@ def test_a_kind_of_its_own_comes_back_as_itself(kind: type[WorkflowFailedError])
     error = to_error(record)
     assert type(error) is kind
     assert (error.type, error.message, error.code, error.stack) == (kind.__name__, "went wrong", 597, "the stack")
-    assert isinstance(error.cause, WorkflowFailedError)
+    assert type(error.cause) is (OriginalError if kind is ActivityError else WorkflowFailedError)
     assert str(error.cause) == "ValueError: bad"
     assert to_failure(error) is record
 

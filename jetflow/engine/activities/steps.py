@@ -178,7 +178,7 @@ class StepRunner:
         self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int, details: Raw
     ) -> ev.ActivityFailed | ev.ActivityRetrying:
         now = now_ms()
-        retryable = not is_final(error) and is_retryable(error, options.retry.non_retryable)
+        retryable = not is_final(error) and is_retryable(error, options.retry.final_types)
         timed_out = isinstance(error, AttemptTimeout)
         due, kind = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=clock.chance())
         if due is None:
