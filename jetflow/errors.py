@@ -246,7 +246,7 @@ class PayloadTooLargeError(InvalidInputError):
     """Raised when a payload is larger than its limit, which is the broker's ``max_payload`` for most payloads."""
 
     def __init__(self, what: str, size: int, limit: int) -> None:
-        super().__init__(f"{what} is {size:,} bytes, the broker takes at most {limit:,}: keep large data in an object store and pass its key")
+        super().__init__(f"{what} is {size:,} bytes, the limit is {limit:,}. Store large data in an object store and pass its key")
 
 
 class QueryError(FailureError):

@@ -276,7 +276,9 @@ class WorkflowHandle(Generic[R_co]):
         Raises:
             InvalidInputError: the data cannot be written as JSON.
         """
-        headers = {EXPIRE: expire_header(expire)} if expire != "10m" else {}
+        headers = self._ref.run_header()
+        if expire != "10m":
+            headers[EXPIRE] = expire_header(expire)
         body = b"" if data is None else bytes(encode(data, "signal data"))
         await send_command(self._broker, self._ref, f"signal.{to_token(name, 'signal name')}", body, headers)
 

@@ -13,9 +13,9 @@ STDIN = "-"
 
 
 def parse(text: str) -> Any:
-    """JSON as it is, ``-`` for the JSON on stdin, and anything else as a plain string.
+    """Return an argument: JSON as it is, the JSON on stdin for ``-``, and anything else as a plain string.
 
-    JSON is passed on unread, so that large numbers and the order of keys stay what they were.
+    JSON is passed on without decoding, so that large numbers and the order of keys do not change.
 
     Raises:
         InvalidInputError: stdin is not JSON.
@@ -23,7 +23,7 @@ def parse(text: str) -> Any:
     if text == STDIN:
         body = sys.stdin.buffer.read()
         if not _is_json(body):
-            raise InvalidInputError("what comes from stdin is not JSON" if body.strip() else "nothing comes from stdin; JSON is expected")
+            raise InvalidInputError("stdin is not JSON" if body.strip() else "stdin is empty; JSON is expected")
         return msgspec.Raw(body.strip())
     try:
         body = text.strip().encode()
@@ -33,7 +33,7 @@ def parse(text: str) -> Any:
 
 
 def parse_all(texts: list[str]) -> list[Any]:
-    """Every argument; at most one of them reads stdin.
+    """Return all arguments. At most one of them reads stdin.
 
     Raises:
         InvalidInputError: ``-`` is given twice, or stdin is not JSON.

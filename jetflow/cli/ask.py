@@ -1,4 +1,4 @@
-"""``jetflow query`` and ``update``: ask a running workflow, or call a function of it."""
+"""``jetflow query`` and ``update``: query a workflow, or call a function of it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from jetflow.handle import WorkflowHandle
 
 def query(
     workflow_id: WorkflowId,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the workflow gave out with set_query_handler.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name that the workflow passed to set_query_handler.", show_default=False)],
     args: Args = None,
     timeout: AnswerTimeout = "5s",
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Ask a workflow and print its answer as JSON; nothing is stored and nothing changes.
+    """Query a workflow and print its answer as JSON. A query stores nothing and changes nothing.
 
     Examples:
       jetflow query order-456 lines -q orders
@@ -37,15 +37,15 @@ def query(
 
 def update(
     workflow_id: WorkflowId,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the workflow gave out with set_update_handler.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name that the workflow passed to set_update_handler.", show_default=False)],
     args: Args = None,
     timeout: AnswerTimeout = "1m",
-    update_id: Annotated[str | None, typer.Option("--update-id", metavar="ID", help="Makes it repeatable: done once, answered each time.")] = None,
+    update_id: Annotated[str | None, typer.Option("--update-id", metavar="ID", help="Apply it once, however often it is called.")] = None,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Call a function of a running workflow and print its result as JSON, once that is stored.
+    """Call a function of a running workflow and print its result as JSON once it is stored.
 
     Examples:
       jetflow update order-456 add_line '{"sku": "A"}' -q orders

@@ -21,12 +21,12 @@ def signal(
     workflow_id: WorkflowId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the workflow waits for with condition(NAME).", show_default=False)],
     data: Annotated[str | None, typer.Argument(metavar="DATA", help='JSON, else plain text; "-" reads JSON from stdin.', show_default=False)] = None,
-    expire: Annotated[str, typer.Option(metavar="DURATION", help='How long it is kept if nobody waits for it yet, or "forever".')] = "10m",
+    expire: Annotated[str, typer.Option(metavar="DURATION", help='How long it waits for the workflow\'s condition, or "forever".')] = "10m",
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Send a signal to a workflow; it may come before the workflow is started.
+    """Send a signal to a workflow. The signal may come before the workflow's start.
 
     Examples:
       jetflow signal order-456 approval '{"ok": true}' -q orders
@@ -38,12 +38,12 @@ def signal(
 
     async def send(handle: WorkflowHandle) -> str:
         note = ""
-        try:  # before the signal, which may be what ends it
+        try:  # look before the signal, which may end the workflow
             record = await handle.describe()
             if record is not None and record.closed:
                 note = f", but the workflow had already ended ({record.status})"
         except WorkflowNotFoundError:
-            note = f"; there is no such workflow yet, the signal is kept for {expire}"
+            note = f"; there is no such workflow yet, the signal waits for it for {expire}"
         await handle.signal(name, given, expire=expiry(expire, default="10m"))
         return f"stored{note}"
 
@@ -57,7 +57,7 @@ def cancel(
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Ask a workflow to cancel; its code may clean up first, or go on.
+    """Ask a workflow to cancel. Its code may clean up first, or continue.
 
     Examples:
       jetflow cancel order-456 -q orders --reason "customer called"
@@ -76,18 +76,16 @@ def cancel(
 def terminate(
     workflow_id: WorkflowId,
     reason: Reason = None,
-    descend: Annotated[bool, typer.Option("--descend", help="Its children and their children too.")] = False,
+    descend: Annotated[bool, typer.Option("--descend", help="Terminate its children and their children too.")] = False,
     expire: Annotated[
         str | None,
-        typer.Option(
-            metavar="DURATION", help='How long its record is kept, or "forever"; as if it had ended by itself when not given.', show_default=False
-        ),
+        typer.Option(metavar="DURATION", help='How long its record stays, or "forever". Default: as if it had ended by itself.', show_default=False),
     ] = None,
     task_queue: TaskQueue = DEFAULT_QUEUE,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """End a workflow at once; none of its code runs any more, cleanup included.
+    """End a workflow at once. None of its code runs any more, not even cleanup.
 
     Examples:
       jetflow terminate order-456 -q orders --reason "wrong price" --descend

@@ -1,4 +1,4 @@
-"""``jetflow dead-letters``: look at the commands that were refused and the signals that expired, send them again, or drop them."""
+"""``jetflow dead-letters``: show refused commands and expired signals, requeue them, or drop them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STDIN = "-"
 
 
 def list_letters(
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The N oldest; all when not given.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the N oldest. Default: all.", show_default=False)] = None,
     utc: Utc = False,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """List the commands that could not be understood, and the signals that expired before anyone waited for them, oldest first.
+    """List dead letters, the oldest first: malformed commands, and signals that expired before a workflow waited for them.
 
     Examples:
       jetflow dead-letters list
@@ -49,7 +49,7 @@ def list_letters(
 
 
 def show_letter(number: Number, utc: Utc = False, as_json: Json = False, connection: Connection = HERE) -> None:
-    """Show one letter: its subject, headers and body, and what was wrong.
+    """Show a dead letter: its subject, headers and body, and the reason.
 
     Examples:
       jetflow dead-letters show 7
@@ -66,7 +66,7 @@ def show_letter(number: Number, utc: Utc = False, as_json: Json = False, connect
         for name, value in letter.headers.items():
             say(f"header   {clean(name)}: {clean(value)}")
         if letter.size is not None:
-            say(f"body     only the first {len(letter.body):,} of {letter.size:,} bytes are kept")
+            say(f"body     only the first {len(letter.body):,} of {letter.size:,} bytes are stored")
         say("")
         say(clean(letter.body.decode(errors="replace"), multiline=True))
 
@@ -75,12 +75,12 @@ def show_letter(number: Number, utc: Utc = False, as_json: Json = False, connect
 
 def requeue_letter(
     number: Number,
-    body: Annotated[str | None, typer.Option(metavar="FILE", help='Another body, from a file, or from stdin with "-".', show_default=False)] = None,
-    subject: Annotated[str | None, typer.Option(metavar="SUBJECT", help="Another subject.", show_default=False)] = None,
+    body: Annotated[str | None, typer.Option(metavar="FILE", help='Replace the body by a file, or by stdin with "-".', show_default=False)] = None,
+    subject: Annotated[str | None, typer.Option(metavar="SUBJECT", help="Replace the subject.", show_default=False)] = None,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Send a letter's command again, mended or as it was, and remove the letter.
+    """Send the message of a dead letter again, changed or unchanged, and remove the dead letter.
 
     Examples:
       jetflow dead-letters requeue 7
@@ -99,7 +99,7 @@ def requeue_letter(
 
 
 def drop_letter(number: Number, as_json: Json = False, connection: Connection = HERE) -> None:
-    """Remove a letter for good.
+    """Remove a dead letter. This cannot be undone.
 
     Examples:
       jetflow dead-letters drop 7

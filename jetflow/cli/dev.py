@@ -41,24 +41,24 @@ LOOK_EVERY = 0.5
 def dev(
     app: App,
     task_queue: TaskQueue = DEFAULT_QUEUE,
-    store_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where workflows are kept over restarts.")] = DEFAULT_STORE,
+    store_dir: Annotated[Path, typer.Option(metavar="DIR", help="The folder that stores workflows across restarts.")] = DEFAULT_STORE,
     port: Annotated[
         int | None, typer.Option(metavar="N", min=0, max=65535, help=f"Port of the server; {DEFAULT_PORT} if free, else any (0: any).")
     ] = None,
     server: Annotated[
-        str | None, typer.Option("--server", "-s", metavar="URL", help="Use this NATS instead of starting one; JETFLOW_URL is not looked at.")
+        str | None, typer.Option("--server", "-s", metavar="URL", help="Use this NATS instead of starting one. JETFLOW_URL is ignored.")
     ] = None,
     ui_port: Annotated[
         int | None, typer.Option(metavar="N", min=0, max=65535, help=f"Port of the dashboard; {UI_PORT} if free, else any (0: any).")
     ] = None,
-    no_ui: Annotated[bool, typer.Option("--no-ui", help="Without the dashboard.")] = False,
+    no_ui: Annotated[bool, typer.Option("--no-ui", help="Do not start the dashboard.")] = False,
     namespace: Namespace = DEFAULT_NAMESPACE,
     verbose: Verbose = 0,
 ) -> None:
-    """Start a nats-server, a worker for a module and the dashboard: all that development needs.
+    """Start a nats-server, a worker for a module and the dashboard: everything for development.
 
-    Everything listens on 127.0.0.1 only. The server keeps its files in .jetflow, so that workflows survive a restart. Ctrl-C
-    stops it all.
+    Everything listens on 127.0.0.1 only. The server stores its files in .jetflow, so that workflows survive a restart. Ctrl-C
+    stops everything.
 
     Examples:
       jetflow dev examples/orders.py
@@ -87,7 +87,7 @@ async def _serve_all(
 ) -> None:
     async with _server(store_dir, port, running) as server:
         tasks = [
-            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"kept in {store_dir}", page)),
+            asyncio.create_task(_work(Connection(server.url, namespace), app, task_queue, f"stored in {store_dir}", page)),
             asyncio.create_task(_until_ended(server)),
         ]
         try:
@@ -110,7 +110,7 @@ async def _work(connection: Connection, app: LoadedApp, task_queue: str, store: 
 
 
 def _page_socket(port: int | None, *, no_ui: bool) -> socket.socket | None:
-    """Where the dashboard will listen; None without one. A worker does not need it: what is missing is told, and no error."""
+    """Return the dashboard's socket, or None without a dashboard. If the dashboard cannot run, print the reason and return None."""
     if no_ui:
         return None
     try:
@@ -149,26 +149,26 @@ async def _server(store_dir: Path, port: int | None, running: list[LocalServer])
 
 
 def choose_port(wanted: int | None, default: int = DEFAULT_PORT) -> int:
-    """The port to listen on: the one wanted, else the default if it is free, else 0 for any.
+    """Return the port to listen on: the wanted one, else the default if it is free, else 0 for any.
 
     Raises:
-        BrokerError: the one wanted is taken.
+        BrokerError: the wanted port is taken.
     """
     if wanted == 0:
         return 0
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last server's closing connections do not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore closing connections of the last server
         try:
             probe.bind(("127.0.0.1", wanted or default))
         except OSError as error:
             if wanted is None:
                 return 0
-            raise BrokerError(f"port {wanted} cannot be used: {error.strerror}; name another with --port, or 0 for any") from error
+            raise BrokerError(f"port {wanted} cannot be used: {error.strerror}; give another one with --port, or 0 for any") from error
     return wanted or default
 
 
 async def _until_ended(server: LocalServer) -> None:
-    """Raises BrokerError when the server's process ends on its own; a worker would try to reconnect for ever."""
+    """Raise BrokerError when the server's process ends by itself. A worker alone would try to reconnect forever."""
     while hasattr(os, "waitid") and server.pid is not None:
         await asyncio.sleep(LOOK_EVERY)
         if _has_ended(server.pid):
@@ -204,7 +204,7 @@ def _greeter(client: Client, app: LoadedApp, task_queue: str, connection: Connec
 
 
 def sample_commands(definition: WorkflowDefinition[Any, Any], task_queue: str, connection: Connection) -> list[str]:
-    """A start by jetflow, one by plain NATS, and a look at the second, ready to paste."""
+    """Return commands to paste: a start by jetflow, a start by plain NATS, and a read of the second one's record."""
     args = sample_args(definition)
     words = [arg if isinstance(arg, str) and not arg.startswith("-") and arg.isidentifier() else msgspec.json.encode(arg).decode() for arg in args]
     words = [msgspec.json.encode(arg).decode() if word in ("true", "false", "null") else word for arg, word in zip(args, words, strict=True)]

@@ -1,4 +1,4 @@
-"""``jetflow events``: whether workers tell other services what happens to workflows."""
+"""``jetflow events``: switch the stream of lifecycle events on and off."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DEFAULT_KEEP = "7d"
 
 
 def events_on(
-    keep: Annotated[str, typer.Option(metavar="DURATION", help='How long an event is kept, or "forever".')] = DEFAULT_KEEP,
+    keep: Annotated[str, typer.Option(metavar="DURATION", help='How long the stream stores an event, or "forever".')] = DEFAULT_KEEP,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Have workers publish what happens to workflows, from some seconds from now on; given again it changes how long events are kept.
+    """Create the stream of lifecycle events. Workers publish to it within seconds. Another call changes how long it stores events.
 
     Examples:
       jetflow events on --keep 30d
@@ -30,13 +30,13 @@ def events_on(
 
     async def switch(client: Client) -> None:
         await client.enable_events(expiry(keep, default=DEFAULT_KEEP))
-        _tell(client, "on", f"events are on: stream {client.broker.names.events_stream}, kept for {keep}", as_json=as_json)
+        _tell(client, "on", f"events are on: stream {client.broker.names.events_stream}, stored for {keep}", as_json=as_json)
 
     _with_client(switch, connection, as_json=as_json)
 
 
 def events_off(as_json: Json = False, connection: Connection = HERE) -> None:
-    """Publish no more events, and remove the stream with those that it has.
+    """Remove the stream of lifecycle events, with its events. Workers publish no more of them.
 
     Examples:
       jetflow events off

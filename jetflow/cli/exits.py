@@ -1,4 +1,4 @@
-"""Exit codes, in one place: what a script can tell apart without reading a message."""
+"""Exit codes, by which a script recognises an outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jetflow.errors import (
 
 
 class ExitCode(IntEnum):
-    """What each exit code means; the text is shown by ``jetflow --help``."""
+    """The exit codes and their meanings, as ``jetflow --help`` shows them."""
 
     meaning: str
 
@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
     FAILED = 1, "the workflow failed or was terminated"
     CANNOT_RUN = 2, "wrong usage, the app cannot be loaded, or NATS cannot be reached or used"
     NOT_FOUND = 3, "no such workflow, or its record has expired"
-    TIMED_OUT = 4, "the time was up; the workflow goes on"
+    TIMED_OUT = 4, "the timeout ran out; the workflow continues"
     CONFLICT = 5, "the id is taken, or the workflow has already ended"
     INTERRUPTED = 130, "ended by Ctrl-C"
 
@@ -50,10 +50,10 @@ _CODES: tuple[tuple[type[JetflowError], ExitCode], ...] = (
 
 
 def exit_code_of(error: JetflowError) -> ExitCode:
-    """The exit code that tells of an error."""
+    """Return the exit code for an error."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 
 def exit_code_help() -> str:
-    """The table of exit codes, a line each."""
+    """Return the table of exit codes, one per line."""
     return "\n".join(f"{code.value:>5}  {code.meaning}" for code in ExitCode)

@@ -22,11 +22,11 @@ from jetflow.errors import InvalidInputError
 from jetflow.history.execution import WorkflowExecution
 
 SHOW_PROGRESS = 2000
-"""Timeline keys from which an export counts as long."""
+"""Number of timeline keys from which an export shows its progress."""
 
 
 class Mode(StrEnum):
-    """What is read."""
+    """What an export reads: ``sparse``: the workflow; ``verbose``: its children too."""
 
     SPARSE = "sparse"
     VERBOSE = "verbose"
@@ -35,28 +35,28 @@ class Mode(StrEnum):
 def export(
     workflow_id: WorkflowId,
     task_queue: TaskQueue = DEFAULT_QUEUE,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file; to stdout when not given.")] = None,
-    mode: Annotated[Mode, typer.Option(help="verbose nests the executions of its children.")] = Mode.SPARSE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file. Default: stdout.")] = None,
+    mode: Annotated[Mode, typer.Option(help="verbose: nest the executions of its children.")] = Mode.SPARSE,
     max_depth: Annotated[int, typer.Option(metavar="N", min=1, help="Levels of a verbose export.")] = 5,
     exclude_system: Annotated[bool, typer.Option("--exclude-system", help="Leave out activities whose name begins with lt.")] = False,
     omit_results: Annotated[bool, typer.Option("--omit-results", help="Leave out results, and inputs of the workflow and of signals.")] = False,
     enrich_inputs: Annotated[bool, typer.Option("--enrich-inputs", help="Add inputs of activities and children.")] = False,
     allow_direct_query: Annotated[
-        bool, typer.Option("--allow-direct-query", help="Also when its record has expired, as long as its timeline is kept.")
+        bool, typer.Option("--allow-direct-query", help="Export it even if its record has expired, while its timeline is stored.")
     ] = False,
-    include_lineage: Annotated[bool, typer.Option("--include-lineage", help="Add the ids of its parent and of the root of its tree.")] = False,
+    include_lineage: Annotated[bool, typer.Option("--include-lineage", help="Add the ids of its parent and its topmost ancestor.")] = False,
     include_stream_history: Annotated[bool, typer.Option("--include-stream-history", help="Add its commands that are still in the inbox.")] = False,
     extended: Annotated[
         bool, typer.Option("--extended", help="Add cancel requests, termination, generations, retries, timeouts, updates, …")
     ] = False,
     first_event: Annotated[int, typer.Option(metavar="N", min=1, help="Begin with event N.")] = 1,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N events; next_event says where to go on.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Write at most N events; next_event is the number to continue from.")] = None,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Write a workflow's history as JSON: typed events, references between them, and counts.
+    """Write a workflow's history as JSON: typed events with references between them, and counts.
 
-    With --json on one line. docs/execution.schema.json describes it.
+    With --json it is one line. docs/execution.schema.json describes the format.
 
     Examples:
       jetflow export order-456 -q orders -o order-456.json
@@ -84,7 +84,7 @@ def export(
 
 @contextlib.contextmanager
 def _progress(workflow_id: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, on a terminal, for what takes long."""
+    """Show a progress bar for a long export, on stderr if it is a terminal."""
     bar = Progress(
         TextColumn("reading {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=err, transient=True,
         disable=not err.is_terminal,
@@ -99,10 +99,10 @@ def _progress(workflow_id: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _write(path: Path, body: bytes) -> None:
-    """Writes the file whole, or leaves the one that is there as it was.
+    """Write the whole file, or leave the existing one unchanged.
 
     Raises:
-        InvalidInputError: it cannot be written.
+        InvalidInputError: the file cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,4 +1,4 @@
-"""Groups of options: a dataclass whose fields are options, which a command takes as one parameter."""
+"""Groups of options: a command takes a dataclass as one parameter, and each of its fields is an option."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 
 def spread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with each group among its parameters replaced by the group's options, in the group's place, for Typer to see."""
+    """Return a command for Typer in which the options of a group replace each parameter that is a group."""
     parameters = inspect.signature(function, eval_str=True).parameters
     groups: dict[str, Any] = {name: parameter.annotation for name, parameter in parameters.items() if dataclasses.is_dataclass(parameter.annotation)}
     if not groups:

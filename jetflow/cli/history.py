@@ -20,10 +20,10 @@ from jetflow.errors import InvalidInputError
 from jetflow.handle import WorkflowHandle
 from jetflow.history.execution import WorkflowExecution
 
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with events as they come, until the workflow has ended.")]
-Children = Annotated[bool, typer.Option("--verbose", "-v", help="As a tree, with the histories of its children.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show new events as they come, until the workflow ends.")]
+Children = Annotated[bool, typer.Option("--verbose", "-v", help="Show a tree with the histories of its children.")]
 Depth = Annotated[int, typer.Option("--max-depth", metavar="N", min=1, help="Levels of the tree.")]
-Basic = Annotated[bool, typer.Option("--basic", help="Only the events of `jetflow export` without --extended, numbered as there.")]
+Basic = Annotated[bool, typer.Option("--basic", help="Show only the events of `jetflow export` without --extended, with the same numbers.")]
 After = Annotated[int, typer.Option("--after", metavar="N", min=0, help="Leave out events up to number N.")]
 
 
@@ -58,7 +58,7 @@ def history(
 
     with reporting(as_json):
         if follow and verbose:
-            raise InvalidInputError("--follow shows one workflow's events as they come, --verbose a tree of them: choose one")
+            raise InvalidInputError("--follow and --verbose cannot be used together")
         asyncio.run(run())
 
 
@@ -88,7 +88,7 @@ async def _show(handle: WorkflowHandle, after: int, depth: int | None, *, extend
 def _print_table(execution: WorkflowExecution, *, utc: bool) -> None:
     say(heading(execution, utc=utc))
     if not execution.events:
-        tell("no events" if execution.start_time is not None else "no worker has taken up its start yet")
+        tell("no events" if execution.start_time is not None else "no worker has applied its start yet")
     elif not out.is_terminal:
         for event in execution.events:
             say(line(event, utc=utc, whole=True))
@@ -104,7 +104,7 @@ def _print_table(execution: WorkflowExecution, *, utc: bool) -> None:
 
 
 def _tree(execution: WorkflowExecution, *, utc: bool, tree: Tree | None = None) -> Tree:
-    """The run's events as branches; a child's run hangs at the event that started it."""
+    """Return the run's events as branches. A child's run is below the event that started it."""
     tree = Tree(heading(execution, utc=utc)) if tree is None else tree
     children = [] if execution.children is msgspec.UNSET else list(execution.children)
     for event in execution.events:

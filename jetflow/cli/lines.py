@@ -1,4 +1,4 @@
-"""History events as a person reads them."""
+"""History events as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jetflow.cli.times import shown_time
 from jetflow.history.execution import HistoryEvent, WorkflowExecution
 
 LONG = 120
-"""Characters of a payload that are shown on a terminal."""
+"""Most characters of a payload that a terminal shows."""
 
 _STYLES = (
     ("_failed", "red"),
@@ -31,7 +31,7 @@ _STATUSES = {"running": "blue", "completed": "green", "failed": "red"}
 
 
 def heading(execution: WorkflowExecution, *, utc: bool) -> Text:
-    """A run in one line."""
+    """Return a run as one line."""
     text = Text.assemble((clean(execution.workflow_id), "bold"), "  ", (execution.status, _STATUSES.get(execution.status, "")))
     text.append(f"  {clean(execution.workflow_type)}" if execution.workflow_type else "")
     if execution.start_time is not None:
@@ -42,13 +42,13 @@ def heading(execution: WorkflowExecution, *, utc: bool) -> Text:
 
 
 def columns(event: HistoryEvent, *, utc: bool, whole: bool) -> tuple[Text, Text, Text, Text]:
-    """An event's number, time, type, and what there is to say of it; ``whole`` shortens nothing."""
+    """Return an event's number, time, type and details. With ``whole`` nothing is shortened."""
     time, kind = Text(shown_time(event.event_time, utc=utc), "dim"), Text(event.event_type, _style(event))
     return Text(str(event.event_id)), time, kind, about(event, whole=whole)
 
 
 def line(event: HistoryEvent, *, utc: bool, whole: bool) -> Text:
-    """An event as a line, in columns wide enough for most."""
+    """Return an event as a line, in columns wide enough for most events."""
     number, time, kind, what = columns(event, utc=utc, whole=whole)
     padding = " " * max(0, 37 - len(kind))
     text = Text.assemble(" " * max(0, 5 - len(number)), number, "  ", time, "  ", kind, padding, "  ", what)
@@ -57,7 +57,7 @@ def line(event: HistoryEvent, *, utc: bool, whole: bool) -> Text:
 
 
 def about(event: HistoryEvent, *, whole: bool) -> Text:
-    """What there is to say of an event beside its type: name, payload or failure, reference, duration."""
+    """Return an event's details: name, payload or failure, reference, duration."""
     attributes = event.attributes
     text = Text()
     name = next((str(getattr(attributes, field)) for field in _NAMES if getattr(attributes, field, None)), "")

@@ -1,4 +1,4 @@
-"""``jetflow list`` and ``jetflow count``: the workflows that have a record."""
+"""``jetflow list`` and ``jetflow count``: workflows with a record."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from jetflow.reading.listing import CountBy, Page
 
 PAGE = 50
 MUCH = 1000
-"""Workflows of a page where all are wanted."""
+"""Workflows in one page when all are read."""
 GAP = 2
 LEAST_ID = 16
 LEAST_ABOUT = 8
-"""Columns of the terminal without which there is no point in saying what a workflow is about."""
+"""Least width of a terminal for the column ABOUT."""
 COLUMNS = ("ID", "STATUS", "TYPE", "TASK QUEUE", "STARTED", "ABOUT")
 
 Limit = Annotated[
     int | None,
-    typer.Option(metavar="N", min=0, help=f"So many at most, 0 for all. {PAGE} when not given, with --json all.", show_default=False),
+    typer.Option(metavar="N", min=0, help=f"At most N workflows; 0: all. Default: {PAGE}, with --json all.", show_default=False),
 ]
-Cursor = Annotated[str | None, typer.Option(metavar="TEXT", help="Go on behind a page: what that page gave, with the same filters.")]
+Cursor = Annotated[str | None, typer.Option(metavar="TEXT", help="Continue after a page: its cursor, with the same filters.")]
 
 
 class By(StrEnum):
-    """What workflows are told apart by."""
+    """The fields to count by."""
 
     STATUS = "status"
     TYPE = "type"
@@ -55,10 +55,10 @@ def list_workflows(
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """List workflows, the one changed last at the top.
+    """List workflows, the last changed first.
 
-    Where there are more, the cursor for the next page goes to stderr. What changes or comes between two pages does not
-    disturb them: each workflow that stays is in one of them. Workflows whose start no worker has taken up yet have no record.
+    If there are more, the cursor of the next page goes to stderr. Changes between two pages do not disturb the list: each workflow
+    that stays is on one page. Workflows whose start no worker has applied yet have no record, so they are not listed.
 
     Examples:
       jetflow list --status failed --started-after 24h -q orders
@@ -83,7 +83,7 @@ async def _all(client: Client, which: Selection, cursor: str | None, *, as_json:
     while True:
         page = await client.list_page(limit=MUCH, cursor=cursor, **which.wanted)
         cursor = page.cursor
-        if as_json:  # as they come: there may be many
+        if as_json:  # print each at once, since there may be many
             for record in page.workflows:
                 write_json(record)
         records += [] if as_json else page.workflows
@@ -108,11 +108,11 @@ def _print_page(page: Page, *, as_json: bool, first: bool) -> None:
 
 def count_workflows(
     which: Selection = EVERYTHING,
-    by: Annotated[By | None, typer.Option("--by", help="How many of each.", show_default=False)] = None,
+    by: Annotated[By | None, typer.Option("--by", help="Count the workflows of each.", show_default=False)] = None,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Count workflows; all of them, or all of a task queue, at once, with other filters by reading every record.
+    """Count workflows. Counting all of them, or all of a task queue, is fast. Other filters read every record.
 
     Examples:
       jetflow count -q orders
@@ -161,7 +161,7 @@ def _row(record: StateRecord) -> tuple[str, ...]:
 
 
 def _print_rich(rows: list[tuple[str, ...]]) -> None:
-    """For a terminal: what it is about gets what the other columns leave; in a very narrow one ids are folded, never cut."""
+    """Print a table for a terminal. ABOUT gets the width that the other columns leave. Long ids are folded, never cut."""
     widths = [max(cell_len(row[i]) for row in (COLUMNS, *rows)) + GAP for i in range(len(COLUMNS) - 1)]
     room = out.width - sum(widths)
     shown = len(COLUMNS) if room >= LEAST_ABOUT else len(widths)
@@ -178,7 +178,7 @@ def _print_rich(rows: list[tuple[str, ...]]) -> None:
 
 
 def _print_plain(rows: list[tuple[str, ...]]) -> None:
-    """For pipes: whole cells, columns as wide as they need to be."""
+    """Print a table for pipes, with whole cells."""
     everything = [COLUMNS, *rows]
     widths = [max(cell_len(row[i]) for row in everything) for i in range(len(COLUMNS))]
     for row in everything:

@@ -1,4 +1,4 @@
-"""From APP on the command line to the workflows and activities of a module."""
+"""Loading the workflows and activities of a module, as APP on the command line names it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jetflow.errors import RegistrationError
 
 
 class LoadedApp(Struct, frozen=True):
-    """What a module offers to a worker, in the order of its definition."""
+    """The workflows and activities of a module, in the order of definition."""
 
     name: str
     workflows: list[WorkflowDefinition[Any, Any]]
@@ -27,14 +27,14 @@ class LoadedApp(Struct, frozen=True):
 
 
 def load_app(app: str, *, activities_only: bool = False) -> LoadedApp:
-    """Imports a module and finds what it defines or imports.
+    """Import a module and find the workflows and activities that it defines or imports.
 
     Args:
         app: ``package.module`` or ``path/to/file.py``.
-        activities_only: leave its workflows out.
+        activities_only: leave out its workflows.
 
     Raises:
-        RegistrationError: there is no such module, importing it fails, or it has nothing to serve.
+        RegistrationError: there is no such module, its import fails, or it has nothing to serve.
     """
     _put_first(os.getcwd())
     module = _load_file(Path(app)) if app.endswith(".py") or os.sep in app else _load_module(app)
@@ -68,7 +68,7 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if path.is_dir():
-        raise RegistrationError(f"{path} is a folder: name one of its .py files, or write it as a module, with dots")
+        raise RegistrationError(f"{path} is a folder; give one of its .py files, or a module name with dots")
     if not path.is_file():
         raise RegistrationError(f"no file {path}")
     if path.suffix != ".py":
@@ -79,9 +79,9 @@ def _load_file(path: Path) -> ModuleType:
         names.insert(0, root.name)
         root = root.parent
     _put_first(str(root))
-    if len(names) > 1:  # part of a package: imported by its full name, so that its relative imports work
+    if len(names) > 1:  # part of a package: import it by its full name, so that relative imports work
         return _load_module(".".join(names))
-    # not by import_module: a file may be named like an installed module, or like none at all
+    # not import_module: the file may have the name of an installed module, or a name that is no module name
     name = path.stem if path.stem not in sys.modules else f"jetflow_app_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -101,7 +101,7 @@ def _put_first(folder: str) -> None:
 
 
 def _import_failed(name: str, error: BaseException) -> RegistrationError:
-    """Says where in the user's own code it happened; what lies between is Python's and jetflow's."""
+    """Return the error with the place in the user's own code, without the frames of Python and jetflow."""
     what = "".join(traceback.format_exception_only(error)).rstrip()
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_file(frame.filename)]
     where = "".join(traceback.format_list(frames)).rstrip()

@@ -1,4 +1,4 @@
-"""The ``jetflow`` command: every command in its place, and the help that ties them together."""
+"""The ``jetflow`` command: the list of commands and the help."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ COMMANDS = {
     "cancel": (USE, "commands:cancel"),
     "terminate": (USE, "commands:terminate"),
 }
-"""Each command's panel in the help, and its module in ``jetflow.cli`` and function there."""
+"""For each command: its panel in the help, its module in ``jetflow.cli``, and its function."""
 
 GROUPS = {
     "dead-letters": (
         USE,
-        "Commands that could not be understood: look, mend, send again, drop.",
+        "Malformed commands and expired signals: show, requeue or drop them.",
         {
             "list": "dead_letters:list_letters",
             "show": "dead_letters:show_letter",
@@ -54,14 +54,14 @@ GROUPS = {
     ),
     "events": (
         RUN,
-        "Lifecycle events for other services, as CloudEvents on a stream: switch them on or off.",
+        "Lifecycle events for other services, as CloudEvents in a stream: switch them on or off.",
         {"on": "events:events_on", "off": "events:events_off"},
     ),
 }
-"""Groups of commands: panel, help, and the function of each as above."""
+"""Groups of commands: the panel, the help, and each command's module and function."""
 
 KEEP_LINES = "\b\n"
-"""Typer's mark for a paragraph whose lines are not to be joined."""
+"""Typer's mark for a paragraph whose lines it must not join."""
 
 
 def _version(wanted: bool) -> None:
@@ -77,14 +77,14 @@ def _root(
     set_up_logging(verbose)
 
 
-ROOT_HELP = f"""Durable workflows whose only server is NATS.
+ROOT_HELP = f"""Durable workflows. NATS is the only server.
 
 {KEEP_LINES}Begin with:
   jetflow dev examples/orders.py         a server, a worker and a dashboard
   jetflow start order '{{"sku": "A"}}'     in another terminal
   jetflow list
 
-{KEEP_LINES}Environment, for what is not given as an option:
+{KEEP_LINES}Environment variables, used without the option:
   JETFLOW_URL, JETFLOW_NAMESPACE, JETFLOW_TASK_QUEUE, JETFLOW_CREDS
   NO_COLOR=1 switches colours off
 
@@ -94,7 +94,7 @@ ROOT_HELP = f"""Durable workflows whose only server is NATS.
 
 
 def _teaching(function: Callable[..., Any]) -> str:
-    """A command's help from its docstring: prose to be wrapped by the terminal, examples a line each."""
+    """Return a command's help from its docstring: prose that the terminal wraps, and examples line by line."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
     return "\n\n".join(KEEP_LINES + text if text.startswith("Examples:\n") else text.replace("\n", " ") for text in paragraphs)
 
@@ -106,7 +106,7 @@ def _add(app: typer.Typer, name: str, where: str, **options: Any) -> None:
 
 
 def build(only: str | None = None) -> typer.Typer:
-    """The command with everything in it, or with one command ``only``: what is not asked for need not be imported."""
+    """Return the command line with all commands, or with one command ``only``, to import less."""
     app = typer.Typer(
         help=ROOT_HELP,
         no_args_is_help=True,

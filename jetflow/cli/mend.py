@@ -1,4 +1,4 @@
-"""``jetflow mend``: have an inbox that was made anew or restored go on behind the positions that are in use."""
+"""``jetflow mend``: move the positions of a recreated or restored inbox past those in use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jetflow.cli.report import reporting
 
 
 def mend(as_json: Json = False, connection: Connection = HERE) -> None:
-    """Mend an inbox that was removed and made anew, or restored from an older copy. What waits in it is kept; clients are refused meanwhile.
+    """Repair an inbox that was recreated, or restored from an older copy. Its commands stay. Clients are refused during the repair.
 
     Examples:
       jetflow mend
@@ -26,6 +26,6 @@ def mend(as_json: Json = False, connection: Connection = HERE) -> None:
         if as_json:
             write_json({"mended": moved is not None, "kept": moved or 0})
         elif moved is None:
-            say("nothing to mend: the inbox goes on where it was")
+            say("nothing to mend: the inbox is intact")
         else:
-            say(f"mended: workers take commands again, {moved} that waited first")
+            say(f"mended: workers apply commands again, beginning with the {moved} stored ones")

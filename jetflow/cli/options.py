@@ -20,20 +20,16 @@ CONNECTION = "Connection"
 
 Server = Annotated[
     str | None,
-    typer.Option(
-        "--server", "-s", envvar="JETFLOW_URL", metavar="URL", help=f"Address of NATS; {DEFAULT_URL} when not given.", rich_help_panel=CONNECTION
-    ),
+    typer.Option("--server", "-s", envvar="JETFLOW_URL", metavar="URL", help=f"Address of NATS. Default: {DEFAULT_URL}.", rich_help_panel=CONNECTION),
 ]
-Namespace = Annotated[
-    str, typer.Option("--namespace", envvar="JETFLOW_NAMESPACE", metavar="NAME", help="Which set of workflows.", rich_help_panel=CONNECTION)
-]
+Namespace = Annotated[str, typer.Option("--namespace", envvar="JETFLOW_NAMESPACE", metavar="NAME", help="The namespace.", rich_help_panel=CONNECTION)]
 Creds = Annotated[
     Path | None, typer.Option("--creds", envvar="JETFLOW_CREDS", metavar="FILE", help="Credentials file of NATS.", rich_help_panel=CONNECTION)
 ]
-TaskQueue = Annotated[str, typer.Option("--task-queue", "-q", envvar="JETFLOW_TASK_QUEUE", metavar="NAME", help="Whose workers run it.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON for programs, one line each; errors too, on stderr.")]
+TaskQueue = Annotated[str, typer.Option("--task-queue", "-q", envvar="JETFLOW_TASK_QUEUE", metavar="NAME", help="The task queue.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, one value per line. Errors are JSON on stderr.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more: -v for INFO, -vv for DEBUG.", show_default=False)]
-Timeout = Annotated[str | None, typer.Option("--timeout", metavar="DURATION", help='How long to wait, or "forever", as when not given.')]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="DURATION", help='How long to wait, or "forever". Default: forever.')]
 
 WorkflowId = Annotated[str, typer.Argument(metavar="ID", help="The workflow's id.", show_default=False)]
 App = Annotated[
@@ -45,41 +41,41 @@ Args = Annotated[
     list[str] | None, typer.Argument(metavar="ARGS", help='Each is JSON, else plain text; "-" reads JSON from stdin.', show_default=False)
 ]
 AnswerTimeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the answer.")]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Shown to whoever waits for the result.")]
-Number = Annotated[int, typer.Argument(metavar="N", help="The letter's number, from the list.", show_default=False)]
-Utc = Annotated[bool, typer.Option("--utc", callback=use_utc, help="Times in UTC, not in this machine's time zone.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="A text for the failure's message.")]
+Number = Annotated[int, typer.Argument(metavar="N", help="The dead letter's number, from the list.", show_default=False)]
+Utc = Annotated[bool, typer.Option("--utc", callback=use_utc, help="Show times in UTC, not in this machine's time zone.")]
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach a namespace of workflows; as a command's parameter it is these options."""
+    """The options for the connection to a namespace."""
 
     server: Server = None
     namespace: Namespace = DEFAULT_NAMESPACE
     creds: Creds = None
 
     def open(self, name: str) -> Any:
-        """A client to be, for ``async with``; ``name`` shows in the server's connection list."""
+        """Return a client for ``async with``. ``name`` is its name in the server's connection list."""
         return Client.connect(self.server, namespace=self.namespace, credentials=self.creds, name=name)
 
     def look(self, name: str) -> Any:
-        """As ``open``, for a command that changes nothing: a namespace that the engine cannot work with is shown all the same."""
+        """Like ``open``, for a command that only reads. It also works on a namespace that the engine refuses."""
         return connecting(self.server, namespace=self.namespace, credentials=self.creds, name=name, refuse=False)
 
 
 HERE = Connection()
-"""The default of a command's parameter; Typer fills in what is given."""
+"""The default of a command's parameter. Typer fills in the given options."""
 
 
 def follow_up(command: str, workflow_id: str, task_queue: str, connection: Connection, *, elsewhere: bool = False) -> str:
-    """A further command about a workflow, ready to paste.
+    """Return another command about a workflow, ready to paste.
 
     Args:
-        command: such as ``result``.
-        workflow_id: what it is about.
+        command: the command, such as ``result``.
+        workflow_id: the workflow's id.
         task_queue: its task queue.
-        connection: how it is reached.
-        elsewhere: for another terminal, which may not have this one's environment: options are left out only for defaults.
+        connection: the connection's options.
+        elsewhere: the command is for another terminal, which may lack this one's environment. Only options with default values are left out.
     """
     environment = {} if elsewhere else os.environ
     words = ["jetflow", command, workflow_id] if not workflow_id.startswith("-") else ["jetflow", command, "--", workflow_id]
@@ -88,14 +84,14 @@ def follow_up(command: str, workflow_id: str, task_queue: str, connection: Conne
         options += ["-q", task_queue]
     if connection.namespace != (environment.get("JETFLOW_NAMESPACE") or DEFAULT_NAMESPACE):
         options += ["--namespace", connection.namespace]
-    # an address with a password in it is not repeated
+    # do not repeat an address with a password
     if connection.server and connection.server != (environment.get("JETFLOW_URL") or DEFAULT_URL) and "@" not in connection.server:
         options += ["-s", connection.server]
     return shlex.join([*words[:2], *options, *words[2:]])
 
 
 def set_up_logging(verbose: int) -> None:
-    """Log lines on stderr: warnings, with ``-v`` INFO, with ``-vv`` DEBUG."""
+    """Log to stderr: warnings; INFO with ``-v``; DEBUG with ``-vv``."""
     if verbose or not logging.getLogger().handlers:
         level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True)

@@ -1,4 +1,4 @@
-"""What is written where: results on stdout, everything told to a person about them on stderr."""
+"""Output: results go to stdout, remarks for people to stderr."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     err: Console
 
 NEVER = ("forever", "never")
-"""What stands for no end; ``never`` is the word of before."""
+"""The words for no limit. ``never`` is the old one."""
 
 
 def __getattr__(name: str) -> Any:
-    """``out`` and ``err``, made when first asked for: rich takes long to import, and a worker does without it."""
+    """Create ``out`` and ``err`` at first use. The import of rich is slow, and a worker does not need it."""
     if name in ("out", "err"):
         from rich.console import Console
 
-        # soft_wrap wherever these print: a line cut at 80 columns in a pipe would lose data
+        # print with soft_wrap: a line cut at 80 columns in a pipe would lose data
         globals()[name] = console = Console(stderr=name == "err", highlight=False)
         return console
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -37,18 +37,18 @@ def _console(name: str) -> Console:
 
 
 def clean(text: str, *, multiline: bool = False) -> str:
-    """Text from elsewhere without control characters, which could command the terminal."""
+    """Return text without control characters, which could control the terminal."""
     kept = "\n\t" if multiline else ""
     return "".join(char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text)
 
 
 def say(text: str | Text, *, end: str = "\n") -> None:
-    """A line for a person, on stdout."""
+    """Print a line for people to stdout."""
     _write(text, end, sys.stdout, "out")
 
 
 def tell(text: str | Text) -> None:
-    """A line for a person, on stderr."""
+    """Print a line for people to stderr."""
     _write(text, "\n", sys.stderr, "err")
 
 
@@ -61,12 +61,12 @@ def _write(text: str | Text, end: str, stream: TextIO, console: str) -> None:
 
 
 def write_json(value: Any, *, to_stderr: bool = False) -> None:
-    """One line of JSON, UTF-8 whatever the locale."""
+    """Write one line of JSON in UTF-8, whatever the locale."""
     _write_line(msgspec.json.encode(value), sys.stderr if to_stderr else sys.stdout)
 
 
 def write_result(value: Any, *, one_line: bool) -> None:
-    """A workflow's result as JSON on stdout: one line, or indented for a person."""
+    """Write a workflow's result as JSON to stdout, on one line or indented."""
     body = msgspec.json.encode(value)
     if one_line:
         _write_line(body)
@@ -88,24 +88,24 @@ _zones: dict[str, tzinfo | None] = {"shown": None}
 
 
 def use_utc(wanted: bool) -> bool:
-    """Shows times in UTC from now on."""
+    """Show times in UTC from now on."""
     _zones["shown"] = UTC if wanted else None
     return wanted
 
 
 def local_time(ms: int) -> str:
-    """A time in ms since the epoch, in this machine's time zone, or in UTC if that is wanted."""
+    """Return a time in ms since the epoch as text, in this machine's time zone or in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC).astimezone(_zones["shown"]).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def ago(ms: int) -> str:
-    """A time, and how long ago that was or how soon it will be."""
+    """Return a time in ms since the epoch as text, with the distance from now."""
     passed = int(time.time() * 1000) - ms
     return f"{local_time(ms)} ({short_duration(passed)} ago)" if passed >= 0 else f"{local_time(ms)} (in {short_duration(-passed)})"
 
 
 def short_duration(ms: int) -> str:
-    """A duration as a person says it: the two largest units."""
+    """Return a duration in ms as text, in its two largest units."""
     if ms < 1000:
         return f"{max(ms, 0)}ms"
     seconds = ms / 1000
@@ -120,13 +120,13 @@ def short_duration(ms: int) -> str:
 
 
 def expiry(text: str | None, *, default: Any) -> Any:
-    """A duration given on the command line, None for ``forever``, or the default when not given."""
+    """Return a duration from the command line, None for ``forever``, or the default if it was not given."""
     if text is None:
         return default
     return None if text in NEVER else text
 
 
 def public_url(url: str) -> str:
-    """A server's address without user and password, fit for a log."""
+    """Return a server's address without user and password, for logs."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

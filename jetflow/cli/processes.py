@@ -1,7 +1,7 @@
-"""``--processes``: a parent that keeps several processes of the same command running, and its end of the tie in each of them.
+"""``--processes``: a parent that runs several processes of the same command and restarts them, and the part in each process.
 
-A socket pair ties each process to its parent. The process says on it that it is ready, and reads the end of it when the parent is
-gone, however that happened: then it stops, as if it had been asked to.
+A socket pair connects each process to its parent. The process writes to it when it is ready. When the parent is gone, for any reason,
+the process reads the end of the stream and stops gracefully.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from jetflow.cli.output import tell
 log: logging.Logger = logging.getLogger("jetflow.processes")
 
 TIE = "JETFLOW_PROCESSES_TIE"
-"""In a process's environment: its parent's process id, and the descriptor of its own end."""
+"""Environment variable of a process, with its parent's process id and the descriptor of its socket."""
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 15.0
 STEADY_AFTER = 30.0
-"""Seconds that a process must have run for its end to count as the first one."""
+"""Seconds after which the end of a process does not count as a repeated failure."""
 READY = b"ready"
 
 
 class CannotStartError(Exception):
-    """The first process ended before it was ready; ``code`` is its exit code, and it has told why."""
+    """The first process ended before it was ready, and printed the reason. ``code`` is its exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"the first process ended with {code}")
@@ -39,11 +39,11 @@ class CannotStartError(Exception):
 
 
 class Processes:
-    """The parent's part.
+    """The processes, as the parent runs them.
 
     Args:
-        count: how many processes.
-        arguments: of ``python -m jetflow`` in each of them.
+        count: number of processes.
+        arguments: the arguments of ``python -m jetflow`` in each process.
     """
 
     def __init__(self, count: int, arguments: list[str]) -> None:
@@ -54,10 +54,10 @@ class Processes:
         self._ready: set[int] = set()
 
     async def run(self) -> None:
-        """Keeps them running until cancelled, and then lets each of them finish. The others are started once the first is ready.
+        """Run the processes until cancelled, then stop them gracefully. The others start when the first is ready.
 
         Raises:
-            CannotStartError: the first one cannot start, so that the others could not either.
+            CannotStartError: the first one cannot start, so the others cannot either.
         """
         keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._count + 1)]
         try:
@@ -70,7 +70,7 @@ class Processes:
             await asyncio.gather(*(process.wait() for process in self._running.values()))
 
     def signal(self, number: int) -> None:
-        """Sends a signal to each of them."""
+        """Send a signal to each process."""
         for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
@@ -96,7 +96,7 @@ class Processes:
         mine, its = socket.socketpair()
         environment = {**os.environ, TIE: f"{os.getpid()}:{its.fileno()}"}
         with its:
-            # a session of its own: Ctrl-C reaches the parent alone, which passes it on once
+            # in its own session: Ctrl-C reaches only the parent, which passes it on once
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "jetflow", *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL, env=environment, pass_fds=(its.fileno(),), start_new_session=True,
@@ -127,14 +127,14 @@ def _how(code: int) -> str:
 
 
 class Tie:
-    """A process's end of the tie to its parent."""
+    """The connection of a process to its parent."""
 
     def __init__(self, its: socket.socket) -> None:
         self._its = its
 
     @classmethod
     def of_this_process(cls) -> Tie | None:
-        """The tie that the parent has given to this process, which has none unless it was started by ``Processes``."""
+        """Return this process's connection to its parent, or None if ``Processes`` did not start this process."""
         parent, _, descriptor = os.environ.pop(TIE, "").partition(":")
         if parent != str(os.getppid()):
             return None
@@ -143,12 +143,12 @@ class Tie:
         return cls(its)
 
     def tell_ready(self) -> None:
-        """Tells the parent that there is work to take."""
-        with contextlib.suppress(OSError):  # it is gone, which is seen to elsewhere
+        """Report to the parent that this process can get work."""
+        with contextlib.suppress(OSError):  # the parent is gone, which ``watch`` handles
             self._its.send(READY)
 
     def watch(self, on_end: Callable[[], None]) -> None:
-        """Calls ``on_end`` on the running loop when the parent is gone."""
+        """Call ``on_end`` on the running loop when the parent is gone."""
         self._its.setblocking(False)
         loop = asyncio.get_running_loop()
 

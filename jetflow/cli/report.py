@@ -1,4 +1,4 @@
-"""Errors as a person, or with ``--json`` a program, reads them; never a traceback of jetflow's own."""
+"""Errors as text for people, or with ``--json`` for programs. A traceback of jetflow's own is never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROKEN_PIPE = 141
 
 @contextmanager
 def reporting(as_json: bool = False) -> Iterator[None]:
-    """Turns the errors of its block into a message on stderr and an exit code."""
+    """Turn an error of the block into a message on stderr and an exit code."""
     try:
         yield
     except JetflowError as error:
@@ -34,17 +34,17 @@ def reporting(as_json: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EPIPE:
             raise
-        # whoever read our output has left, as `| head` does; what is still buffered goes nowhere
+        # the reader of the output is gone, as with `| head`; discard the buffered rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(BROKEN_PIPE) from None
 
 
 def report(error: JetflowError, *, as_json: bool = False) -> None:
-    """Writes an error to stderr."""
+    """Write an error to stderr."""
     if as_json:
         write_json(_as_data(error), to_stderr=True)
         return
-    from rich.text import Text  # takes long to import, and most commands have nothing to report
+    from rich.text import Text  # a slow import, which most commands do not need
 
     failure = error.failure if isinstance(error, FailureError) else None
     if failure is None:
@@ -61,7 +61,7 @@ def _as_data(error: JetflowError) -> dict[str, Any]:
 
 
 def failure_text(failure: Failure) -> Text:
-    """A recorded failure: what happened, what caused it, and the remote stack of each."""
+    """Return a recorded failure as text, with its causes and their stacks."""
     from rich.text import Text
 
     text = Text()

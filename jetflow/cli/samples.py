@@ -1,4 +1,4 @@
-"""Sample arguments for a workflow, made from its annotations, so that a pasted command works at once."""
+"""Sample arguments for a workflow, from its annotations, so that a pasted command works at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_DEPTH = 4
 
 
 def sample_args(definition: WorkflowDefinition[Any, Any]) -> list[Any]:
-    """Plain JSON values for the arguments that have no default."""
+    """Return plain JSON values for the arguments without a default."""
     try:
         hints = typing.get_type_hints(definition.function, include_extras=True)
     except NameError:

@@ -1,4 +1,4 @@
-"""Which workflows a command is about: the options that ``list``, ``count``, ``tail`` and ``stats`` share."""
+"""The filter options of ``list``, ``count`` and ``tail``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHICH = "Which workflows"
 
 
 class Status(StrEnum):
-    """The statuses that a person is told."""
+    """The statuses as shown to people."""
 
     RUNNING = "running"
     RETRYING = "retrying"
@@ -31,13 +31,13 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Selection:
-    """Filters; all of them must fit."""
+    """Filters. A workflow must match all of them."""
 
     status: Annotated[
         list[Status] | None,
         typer.Option(
             "--status",
-            help="Only these; may be given again. running takes retrying and parked ones too.",
+            help="Only workflows with this status. Repeat it for several. running includes retrying and parked ones.",
             show_default=False,
             rich_help_panel=WHICH,
         ),
@@ -46,21 +46,21 @@ class Selection:
     task_queue: Annotated[
         str | None,
         typer.Option(
-            "--task-queue", "-q", envvar="JETFLOW_TASK_QUEUE", metavar="NAME", help="Only this one's; all when not given.", rich_help_panel=WHICH
+            "--task-queue", "-q", envvar="JETFLOW_TASK_QUEUE", metavar="NAME", help="Only this task queue. Default: all.", rich_help_panel=WHICH
         ),
     ] = None
     started_after: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Started since: 2026-11-24T08:00 in local time, or with a zone; or 2h for two hours ago.", rich_help_panel=WHICH
+            metavar="TIME", help="Started since: 2026-11-24T08:00 in local time or with a zone, or 2h for two hours ago.", rich_help_panel=WHICH
         ),
     ] = None
-    started_before: Annotated[str | None, typer.Option(metavar="TIME", help="Started before then.", rich_help_panel=WHICH)] = None
+    started_before: Annotated[str | None, typer.Option(metavar="TIME", help="Started before this time.", rich_help_panel=WHICH)] = None
     search: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELD=VALUE",
-            help="Only with this user data, a field of search() or a path into the entity; may be given again. VALUE is JSON, else plain text.",
+            help="Only with this user data: a field of search() or a path into the entity. Repeatable. VALUE is JSON, else plain text.",
             show_default=False,
             rich_help_panel=WHICH,
         ),
@@ -68,10 +68,10 @@ class Selection:
 
     @property
     def wanted(self) -> Wanted:
-        """As the client takes them.
+        """Return the filters as keywords of ``client.list``.
 
         Raises:
-            InvalidInputError: a time or a search that cannot be read.
+            InvalidInputError: a time or a search is malformed.
         """
         return Wanted(
             status=[each.value for each in self.status] if self.status else None,
@@ -84,7 +84,7 @@ class Selection:
 
 
 EVERYTHING = Selection()
-"""The default of a command's parameter; Typer fills in what is given."""
+"""The default of a command's parameter. Typer fills in the given options."""
 
 
 def _moment(text: str | None, option: str) -> datetime | int | None:

@@ -1,4 +1,4 @@
-"""Long-running commands: a worker until a signal ends it."""
+"""Long-running commands: a worker that runs until a signal of the operating system."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ JOIN_TIMEOUT = 0.2
 
 
 async def serve(client: Client, app: LoadedApp, *, task_queue: str, on_ready: Callable[[], None] = lambda: None, **options: Any) -> None:
-    """Runs a worker until cancelled, and then hands over.
+    """Run a worker until cancelled, then stop it gracefully.
 
     Args:
         client: the connection.
-        app: what to serve.
-        task_queue: which queue.
-        on_ready: called once, when the worker owns partitions, or without workflows can be given tasks.
-        options: the worker's further keywords.
+        app: the workflows and activities to serve.
+        task_queue: the task queue to serve.
+        on_ready: called once, when the worker can get work.
+        options: other keywords of ``Worker``.
     """
     async with Worker(client, task_queue=task_queue, workflows=app.workflows, activities=app.activities, **options) as worker:
-        while not worker.ready and not worker.failed.done():  # the worker has no event for it
+        while not worker.ready and not worker.failed.done():  # the worker has no event for readiness
             await asyncio.sleep(LOOK_EVERY)
         workflows = ", ".join(clean(definition.name) for definition in app.workflows) or "none"
         activities = ", ".join(clean(definition.name) for definition in app.activities) or "none"
@@ -45,11 +45,11 @@ async def serve(client: Client, app: LoadedApp, *, task_queue: str, on_ready: Ca
 
 
 def run_until_stopped(main: Coroutine[Any, Any, None], *, at_once: Callable[[], None] = lambda: None) -> None:
-    """Runs ``main``; the first SIGINT, SIGTERM or SIGHUP cancels it, a second one ends the process.
+    """Run ``main``. The first SIGINT, SIGTERM or SIGHUP cancels it, a second one ends the process.
 
     Args:
-        main: what to run; it tidies up when cancelled.
-        at_once: called right before the process ends by a second signal.
+        main: the coroutine to run. It cleans up when cancelled.
+        at_once: called just before a second signal ends the process.
     """
     spare_the_collector()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -58,9 +58,9 @@ def run_until_stopped(main: Coroutine[Any, Any, None], *, at_once: Callable[[], 
 
 
 def spare_the_collector() -> None:
-    """Makes Python's garbage collector look less often, and not at what was imported: a worker leaves next to no cycles.
+    """Make Python's garbage collector run less often, and ignore imported modules. A worker creates almost no reference cycles.
 
-    With thousands of workflows in memory its full passes cost about a quarter of a worker's throughput.
+    With thousands of workflows in memory, the collector's full passes cost about a quarter of a worker's throughput.
     """
     gc.collect()
     gc.freeze()
@@ -77,13 +77,13 @@ async def _cancelled_by_signals(main: Coroutine[Any, Any, None], at_once: Callab
             at_once()
             _end_process(128 + number)
         stopping = True
-        tell("stopping: running activities may finish; once more ends at once")
+        tell("stopping: waiting for running activities; a second signal ends at once")
         task.cancel()
 
     loop = asyncio.get_running_loop()
     for wanted in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, wanted, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # respect nohup
             loop.add_signal_handler(number, on_signal, number)
     try:
         await task
@@ -103,12 +103,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _leave_threads_behind() -> None:
-    """Ends the process if activities still run in threads after their time was up: Python itself would wait for them."""
+    """End the process if activities still run in threads after the graceful timeout. Python itself would wait for them."""
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("jetflow-activity")]
     for thread in threads:
         thread.join(JOIN_TIMEOUT)
     if any(thread.is_alive() for thread in threads):
-        tell("activities that still run in threads are left behind; another worker runs them again")
+        tell("stopped while activities were running in threads; another worker will run them again")
         _end_process(0)
 
 

@@ -1,4 +1,4 @@
-"""``jetflow show``: one workflow's state record, readable."""
+"""``jetflow show``: one workflow's state record as text."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LABEL = 12
 def show(
     workflow_id: WorkflowId,
     task_queue: TaskQueue = DEFAULT_QUEUE,
-    tree: Annotated[bool, typer.Option("--tree", help="It, its children, and theirs: a line each.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Show it, its children and their children, one per line.")] = False,
     utc: Utc = False,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Show where a workflow stands: status, times, what it waits for, its result or failure.
+    """Show a workflow: status, times, what it waits for, its result or failure.
 
     Examples:
       jetflow show order-456 -q orders
@@ -57,7 +57,7 @@ def show(
 
 
 def describe(record: StateRecord) -> list[Text]:
-    """A state record as lines."""
+    """Return a state record as lines."""
     status = status_of(record)
     lines = [_headline(record.workflow_id, status, "asked to cancel" if record.cancel_requested and not record.closed else "")]
     lines += [_line("type", clean(record.workflow_type)), _line("task queue", clean(record.task_queue))]

@@ -1,4 +1,4 @@
-"""``jetflow start`` and ``jetflow result``: begin a workflow, and wait for what becomes of it."""
+"""``jetflow start`` and ``jetflow result``: start a workflow, and wait for its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jetflow.handle import WorkflowHandle
 
 
 class IfExists(StrEnum):
-    """What a start does when its id is taken."""
+    """What a start does if its id is taken."""
 
     FAIL = "fail"
     ATTACH = "attach"
@@ -30,22 +30,22 @@ def start(
     args: Annotated[
         list[str] | None, typer.Argument(metavar="ARGS", help='Each is JSON, else plain text; "-" reads JSON from stdin.', show_default=False)
     ] = None,
-    workflow_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its id; a random one when not given.")] = None,
+    workflow_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="The workflow's id. Default: a random one.")] = None,
     task_queue: TaskQueue = DEFAULT_QUEUE,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and print the result, as `jetflow result` does.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and print its result, as `jetflow result` does.")] = False,
     timeout: Timeout = None,
     expire: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help='How long its record is kept after the end, or "forever"; the worker decides if not given.'),
+        typer.Option(metavar="DURATION", help='How long its record stays after the end, or "forever". Default: the worker\'s.'),
     ] = None,
-    if_exists: Annotated[IfExists, typer.Option(help="When the id is taken.")] = IfExists.FAIL,
+    if_exists: Annotated[IfExists, typer.Option(help="What to do if the id is taken.")] = IfExists.FAIL,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
     """Start a workflow.
 
-    It is stored when this returns, whether or not a worker is up. With --wait the result alone is on stdout. Options go
-    anywhere; arguments that begin with a dash go after "--".
+    The command returns once the start is stored, whether or not a worker is up. With --wait only the result goes to stdout.
+    Options may come anywhere. Arguments that begin with a dash must come after "--".
 
     Examples:
       jetflow start order '{"sku": "A", "count": 3}' --id order-456 -q orders
@@ -69,7 +69,7 @@ def start(
 
     with reporting(as_json):
         if timeout is not None:
-            limit_ms(timeout, "timeout")  # a typing error is told before anything is started
+            limit_ms(timeout, "timeout")  # report a wrong timeout before starting anything
         value = asyncio.run(begin(parse_all(args or [])))
         if wait:
             write_result(value, one_line=as_json)
@@ -92,7 +92,7 @@ def _show_started(handle: WorkflowHandle, connection: Connection, *, as_json: bo
         tell(headline)
     else:
         say(headline)
-        for command, what in (("result", "waits for its result"), ("show", "shows where it stands")):
+        for command, what in (("result", "waits for its result"), ("show", "shows its state")):
             say(Text.assemble("  ", (follow_up(command, handle.workflow_id, handle.task_queue, connection), "cyan"), (f"   {what}", "dim")))
 
 
@@ -105,8 +105,8 @@ def result(
 ) -> None:
     """Wait for a workflow's end and print its result as JSON.
 
-    A failed workflow's failure, with its causes and their remote stacks, goes to stderr; the exit code is 1. It is 3 for an
-    unknown id, 4 when the time is up.
+    A failed workflow's failure, with its causes and their stacks, goes to stderr. The exit code is 1 then. It is 3 for an
+    unknown id, and 4 after the timeout.
 
     Examples:
       jetflow result order-456 -q orders

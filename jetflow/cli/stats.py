@@ -20,12 +20,12 @@ from jetflow.reading.stats import Stats, Throughput, stats
 
 
 def show_stats(
-    interval: Annotated[str, typer.Option(metavar="DURATION", help="How long to look at throughput; 0s for not at all.")] = "2s",
-    quick: Annotated[bool, typer.Option("--quick", help="Do not count workflows by status, for which every record is read.")] = False,
+    interval: Annotated[str, typer.Option(metavar="DURATION", help="How long to measure throughput; 0s: not at all.")] = "2s",
+    quick: Annotated[bool, typer.Option("--quick", help="Do not count workflows by status, which reads every record.")] = False,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Show a namespace in numbers: workflows by status, what is stored, what waits, who works on what, and how much is done.
+    """Show a namespace in numbers: workflows by status, stored messages, workers with their partitions, and throughput.
 
     Examples:
       jetflow stats
@@ -61,7 +61,7 @@ def _print(found: Stats) -> None:
     for what, number in (("commands", found.commands), ("timers", found.timers), ("dead letters", found.dead_letters)):
         say(f"  {what:<12}{number:>12,}")
     if found.expired_signals:
-        say(Text(f"  of the dead letters {found.expired_signals:,} are signals that expired before anyone waited for them", "yellow"))
+        say(Text(f"  {found.expired_signals:,} of the dead letters are signals that expired before a workflow waited for them", "yellow"))
     _heading("stored")
     for stream in found.seen.streams:
         say(f"  {clean(stream.name):<24}{stream.messages:>12,}{_size(stream.bytes):>12}  {stream.what}")
@@ -76,19 +76,19 @@ def _heading(text: str) -> None:
 
 def _print_workers(seen: Overview) -> None:
     owned = {(each.task_queue, each.worker_id): each for each in seen.consumers}
-    _heading(f"workers, and which of {seen.partitions} partitions they own")
+    _heading(f"workers, and which of the {seen.partitions} partitions they own")
     for worker in seen.workers:
         own = owned.pop((worker.task_queue, worker.worker_id), None)
         what = f"{_ranges(own.partitions)}  {own.waiting} waiting, {own.under_way} under way" if own is not None else "none"
         say(f"  {clean(worker.task_queue)}  {worker.worker_id}  {clean(worker.host)} pid {worker.pid}  {what}")
         for name, times in worker.failures.items():
-            say(Text(f"    {clean(name)} has failed {times} times; the worker's log says why", "yellow"))
+            say(Text(f"    {clean(name)} has failed {times} times; see the worker's log", "yellow"))
         for id_token, reason in worker.set_aside.items():
-            say(Text(f"    what is left of workflow {clean(_workflow_id(id_token))} cannot be read: {clean(reason)}", "yellow"))
+            say(Text(f"    the timeline of workflow {clean(_workflow_id(id_token))} cannot be read: {clean(reason)}", "yellow"))
     for each in owned.values():
         say(Text(f"  {clean(each.task_queue)}  {clean(each.worker_id)}  gone  {_ranges(each.partitions)}  {each.waiting} waiting", "yellow"))
     if not seen.workers and not seen.consumers:
-        say("  none is alive")
+        say("  no worker is up")
 
 
 def _workflow_id(id_token: str) -> str:
@@ -105,7 +105,7 @@ def _print_throughput(done: Throughput) -> None:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Partitions in few words: ``0-31,40``."""
+    """Return partitions as ranges: ``0-31,40``."""
     parts: list[str] = []
     first = last = -2
     for number in sorted(numbers):

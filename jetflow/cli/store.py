@@ -1,4 +1,4 @@
-"""The folder where ``jetflow dev`` keeps workflows."""
+"""The folder in which ``jetflow dev`` stores workflows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from jetflow.errors import BrokerError
 
 
 def prepare_store(store_dir: Path) -> None:
-    """Makes the folder if need be, and then keeps it out of git.
+    """Create the folder if it is missing, with a ``.gitignore``.
 
     Raises:
-        BrokerError: it cannot be used.
+        BrokerError: the folder cannot be used.
     """
     try:
         if not store_dir.exists():

@@ -1,4 +1,4 @@
-"""How a workflow is told in a line: its status, the status's colour, and what it is about."""
+"""A workflow in one line: its status, the status's colour, and its failure or waits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ STYLES = {"running": "blue", "early": "cyan", "parked": "yellow", "completed": "
 
 
 def status_of(record: StateRecord) -> str:
-    """The status that a person is told: parked is a state of its own."""
+    """Return the status as shown to people, which is ``parked`` for a parked workflow."""
     return "parked" if record.parked is not None and not record.closed else record.status
 
 
 def about(record: StateRecord) -> str:
-    """What it failed with, or waits for, in a few words."""
+    """Return its failure, or what it waits for, in a few words."""
     if record.failure is not None:
         return f"{record.failure.type}: {record.failure.message}"
     if record.closed:

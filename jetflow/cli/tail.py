@@ -1,4 +1,4 @@
-"""``jetflow tail``: what changes, as it changes."""
+"""``jetflow tail``: changes of workflows as they happen."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jetflow.protocol.record import StateRecord
 
 def tail(
     which: Selection = EVERYTHING,
-    last: Annotated[int, typer.Option("--last", "-n", metavar="N", min=0, help="Begin with the N that changed last.")] = 10,
+    last: Annotated[int, typer.Option("--last", "-n", metavar="N", min=0, help="Show first the N that changed last.")] = 10,
     utc: Utc = False,
     as_json: Json = False,
     connection: Connection = HERE,
 ) -> None:
-    """Follow the workflows that change, live, until Ctrl-C.
+    """Follow changes of workflows live, until Ctrl-C.
 
-    A line for each change of a workflow's record: started, waiting for something else, data changed, ended. After a lost
-    connection it goes on with what each workflow has come to meanwhile.
+    It prints a line for each change of a workflow's record: started, waits for something else, data changed, ended. After a
+    lost connection it prints the last change of each workflow.
 
     Examples:
       jetflow tail -q orders

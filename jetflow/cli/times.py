@@ -1,4 +1,4 @@
-"""Times as the command line shows them: this machine's, or UTC."""
+"""Times as the command line shows them, in this machine's time zone or in UTC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 
 
 def shown_time(iso: str, *, utc: bool) -> str:
-    """An ISO 8601 time to the millisecond, with its day, as a person reads it."""
+    """Return an ISO 8601 time as text, with date and ms."""
     time = datetime.fromisoformat(iso)
     local = time if utc else time.astimezone()
     return f"{local:%Y-%m-%d %H:%M:%S}.{local.microsecond // 1000:03d}{'Z' if utc else ''}"

@@ -21,11 +21,11 @@ from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.why import children
 
 AT_ONCE = 32
-"""Workflows that are read side by side."""
+"""Most workflows read at once."""
 
 
 class Node(Struct):
-    """A workflow, its record (None where there is none yet or no more), and its children in the order it started them."""
+    """A workflow, its record (None if it does not exist yet, or any more), and its children in the order of their starts."""
 
     workflow_id: str
     task_queue: str
@@ -36,11 +36,11 @@ class Node(Struct):
 
 
 def show_tree(workflow_id: str, task_queue: str, connection: Connection, *, as_json: bool) -> None:
-    """Prints the tree of a workflow."""
+    """Print the tree of a workflow."""
 
     async def read() -> Node:
         async with connection.look("show") as client:
-            record = await client.get_handle(workflow_id, task_queue).describe()  # refuses an unknown one
+            record = await client.get_handle(workflow_id, task_queue).describe()  # raises for an unknown id
             turn = asyncio.Semaphore(AT_ONCE)
             return await _node(client, turn, workflow_id, task_queue, record, "", frozenset())
 
@@ -67,7 +67,7 @@ async def _node(
     status = "early" if record is None else status_of(record)
     node = Node(workflow_id, task_queue, record.workflow_type if record is not None else kind, status, record, [])
     here = (task_queue, workflow_id)
-    if here not in above:  # an id may be used again by one of its own descendants
+    if here not in above:  # a descendant may use the id of an ancestor
         async with turn:
             started = await children(client.lookups.timeline, WorkflowRef.of(workflow_id, task_queue))
         node.children = list(await asyncio.gather(*(_child(client, turn, each, above | {here}) for each in started)))

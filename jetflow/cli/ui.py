@@ -19,17 +19,17 @@ LOCAL = "127.0.0.1"
 
 
 def ui(
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; any but this machine's own needs a token.")] = LOCAL,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on. Any but a local one needs a token.")] = LOCAL,
     port: Annotated[
         int | None, typer.Option(metavar="N", min=0, max=65535, help=f"Port of the page; {DEFAULT_PORT} if free, else any (0: any).")
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="JETFLOW_UI_TOKEN", metavar="TEXT", help="What a browser must show; made and printed where one is needed.", show_default=False
+            envvar="JETFLOW_UI_TOKEN", metavar="TEXT", help="The token for browsers. Default: generated and printed if needed.", show_default=False
         ),
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Show everything and refuse every command.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, but refuse every command.")] = False,
     connection: Connection = HERE,
     verbose: Verbose = 0,
 ) -> None:
@@ -58,7 +58,7 @@ async def _serve(connection: Connection, host: str, port: int | None, token: str
             say(f"{address}/?token={access.token}" if made else address)
             tell(f"the dashboard of {public_url(client.url)}{', read-only' if read_only else ''}; Ctrl-C stops it")
             if access.token is not None and not made:
-                tell("it asks for your token")
+                tell("browsers must give your token")
             await asyncio.wait([task])
 
 

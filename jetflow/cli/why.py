@@ -1,4 +1,4 @@
-"""``jetflow why``: in one sentence what a workflow waits for, since when, who owns it, what failed, and what would wake it."""
+"""``jetflow why``: one sentence on what a workflow waits for, since when, which worker owns it, what failed, and what would wake it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.why import Wait, Why, kept_signals, why
 
 MOST = 3
-"""Things of several waited for that the sentence names."""
+"""Most waits that the sentence names."""
 BARE = frozenset({"start", "delay", "condition", "code", "worker"})
 
 
 def explain(
     workflow_id: WorkflowId, task_queue: TaskQueue = DEFAULT_QUEUE, utc: Utc = False, as_json: Json = False, connection: Connection = HERE
 ) -> None:
-    """Say in one sentence what a workflow waits for, since when, who owns it, what failed, and what would wake it.
+    """Say in one sentence what a workflow waits for, since when, which worker owns it, what failed, and what would wake it.
 
-    Where it waits for a child, that child is looked at too, and so on. Exit code 3 for an unknown id, with the signals that
-    are kept for it.
+    If it waits for a child, the sentence says what the child waits for, and so on. For an unknown id the exit code is 3, and
+    the command lists its early signals.
 
     Examples:
       jetflow why order-456 -q orders
@@ -51,11 +51,11 @@ def explain(
 
 async def _tell_kept(client: Client, ref: WorkflowRef, *, as_json: bool) -> None:
     for kept in [] if as_json else await kept_signals(client.broker, ref):
-        tell(f"a signal {clean(kept.name)!r} is kept for it until {local_time(kept.expires)}")
+        tell(f"an early signal {clean(kept.name)!r} waits for it until {local_time(kept.expires)}")
 
 
 def sentence(found: Why) -> str:
-    """All that is known, after the workflow's name."""
+    """Return the sentence, without the workflow's id."""
     if found.closed_at is not None:
         return _ending(found)
     named = [_clause(wait) for wait in found.waits[:MOST]]
@@ -76,7 +76,7 @@ def sentence(found: Why) -> str:
 def _ending(found: Why) -> str:
     failure = f" with {found.failure.type}: {found.failure.message}" if found.failure is not None else ""
     assert found.closed_at is not None
-    kept = f"; its record is kept until {local_time(found.closed_at + found.expire)}" if found.expire is not None else ""
+    kept = f"; its record expires at {local_time(found.closed_at + found.expire)}" if found.expire is not None else ""
     return (
         f"({found.workflow_type} on {found.task_queue}) has {_ended(found.status)}{failure}, {ago(found.closed_at)}{kept}; nothing wakes it any more."
     )
@@ -98,11 +98,11 @@ def _clause(wait: Wait) -> str:
     attempt = f" attempt {wait.attempt}" if wait.attempt else ""
     match wait.kind:
         case "start":
-            return f"a worker to take it up{since}, {wait.message}"
+            return f"a worker to start it{since}, {wait.message}"
         case "delay":
-            return f"the time of its start, {ago(wait.due or 0)}, put off{since}"
+            return f"the time of its start, {ago(wait.due or 0)}, delayed{since}"
         case "worker":
-            return f"a worker that can go on with it{since}: parked because of {wait.name}: {wait.message}"
+            return f"a worker that can continue it{since}: parked because of {wait.name}: {wait.message}"
         case "code":
             return f"runs its code{since}"
         case "condition":

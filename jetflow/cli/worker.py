@@ -1,4 +1,4 @@
-"""``jetflow worker``: serves a module's workflows and activities."""
+"""``jetflow worker``: serve a module's workflows and activities."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ TUNING = "Tuning"
 def worker(
     app: App,
     task_queue: TaskQueue = DEFAULT_QUEUE,
-    activities_only: Annotated[bool, typer.Option("--activities-only", help="Serve no workflows: only what they send to the task queue.")] = False,
+    activities_only: Annotated[bool, typer.Option("--activities-only", help="Serve no workflows, only activities sent to the task queue.")] = False,
     processes: Annotated[
-        int, typer.Option(envvar="JETFLOW_PROCESSES", metavar="N", min=1, help="Worker processes; one that ends is started anew.")
+        int, typer.Option(envvar="JETFLOW_PROCESSES", metavar="N", min=1, help="Number of worker processes. One that ends is restarted.")
     ] = 1,
     max_concurrent_activities: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Activity attempts under way at once.", rich_help_panel=TUNING)
+        int, typer.Option(metavar="N", min=1, help="Most activity attempts at once.", rich_help_panel=TUNING)
     ] = 1000,
     max_concurrent_commands: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Commands taken and not yet acked, at most.", rich_help_panel=TUNING)
+        int, typer.Option(metavar="N", min=1, help="Most commands received and not yet acked.", rich_help_panel=TUNING)
     ] = 10_000,
-    max_cached_workflows: Annotated[int, typer.Option(metavar="N", min=1, help="Resting workflows kept in memory.", rich_help_panel=TUNING)] = 5_000,
+    max_cached_workflows: Annotated[int, typer.Option(metavar="N", min=1, help="Most resting workflows in memory.", rich_help_panel=TUNING)] = 5_000,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads for plain def activities.", rich_help_panel=TUNING)] = 32,
     graceful_timeout: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long running activities may finish at the stop.", rich_help_panel=TUNING)
+        str, typer.Option(metavar="DURATION", help="How long running activities may continue when it stops.", rich_help_panel=TUNING)
     ] = "10s",
     expire: Annotated[
         str,
-        typer.Option(metavar="DURATION", help='How long records are kept after any end, or "forever".', rich_help_panel=TUNING),
+        typer.Option(metavar="DURATION", help='How long records stay after the end, or "forever".', rich_help_panel=TUNING),
     ] = "7d",
     connection: Connection = HERE,
     verbose: Verbose = 0,
 ) -> None:
     """Serve every workflow and activity of a module.
 
-    Run as many as you like, on as many machines: they share the task queue's workflows. Ctrl-C or SIGTERM lets running
-    activities finish and hands the rest over to the other workers; a second signal ends at once. The line "worker ready"
-    on stderr says that it has work to take. One process uses one core: --processes starts several, and stops with them.
+    Run any number of workers on any number of machines. They share the task queue's workflows. After Ctrl-C or SIGTERM,
+    running activities may finish, and other workers take over the rest. A second signal ends it at once. The line "worker
+    ready" on stderr means that it can get work. One process uses one core; --processes starts several.
 
     Examples:
       jetflow worker shop.orders --task-queue orders

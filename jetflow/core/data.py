@@ -102,7 +102,7 @@ class Search:
         elif len(pairs) % 2 == 0:
             given.update(zip(pairs[::2], pairs[1::2], strict=True))
         else:
-            raise InvalidInputError('set takes a dict, or names and values in turn: set("a", 1, "b", 2)')
+            raise InvalidInputError('set() takes a dict, or names and values in turn: set("a", 1, "b", 2)')
         return self._access(True).update(given | fields)
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -192,7 +192,7 @@ class Entity:
 
         def turned(value: Any) -> bool:
             if not isinstance(value, bool | None):
-                raise InvalidInputError(f"entity {path!r} is not true or false but {value!r}")
+                raise InvalidInputError(f"entity {path!r} must be true or false, not {value!r}")
             return not value
 
         return self._change(path, turned)  # type: ignore[no-any-return]
@@ -213,7 +213,7 @@ class Entity:
         def changed(items: Any) -> list[Any]:
             items = [] if items is None else items
             if not isinstance(items, list):
-                raise InvalidInputError(f"entity {path!r} is not a list but {type(items).__name__}")
+                raise InvalidInputError(f"entity {path!r} must be a list, not {type(items).__name__}")
             function(items)
             return items
 
@@ -268,7 +268,7 @@ def _place(document: dict[str, Any], path: str, *, make: bool) -> tuple[Any, Any
 
 def _steps(path: Any) -> list[str]:
     if not isinstance(path, str) or not path or not all(steps := path.split(".")):
-        raise InvalidInputError(f"an entity path is names with dots between them, not {path!r}")
+        raise InvalidInputError(f"an entity path must be names joined by dots, not {path!r}")
     return steps
 
 
@@ -286,7 +286,7 @@ def _plain(value: Any) -> Any:
 def _object(value: Any) -> dict[str, Any]:
     plain = _plain(value)
     if not isinstance(plain, dict):
-        raise InvalidInputError(f"an entity is a JSON object, not {type(value).__name__}")
+        raise InvalidInputError(f"an entity must be a JSON object, not {type(value).__name__}")
     return plain
 
 
@@ -295,5 +295,5 @@ def _number(what: str, value: Any) -> int | float:
         with contextlib.suppress(ValueError):
             value = float(value) if "." in value or "e" in value.lower() else int(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidInputError(f"{what} is not a number but {value!r}")
+        raise InvalidInputError(f"{what} is not a number: {value!r}")
     return value

@@ -36,7 +36,7 @@ def to_ms(duration: Duration, what: str = "duration") -> int:
     """
     if isinstance(duration, str):
         if not _WHOLE.fullmatch(duration.strip()):
-            raise InvalidInputError(f'{what} {duration!r} is not understood: write it like "250ms", "30s", "10m", "1h30m", "30d"')
+            raise InvalidInputError(f'{what} {duration!r} is not a duration; write it like "250ms", "30s", "10m", "1h30m" or "30d"')
         ms = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(duration))
     elif isinstance(duration, timedelta):
         ms = duration.total_seconds() * 1000

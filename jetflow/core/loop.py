@@ -325,7 +325,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         if not isinstance(given, Sequence) or not any(part is coro for part in given):
             coro.close()
             fix = "give it a list of coroutines or tasks"
-            raise NotAllowedInWorkflowError("asyncio.as_completed over something whose order is not known", user_location(), fix)
+            raise NotAllowedInWorkflowError("asyncio.as_completed over an iterable without a fixed order", user_location(), fix)
         for part in given:
             if asyncio.iscoroutine(part) and id(part) not in self._started_early:
                 self._started_early[id(part)] = self.create_task(part)

@@ -144,4 +144,4 @@ class _ReadingLoop(WorkflowLoop):
 
 
 def _known(handlers: Handlers | None) -> str:
-    return f"it has {', '.join(sorted(handlers.queries))}" if handlers is not None and handlers.queries else "it has none"
+    return f"it has {', '.join(sorted(handlers.queries))}" if handlers is not None and handlers.queries else "it has no queries"

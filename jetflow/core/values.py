@@ -213,7 +213,7 @@ class Signature:
                 self._positional.add(parameter.name)
                 self.required += parameter.default is parameter.empty
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-                raise InvalidInputError(f"{name}: keyword-only argument {parameter.name!r} needs a default, arguments travel as a list")
+                raise InvalidInputError(f"{name}: keyword-only argument {parameter.name!r} needs a default, because arguments are sent as a list")
         self.single: bool = len(self._each) == 1 and self._rest is None
         self._whole = msgspec.json.Decoder(tuple[tuple(types)]) if types and self._rest is None else None  # type: ignore[misc]
         self.result: TypedDecoder = TypedDecoder(hints.get("return", Any), f"{name}, result")
@@ -232,7 +232,7 @@ class Signature:
             raise InvalidInputError(f"{self.name}: {error}") from error
         lost = [name for name in kwargs if name not in self._positional]
         if lost:
-            raise InvalidInputError(f"{self.name}: keyword-only argument {lost[0]!r} cannot be given, arguments travel as a list")
+            raise InvalidInputError(f"{self.name}: keyword-only argument {lost[0]!r} cannot be given, because arguments are sent as a list")
         bound.apply_defaults()
         return bound.args
 

@@ -1,1 +1,1 @@
-"""What users see of a run's recorded events; pure."""
+"""Pure: from a run's recorded events to what users see."""

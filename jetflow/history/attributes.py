@@ -1,6 +1,6 @@
-"""What all history events have in common: attributes of their own. ``kind`` is the event's type.
+"""Base classes of the attributes of history events. ``kind`` is the event's type.
 
-The events of ``extended = True`` are given only when they are asked for, so that the others stay a small, stable set.
+Events with ``extended = True`` are only in histories with the option ``extended``, so that the basic set stays small and stable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Category = Literal["workflow", "activity", "child_workflow", "timer", "signal"]
 
 
 class Attributes(Struct, tag_field="kind"):
-    """What is special to a type of event. ``extended`` ones are only given when they are asked for."""
+    """The attributes of one type of event. ``extended`` types are only in histories with that option."""
 
     category: ClassVar[Category] = "workflow"
     extended: ClassVar[bool] = False
@@ -28,8 +28,8 @@ class OfOperation(Attributes):
     """An event of a durable operation.
 
     Attributes:
-        timeline_key: names the operation in its run, such as ``activity-3``; the same in all its events.
-        execution_index: its place among the run's operations, from 1.
+        timeline_key: the operation's name in its run, such as ``activity-3``. All its events have the same one.
+        execution_index: the operation's index in its run, from 1.
     """
 
     timeline_key: str

@@ -13,7 +13,7 @@ from jetflow.history.attributes import Category, OfOperation
 
 
 class OfActivity(OfOperation, kw_only=True):
-    """An event of an activity. ``input``, the list of arguments, is there with ``enrich_inputs``."""
+    """An event of an activity. ``input``, the list of arguments, is included with ``enrich_inputs``."""
 
     category: ClassVar[Category] = "activity"
     activity_type: str
@@ -21,13 +21,13 @@ class OfActivity(OfOperation, kw_only=True):
 
 
 class ActivityTaskScheduled(OfActivity, tag="activity_task_scheduled", kw_only=True):
-    """The code called an activity; ``task_queue`` is there when it runs on other workers."""
+    """The code called an activity. ``task_queue`` is set if other workers run it."""
 
     task_queue: str | UnsetType = UNSET
 
 
 class ActivityTaskCompleted(OfActivity, tag="activity_task_completed", kw_only=True):
-    """An activity returned, on its attempt number ``attempt``."""
+    """An activity returned in its attempt number ``attempt``."""
 
     scheduled_event_id: int
     attempt: int
@@ -35,7 +35,7 @@ class ActivityTaskCompleted(OfActivity, tag="activity_task_completed", kw_only=T
 
 
 class ActivityTaskFailed(OfActivity, tag="activity_task_failed", kw_only=True):
-    """An activity failed for good, on its attempt number ``attempt``.
+    """An activity failed in its attempt number ``attempt``, and no attempt follows.
 
     ``failure_kind`` says why no attempt follows: ``timed_out``, ``exhausted`` or ``fatal``.
     """
@@ -47,14 +47,14 @@ class ActivityTaskFailed(OfActivity, tag="activity_task_failed", kw_only=True):
 
 
 class ActivityTaskQueued(OfActivity, tag="activity_task_queued", kw_only=True):
-    """The workflow's owner lacks the activity: from here on other workers of its queue run it."""
+    """The workflow's owner does not have the activity. From now on other workers of its task queue run it."""
 
     extended: ClassVar[bool] = True
     scheduled_event_id: int
 
 
 class ActivityTaskRetrying(OfActivity, tag="activity_task_retrying", kw_only=True):
-    """An attempt failed, and the next one is due later; backoffs under a second are not recorded."""
+    """An attempt failed, and the next one is due later. Backoffs under a second are not recorded."""
 
     extended: ClassVar[bool] = True
     scheduled_event_id: int
@@ -64,7 +64,7 @@ class ActivityTaskRetrying(OfActivity, tag="activity_task_retrying", kw_only=Tru
 
 
 class ActivityTaskCancelled(OfActivity, tag="activity_task_cancelled", kw_only=True):
-    """The code gave up waiting for an activity."""
+    """The code stopped waiting for an activity."""
 
     extended: ClassVar[bool] = True
     scheduled_event_id: int
@@ -74,7 +74,7 @@ class ActivityTaskCancelled(OfActivity, tag="activity_task_cancelled", kw_only=T
 
 
 class OfChild(OfOperation):
-    """An event of a child workflow; ``awaited`` says whether the parent waits for its result."""
+    """An event of a child workflow. ``awaited``: whether the parent waits for its result."""
 
     category: ClassVar[Category] = "child_workflow"
     child_workflow_id: str
@@ -82,7 +82,7 @@ class OfChild(OfOperation):
 
 
 class ChildWorkflowExecutionStarted(OfChild, tag="child_workflow_execution_started"):
-    """The code started a child. ``input`` is there with ``enrich_inputs``."""
+    """The code started a child. ``input`` is included with ``enrich_inputs``."""
 
     workflow_type: str
     task_queue: str
@@ -91,21 +91,21 @@ class ChildWorkflowExecutionStarted(OfChild, tag="child_workflow_execution_start
 
 
 class ChildWorkflowExecutionCompleted(OfChild, tag="child_workflow_execution_completed"):
-    """A child that was waited for returned."""
+    """An awaited child returned."""
 
     initiated_event_id: int
     result: Any | UnsetType = UNSET
 
 
 class ChildWorkflowExecutionFailed(OfChild, tag="child_workflow_execution_failed"):
-    """A child that was waited for failed, or could not be started."""
+    """An awaited child failed, or could not be started."""
 
     initiated_event_id: int
     failure: Failure
 
 
 class ChildWorkflowExecutionAccepted(OfChild, tag="child_workflow_execution_accepted"):
-    """A child that is not waited for was taken up by a worker; ``run_id`` is its run."""
+    """A worker accepted a child that is not awaited. ``run_id`` is the child's run."""
 
     extended: ClassVar[bool] = True
     initiated_event_id: int
@@ -113,7 +113,7 @@ class ChildWorkflowExecutionAccepted(OfChild, tag="child_workflow_execution_acce
 
 
 class ChildWorkflowExecutionAbandoned(OfChild, tag="child_workflow_execution_abandoned"):
-    """The code gave up waiting for a child; what became of it is in the child's own history."""
+    """The code stopped waiting for a child. The child's own history has its outcome."""
 
     extended: ClassVar[bool] = True
     initiated_event_id: int
@@ -129,19 +129,19 @@ class OfTimer(OfOperation):
 
 
 class TimerStarted(OfTimer, tag="timer_started"):
-    """The code sleeps; ``duration_ms`` is what it asked for."""
+    """The code began to sleep for ``duration_ms``."""
 
     duration_ms: int
 
 
 class TimerFired(OfTimer, tag="timer_fired"):
-    """The time was up."""
+    """The timer's time came."""
 
     started_event_id: int
 
 
 class TimerCancelled(OfTimer, tag="timer_cancelled"):
-    """The code gave up waiting for a timer, such as a timeout that was not needed."""
+    """The code stopped waiting for a timer, such as a timeout that was not needed."""
 
     extended: ClassVar[bool] = True
     started_event_id: int
@@ -158,27 +158,27 @@ class OfSignal(OfOperation):
 
 
 class SignalWaitStarted(OfSignal, tag="signal_wait_started"):
-    """The code waits for a signal; ``timeout_ms`` is there if not for ever."""
+    """The code began to wait for a signal. ``timeout_ms`` is included if the wait has a timeout."""
 
     timeout_ms: int | UnsetType = UNSET
 
 
 class WorkflowExecutionSignaled(OfSignal, tag="workflow_execution_signaled"):
-    """A signal met its wait; ``input`` is what it carried."""
+    """A signal ended its wait. ``input`` is the signal's data."""
 
     started_event_id: int
     input: Any | UnsetType = UNSET
 
 
 class SignalWaitTimedOut(OfSignal, tag="signal_wait_timed_out"):
-    """No signal came in time."""
+    """No signal came within the timeout."""
 
     extended: ClassVar[bool] = True
     started_event_id: int
 
 
 class SignalWaitCancelled(OfSignal, tag="signal_wait_cancelled"):
-    """The code gave up waiting for a signal."""
+    """The code stopped waiting for a signal."""
 
     extended: ClassVar[bool] = True
     started_event_id: int
@@ -197,7 +197,7 @@ class SignalSent(OfSignal, tag="signal_sent"):
 
 
 class SideEffectRecorded(OfOperation, tag="side_effect_recorded"):
-    """A value was taken from outside, or the failure instead of it."""
+    """The code called ``side_effect``, and its value or its failure was recorded."""
 
     extended: ClassVar[bool] = True
     value: Any | UnsetType = UNSET

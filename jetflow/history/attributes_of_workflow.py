@@ -1,4 +1,4 @@
-"""Attributes of the events of a workflow itself: its beginning and end, and what was done to it from outside."""
+"""Attributes of the events of a workflow itself: its start and end, cancel, terminate, patches and updates."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class WorkflowExecutionFailed(Attributes, tag="workflow_execution_failed"):
 
 
 class WorkflowExecutionCancelRequested(Attributes, tag="workflow_execution_cancel_requested"):
-    """Somebody asked the workflow to stop."""
+    """The workflow was asked to cancel."""
 
     extended: ClassVar[bool] = True
     reason: str
 
 
 class WorkflowExecutionTerminated(Attributes, tag="workflow_execution_terminated"):
-    """The run was ended from outside; takes the place of ``workflow_execution_failed``."""
+    """The run was terminated. This event replaces ``workflow_execution_failed``."""
 
     extended: ClassVar[bool] = True
     reason: str
@@ -47,7 +47,7 @@ class WorkflowExecutionTerminated(Attributes, tag="workflow_execution_terminated
 
 
 class WorkflowExecutionContinuedAsNew(Attributes, tag="workflow_execution_continued_as_new"):
-    """The workflow began again with other arguments; ``generation`` is the one that begins."""
+    """The workflow continued as new with other arguments. ``generation`` is the number of the new generation."""
 
     extended: ClassVar[bool] = True
     workflow_type: str
@@ -56,14 +56,14 @@ class WorkflowExecutionContinuedAsNew(Attributes, tag="workflow_execution_contin
 
 
 class WorkflowExecutionPatched(Attributes, tag="workflow_execution_patched"):
-    """The code from here on is the one behind ``patched(id)``."""
+    """From here on the run takes the new code of ``patched(id)``."""
 
     extended: ClassVar[bool] = True
     patch_id: str
 
 
 class WorkflowExecutionUpdateAccepted(Attributes, tag="workflow_execution_update_accepted"):
-    """An update was taken; ``input`` is the list of arguments."""
+    """An update was accepted. ``input`` is the list of arguments."""
 
     extended: ClassVar[bool] = True
     update_id: str

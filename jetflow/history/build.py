@@ -1,7 +1,7 @@
-"""From a run's timeline to its history: a fold over recorded events, all generations, in the order in which they were recorded.
+"""From a run's timeline to its history: a fold over the recorded events of all generations, in the order of recording.
 
-The time of a history event is the workflow's own clock, which never goes back: so the order of recording is the order of
-time, and an event's number stays what it is while the run goes on, whatever the clocks of its owners say.
+The time of a history event is that of the workflow's own clock, which never goes back. So the order of recording is the
+order of time, and an event's number does not change while the run continues, whatever the clocks of its owners say.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from jetflow.history.execution import HistoryEvent, Status
 
 
 class History(EventMaker):
-    """One run's history, as far as it has been read."""
+    """The history of one run, up to the last event read."""
 
     def add(self, recorded: Iterable[Any]) -> list[HistoryEvent]:
-        """The history events of further recorded events."""
+        """Add recorded events, and return their history events."""
         found = []
         for event in recorded:
             self.seen: int = self.seen + 1
@@ -33,14 +33,14 @@ class History(EventMaker):
 
     @property
     def status(self) -> Status:
-        """Where the run stands; a terminated one has failed."""
+        """The run's status. A terminated run has failed."""
         if self.closing is None:
             return "running"
         return "completed" if isinstance(self.closing, ev.Completed) else "failed"
 
     @property
     def failure(self) -> Failure | None:
-        """Why the run failed."""
+        """The run's failure; None if it has not failed."""
         match self.closing:
             case ev.Failed():
                 return self.closing.failure

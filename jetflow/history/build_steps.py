@@ -1,4 +1,4 @@
-"""What each recorded event adds to a history: the event of it that people see, if any."""
+"""The history event of each type of recorded event, if it has one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jetflow.history.execution import HistoryEvent
 def _started(history: EventMaker, event: ev.Started) -> HistoryEvent | None:
     history.workflow_type, history.generation = event.workflow_type, event.generation
     if history.first is not None:
-        return None  # a later generation: told by the event that ended the one before
+        return None  # the event that ended the generation before shows this one's start
     history.first, history.started_at = event, history.now
     given = shown(event.input) if history.view.enrich_inputs or not history.view.omit_results else UNSET
     return history.make(wf.WorkflowExecutionStarted(workflow_type=event.workflow_type, task_queue=history.task_queue, input=given))

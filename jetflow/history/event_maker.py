@@ -1,4 +1,4 @@
-"""Making a run's history events: numbers, times, and the references between those that belong together."""
+"""Making history events: their numbers, their times, and the references between those that belong together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jetflow.history.attributes import Attributes, OfOperation
 from jetflow.history.execution import HistoryEvent
 
 SYSTEM = "lt"
-"""What the names of system activities begin with."""
+"""Prefix of the names of system activities."""
 
 
 class View(Struct, frozen=True):
-    """Which events a history has, and how much of them.
+    """Options of a history: which events it has, and with which payloads.
 
     Attributes:
-        exclude_system: leaves out system activities.
-        omit_results: leaves out what was returned and sent: results, inputs of the workflow and of signals.
-        enrich_inputs: adds the inputs of activities and children.
-        extended: adds the events that are not in the basic set.
+        exclude_system: leave out system activities.
+        omit_results: leave out results, and inputs of the workflow and of signals.
+        enrich_inputs: add inputs of activities and children.
+        extended: add events beyond the basic set.
     """
 
     exclude_system: bool = False
@@ -33,7 +33,7 @@ class View(Struct, frozen=True):
 
 
 class Begun:
-    """An operation that has begun: the event that says so, when that was, and what further events repeat of it."""
+    """A begun operation: its first event, the time of that, and the attributes that its later events repeat."""
 
     __slots__ = ("at", "event_id", "recorded", "same")
 
@@ -45,19 +45,19 @@ class Begun:
 
 
 class EventMaker:
-    """What is known of a run while its history is made, and the events made of it.
+    """Makes the history events of one run.
 
     Attributes:
-        count: events so far, which is the number of the latest.
-        seen: recorded events so far.
-        first: the run's first event; None before it was read.
-        workflow_type, generation: of the latest generation.
+        count: number of history events so far, which is the latest one's number.
+        seen: number of recorded events so far.
+        first: the run's first event; None before it is read.
+        workflow_type, generation: those of the latest generation.
         started_at: when the first generation began, ms since the epoch.
         closing: the recorded event that ended the run.
         children: every child started, in order.
         now: the workflow's clock, ms since the epoch.
-        begun: operations that are not over, by index.
-        updates: event number and time of the updates that are not answered, by id.
+        begun: operations that have not ended, by index.
+        updates: event number and time of the updates without an outcome, by id.
     """
 
     def __init__(self, workflow_id: str, task_queue: str, view: View) -> None:
@@ -77,21 +77,21 @@ class EventMaker:
         self.updates: dict[str, tuple[int, int]] = {}
 
     def make(self, attributes: Any, began: int | None = None, *, is_system: bool = False) -> HistoryEvent:
-        """The next event; ``began`` is when what it ends began."""
+        """Return the next event. ``began``: for an event that ends something, when that began, in ms since the epoch."""
         self.count += 1
         duration = None if began is None else self.now - began
         return HistoryEvent(self.count, attributes.kind, attributes.category, to_iso(self.now), duration, is_system, attributes)
 
     def payload(self, body: Raw, *, wanted: bool = True) -> Any:
-        """What was returned or sent, unless it is to be left out."""
+        """Return a payload, unless the view leaves it out."""
         return shown(body) if wanted and not self.view.omit_results else UNSET
 
     def enriched(self, body: Raw) -> Any:
-        """An operation's input, if it is to be added."""
+        """Return an operation's input, if the view adds inputs."""
         return shown(body) if self.view.enrich_inputs else UNSET
 
     def begin(self, recorded: Any, kind: str, attributes: type[OfOperation], same: dict[str, Any], **more: Any) -> HistoryEvent | None:
-        """The first event of an operation; ``same`` is what the others repeat. None for one that is left out."""
+        """Return the first event of an operation, or None if the view leaves it out. ``same``: the attributes that its later events repeat."""
         same = {"timeline_key": f"{kind}-{recorded.index}", "execution_index": recorded.index, **same}
         is_system = isinstance(recorded, ev.ActivityScheduled) and recorded.name.startswith(SYSTEM)
         if is_system and self.view.exclude_system:
@@ -100,7 +100,7 @@ class EventMaker:
         return self.make(attributes(**same, **more), is_system=is_system)
 
     def follow(self, index: int, attributes: type[OfOperation], reference: str, *, ends: bool = True, **more: Any) -> HistoryEvent | None:
-        """A further event of an operation; None for one whose beginning is left out."""
+        """Return a later event of an operation, or None if the view leaves the operation out."""
         begun = self.begun.pop(index, None) if ends else self.begun.get(index)
         if begun is None or (attributes.extended and not self.view.extended):
             return None
@@ -109,5 +109,5 @@ class EventMaker:
         return self.make(attributes(**begun.same, **more), begun.at, is_system=is_system)
 
     def more(self, attributes: type[Attributes], began: int | None = None, **fields: Any) -> HistoryEvent | None:
-        """An event of the extended set."""
+        """Return an event of the extended set, or None if the view leaves those out."""
         return self.make(attributes(**fields), began) if self.view.extended else None

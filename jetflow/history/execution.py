@@ -1,7 +1,7 @@
 """A run as a history: typed events, the execution that holds them, and its summary.
 
-These Structs are what ``handle.export_execution()`` and ``handle.watch()`` give, and their JSON is what
-``docs/execution.schema.json`` describes. Fields are only ever added.
+``handle.export_execution()`` and ``handle.watch()`` return these Structs. ``docs/execution.schema.json`` describes their
+JSON. A new version may only add fields.
 """
 
 from __future__ import annotations
@@ -84,16 +84,16 @@ EventAttributes = (
 
 
 class HistoryEvent(Struct):
-    """Something that happened in a run.
+    """One event of a run.
 
     Attributes:
-        event_id: 1, 2, 3, … in the order of time; stays what it is while the run goes on.
-        event_type: what happened; also ``attributes.kind``.
+        event_id: 1, 2, 3, … in the order of time. It does not change while the run continues.
+        event_type: the type of event, as in ``attributes.kind``.
         category: ``workflow``, ``activity``, ``child_workflow``, ``timer`` or ``signal``.
-        event_time: the workflow's clock when it was recorded, ISO 8601 in UTC.
-        duration_ms: for an event that ends something, how long that took; null for others.
+        event_time: time of the workflow's clock at the recording, ISO 8601 in UTC.
+        duration_ms: for an event that ends something, how long that took in ms; null for others.
         is_system: True for activities whose name begins with ``lt``.
-        attributes: what is special to the type of event.
+        attributes: the attributes of this type of event.
     """
 
     event_id: int
@@ -106,7 +106,7 @@ class HistoryEvent(Struct):
 
 
 class ActivityCounts(Struct):
-    """Activities by the events there are of them: ``total`` counts those scheduled, which are ``system`` or ``user``."""
+    """Counts of activity events. ``total`` counts the scheduled activities, which are ``system`` or ``user``."""
 
     total: int = 0
     completed: int = 0
@@ -116,7 +116,7 @@ class ActivityCounts(Struct):
 
 
 class ChildCounts(Struct):
-    """Children by the events there are of them: ``total`` counts those started."""
+    """Counts of child events. ``total`` counts the started children."""
 
     total: int = 0
     completed: int = 0
@@ -124,7 +124,7 @@ class ChildCounts(Struct):
 
 
 class ExecutionSummary(Struct):
-    """Counts of an execution's events: ``timers`` those started, ``signals`` those that came."""
+    """Counts of an execution's events. ``timers`` counts started timers, ``signals`` received signals."""
 
     total_events: int
     activities: ActivityCounts
@@ -134,14 +134,14 @@ class ExecutionSummary(Struct):
 
 
 class StreamMessage(Struct):
-    """A command of the workflow that is still stored in the inbox: not consumed, or not acked yet.
+    """A command of the workflow that is still stored in the inbox: not delivered, or not acked yet.
 
     Attributes:
-        seq: its place in the inbox.
-        subject: what it was published to, as it is stored.
-        time: when, ISO 8601 in UTC.
-        headers: by name.
-        data: its body if that is JSON, else its text.
+        seq: its sequence number in the inbox.
+        subject: its subject in the inbox.
+        time: when it was stored, ISO 8601 in UTC.
+        headers: its headers by name.
+        data: its body as JSON, or as text if it is not JSON.
     """
 
     seq: int
@@ -156,21 +156,21 @@ class WorkflowExecution(Struct, kw_only=True):
 
     Attributes:
         workflow_id: its id.
-        workflow_type: name of its function; of the latest generation.
-        task_queue: whose workers run it.
-        run_id: which run of the id; null while no worker has taken up its start.
-        status: ``running``, ``completed`` or ``failed``; a terminated run has failed.
-        start_time: when its first generation began.
+        workflow_type: name of the latest generation's function.
+        task_queue: its task queue.
+        run_id: its run id; null while no worker has applied its start.
+        status: ``running``, ``completed`` or ``failed``. A terminated run has failed.
+        start_time: when its first generation began, ISO 8601 in UTC.
         close_time: when it ended; null while it runs.
-        duration_ms: from one to the other.
-        result: what it returned; null before that, and with ``omit_results``.
-        failure: why it failed; null if it did not.
-        events: in the order of time.
+        duration_ms: ms from ``start_time`` to ``close_time``.
+        result: its result; null before the end, and with ``omit_results``.
+        failure: its failure; null if it has not failed.
+        events: its events in the order of time.
         summary: counts of ``events``.
-        next_event: with ``limit``, the first event that is not among these; left out when there are no more.
-        children: with ``mode="verbose"``, the executions of the children it started, in that order.
-        parent_workflow_id: with ``include_lineage``, who started it; null for a root.
-        origin_id: with ``include_lineage``, the root of its tree; null for a root.
+        next_event: with ``limit``, the number of the first event after ``events``; left out if there are no more.
+        children: with ``mode="verbose"``, the executions of its children, in the order of their starts.
+        parent_workflow_id: with ``include_lineage``, its parent's id; null without a parent.
+        origin_id: with ``include_lineage``, the id of its topmost ancestor; null without a parent.
         stream_history: with ``include_stream_history``, its commands that are still in the inbox.
     """
 
@@ -194,7 +194,7 @@ class WorkflowExecution(Struct, kw_only=True):
 
 
 def summarize(events: list[HistoryEvent]) -> ExecutionSummary:
-    """The counts of these events."""
+    """Count events."""
     counts = dict.fromkeys((event.event_type for event in events), 0)
     system = 0
     for event in events:

@@ -1,4 +1,4 @@
-"""The five sections of ``handle.export()``: what a workflow's record and its timeline say, without making events of it."""
+"""The five sections of ``handle.export()``: a workflow's record and timeline, without history events."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SECTIONS: tuple[Section, ...] = ("data", "state", "status", "timeline", "transit
 
 
 class TimelineEntry(Struct):
-    """One durable operation of a run, or something else that it recorded.
+    """One durable operation of a run, or another recorded fact such as a patch or an update.
 
     Attributes:
-        key: its name in the run, such as ``activity-3``; ``timeline_key`` of the history's events.
-        index: its place among the operations, from 1; 0 for what is none.
-        value: ``type``, ``name`` and ``created``; once it is over ``updated`` and what came of it: ``data``, ``error``, ``timed_out`` or
+        key: its name in the run, such as ``activity-3``. History events have it as ``timeline_key``.
+        index: the operation's index in the run, from 1; 0 for other facts.
+        value: ``type``, ``name`` and ``created``. After its end also ``updated`` and the outcome: ``data``, ``error``, ``timed_out`` or
             ``cancelled``.
     """
 
@@ -31,13 +31,13 @@ class TimelineEntry(Struct):
 
 
 class Transition(Struct):
-    """A step of a run: the workflow's own generations, and each of its operations.
+    """A generation of a run, an operation, or an update.
 
     Attributes:
-        activity: what it was, such as ``activity charge``.
+        activity: its type and name, such as ``activity charge``.
         dimensions: generation and index, such as ``1,3``.
         created: when it began, ISO 8601 in UTC.
-        updated: when it was over; null before that.
+        updated: when it ended; null before that.
     """
 
     activity: str
@@ -47,14 +47,14 @@ class Transition(Struct):
 
 
 class WorkflowExport(Struct, kw_only=True):
-    """A workflow as it is stored. Sections that were not asked for are left out.
+    """What is stored of a workflow. Sections that were not requested are left out.
 
     Attributes:
         data: user data by name.
-        state: ``data`` is what ``handle.state()`` gives, ``metadata`` the state record without it.
-        status: 0 complete, above 0 pending operations, below 0 failed or terminated.
-        timeline: what the run recorded, in order.
-        transitions: its steps by the time they began.
+        state: ``data`` is the value of ``handle.state()``, ``metadata`` the rest of the state record.
+        status: 0: completed; above 0: the number of pending operations; below 0: failed or terminated.
+        timeline: the run's recorded operations and facts, in order.
+        transitions: generations, operations and updates, ordered by start time.
     """
 
     data: dict[str, Any] | UnsetType = UNSET
@@ -65,10 +65,10 @@ class WorkflowExport(Struct, kw_only=True):
 
 
 class RawTimeline:
-    """Gathers recorded events into entries and transitions.
+    """Collects recorded events into entries and transitions.
 
     Args:
-        values: False puts ``{}`` in the place of every payload.
+        values: False replaces every payload with ``{}``.
     """
 
     def __init__(self, *, values: bool = True) -> None:
@@ -81,7 +81,7 @@ class RawTimeline:
         self._number = 1
 
     def add(self, recorded: Iterable[Any]) -> None:
-        """Takes further recorded events."""
+        """Add recorded events."""
         for event in recorded:
             self._add(event)
 
@@ -141,7 +141,7 @@ class RawTimeline:
                 if event.index in self._open and not self._open[event.index][0].value["awaited"]:
                     self._end(event, data=self._payload_of(str(event.run)))
             case _:
-                pass  # says nothing that a reader of this form would miss
+                pass  # this form does not show the other events
 
     def _payload(self, body: Raw) -> Any:
         return shown(body) if self._values else {}

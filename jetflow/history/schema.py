@@ -9,9 +9,9 @@ from jetflow.history.execution import WorkflowExecution
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a ``WorkflowExecution``; ``#/$defs/HistoryEvent`` is that of a single event."""
+    """Return the JSON Schema of a ``WorkflowExecution``. ``#/$defs/HistoryEvent`` is the schema of one event."""
     schema = msgspec.json.schema(WorkflowExecution)
     for definition in schema["$defs"].values():
         if "description" in definition:
-            definition["description"] = inspect.cleandoc(definition["description"])  # the same with every Python
+            definition["description"] = inspect.cleandoc(definition["description"])  # Python versions indent docstrings differently
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

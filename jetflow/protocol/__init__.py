@@ -1,1 +1,1 @@
-"""What goes over the wire, and when it is: known to clients, workers and the broker room alike."""
+"""The wire format and the clock, shared by clients, workers and ``broker``."""

@@ -1,4 +1,4 @@
-"""What is answered to queries and updates, on the wire."""
+"""Answers to queries and updates, on the wire."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFUSED = "refused"
 
 
 class Answer(Struct, omit_defaults=True):
-    """Either a result or a failure. ``problem`` says of a failure that it is not the handler's own; ``run`` which run answered."""
+    """A result or a failure. ``problem`` is set if the failure is not the handler's own. ``run`` is the run that answered."""
 
     result: Raw | msgspec.UnsetType = msgspec.UNSET
     failure: Failure | None = None
@@ -23,5 +23,5 @@ class Answer(Struct, omit_defaults=True):
 
 
 def failed(error: BaseException, problem: str | None = None) -> Answer:
-    """The answer that an exception is."""
+    """Return the answer for an exception."""
     return Answer(failure=to_failure(error), problem=problem)

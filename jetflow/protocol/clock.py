@@ -1,7 +1,7 @@
-"""Time and chance as the engine knows them: the one place that a simulation replaces.
+"""The clock and the random numbers of the engine. A simulation replaces them here.
 
-The event loop's own time (``asyncio.sleep``, ``call_later``, ``asyncio.timeout``) comes from the loop; a simulation brings a loop of its
-own. Everything else that depends on a clock or on chance asks here.
+The event loop's own time (``asyncio.sleep``, ``call_later``, ``asyncio.timeout``) comes from the loop, and a simulation has its own
+loop. All other code that needs a clock or random numbers uses this module.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """Where time and chance come from."""
+    """A source of time and random numbers."""
 
     def time(self) -> float:
-        """Seconds since the epoch, as this machine's clock has them."""
+        """Return seconds since the epoch, by this machine's clock."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return seconds since an arbitrary time. It never goes back."""
         ...
 
     def token(self, size: int, /) -> str:
-        """``size`` bytes of chance in hex, which nobody else has drawn."""
+        """Return ``size`` random bytes in hex. No two calls return the same."""
         ...
 
     def chance(self) -> float:
-        """A number from 0 up to before 1."""
+        """Return a random number in [0, 1)."""
         ...
 
     def cpu(self) -> float:
-        """Seconds in which this thread ran, or would have liked to."""
+        """Return the seconds for which this thread ran or was ready to run."""
         ...
 
 
 class System:
-    """The machine's own clock and chance."""
+    """The machine's own clock and random numbers."""
 
     monotonic: staticmethod[[], float] = staticmethod(time.monotonic)
     token: staticmethod[[int], str] = staticmethod(secrets.token_hex)
@@ -46,7 +46,7 @@ class System:
 
     @staticmethod
     def cpu() -> float:
-        """Seconds in which this thread ran, or would have liked to."""
+        """Return the seconds for which this thread ran or was ready to run."""
         try:
             with open("/proc/thread-self/schedstat", "rb") as file:
                 ran, waited, _ = file.read().split()
@@ -60,31 +60,31 @@ class System:
 _source: Source = System()
 _time: Callable[[], float] = time.time
 monotonic: Callable[[], float] = time.monotonic
-"""Seconds since some moment; never goes back. Call it as ``clock.monotonic()``: another source replaces it."""
+"""Return seconds since an arbitrary time. It never goes back. Call it as ``clock.monotonic()``, since another source may replace it."""
 
 
 def use(source: Source | None) -> None:
-    """Replaces the source for the whole process; None brings the machine's own back."""
+    """Replace the source for the whole process. None restores the machine's own."""
     global _source, _time, monotonic
     _source = source or System()
     _time, monotonic = _source.time, _source.monotonic
 
 
 def now_ms() -> int:
-    """Milliseconds since the epoch, as this machine's clock has them."""
+    """Return ms since the epoch, by this machine's clock."""
     return int(_time() * 1000)
 
 
 def token(size: int) -> str:
-    """``size`` bytes of chance in hex."""
+    """Return ``size`` random bytes in hex."""
     return _source.token(size)
 
 
 def cpu() -> float:
-    """Seconds in which this thread ran, or would have liked to."""
+    """Return the seconds for which this thread ran or was ready to run."""
     return _source.cpu()
 
 
 def chance() -> float:
-    """A number from 0 up to before 1."""
+    """Return a random number in [0, 1)."""
     return _source.chance()

@@ -1,4 +1,4 @@
-"""Commands on the wire: subject, headers and body, understood or refused with a reason."""
+"""Commands on the wire: subject, headers and body. A malformed command is refused with a reason."""
 
 from __future__ import annotations
 
@@ -16,26 +16,42 @@ from jetflow.core.failures import MAX_CAUSES
 from jetflow.core.ids import from_token, to_token
 from jetflow.core.values import as_json, decode, encode
 from jetflow.errors import Failure, InvalidInputError, Kind, PayloadTooLargeError
-from jetflow.protocol.headers import ARGS, DATA, ENTITY, EXPIRE, NEW_ID, ORIGIN, OWN_PREFIX, PARENT, REPLACE, REPLY, SENDER, UPDATE, parse_headers
+from jetflow.protocol.headers import (
+    ARGS,
+    DATA,
+    ENTITY,
+    EXPIRE,
+    NEW_ID,
+    ORIGIN,
+    OWN_PREFIX,
+    PARENT,
+    REPLACE,
+    REPLY,
+    RUN,
+    SENDER,
+    UPDATE,
+    parse_headers,
+)
 
 DEFAULT_EXPIRE_MS = 600_000
-"""How long a signal that nobody waits for is kept unless its header says otherwise."""
+"""How long a signal without an expire header waits for a workflow, in ms."""
 MAX_UPDATE_ID = 128
 _OWN_PREFIX = OWN_PREFIX.encode()
 _SUBJECT = re.compile(r"[^$\s*>.][^\s*>.]*(\.[^\s*>.]+)*")
 MAX_HEADER = 56 * 1024
-"""Bytes of user data in a start's headers; the server takes 64 KiB of headers."""
+"""Most bytes of user data in a start's headers. The server accepts 64 KiB of headers."""
 
 MAX_SENDER = 1024
-"""Characters of a sender's name in the sender header."""
+"""Most characters of a sender's name in the sender header."""
 BODY_MARGIN = 8 * 1024
-"""Bytes of a message left beside a command's body, for what a commit says around it."""
+"""Bytes that a command's body must leave free in a message, for the rest of the commit that records it."""
 
 
 class StartCommand(Struct):
-    """``replace``: a run that has the id is terminated, or its record given up, instead of refusing this start.
+    """A start command.
 
-    ``new_id``: its publisher has made the id up for this message, which it has sent once.
+    ``replace``: a run that has the id is terminated, or its record removed, instead of refusing this start.
+    ``new_id``: the publisher generated the id for this message, and has sent the message once.
     """
 
     workflow_type: str
@@ -51,27 +67,31 @@ class StartCommand(Struct):
 
 
 class UpdateCommand(Struct):
-    """``update_id`` is the caller's, so that one who missed the reply can ask again."""
+    """An update command. ``update_id`` is the caller's id for it, with which a caller that missed the reply can ask again. Only ``run`` may
+    take it, where that is set.
+    """
 
     name: str
     body: bytes
     told: int | None = None
     update_id: str | None = None
     reply: str | None = None
+    run: int | None = None
 
 
 class SignalCommand(Struct):
-    """``sender`` numbers its signals, so that one sent again is recognised."""
+    """A signal command. ``sender`` numbers its signals, so that the receiver recognises repeats. Only ``run`` may take it, where that is set."""
 
     name: str
     data: Raw
     expire: int | None = None
     sender: str | None = None
     number: int = 0
+    run: int | None = None
 
 
 class CancelCommand(Struct):
-    """Body of a cancel command; every field may be left out. ``parent`` is set when a parent's end asks for it."""
+    """Body of a cancel command. Every field is optional. ``parent`` is set if the end of the parent causes it."""
 
     reason: str = ""
     run: int | None = None
@@ -79,10 +99,10 @@ class CancelCommand(Struct):
 
 
 class TerminateCommand(Struct, omit_defaults=True):
-    """Body of a terminate command; every field may be left out. ``expire`` is a duration, or ``"forever"``; without it the record is kept as
-    long as if the run had ended by itself.
+    """Body of a terminate command. Every field is optional.
 
-    ``parent`` is set when a parent's end asks for it: only the child that this parent started is meant, not another run of its id.
+    ``expire`` is a duration, or ``"forever"``. Without it the record stays as long as if the run had ended by itself. ``parent`` is set if
+    the end of the parent causes it. Then it applies only to the child that this parent started, not to another run of its id.
     """
 
     reason: str = "job interrupted"
@@ -103,7 +123,7 @@ class TimerCommand(Struct):
 
 
 class ChildNotice(Struct, omit_defaults=True):
-    """Body of a ``child.<index>`` command: what became of a child, told to its parent."""
+    """Body of a ``child.<index>`` command: the outcome of a child, for its parent."""
 
     run: int
     child: str
@@ -114,10 +134,10 @@ class ChildNotice(Struct, omit_defaults=True):
 
 
 class TaskFailure(Struct):
-    """What a task's worker tells of a failed attempt.
+    """A failed attempt, as the task's worker reports it.
 
-    ``bases``: names of the error's further types, for the retry policy. ``timed_out``: the attempt took too long, or was silent for too
-    long. ``code`` is the error's own; it decides nothing.
+    ``bases``: names of the error's base classes, for the retry policy. ``timed_out``: the attempt took too long, or its heartbeat was late.
+    ``code`` is the error's own and does not affect the retry.
     """
 
     type: str = "Error"
@@ -131,7 +151,7 @@ class TaskFailure(Struct):
     kind: str = Kind.ERROR.value
 
     def as_failure(self, without_code: int) -> Failure:
-        """Return the record of it. A failure without a kind comes from user code."""
+        """Return it as a ``Failure``. One without a kind comes from user code."""
         code = without_code if self.code is None else self.code
         return Failure(self.type, self.message, code, self.stack, _marked(self.cause), self.kind)
 
@@ -148,7 +168,7 @@ def _marked(cause: Failure | None) -> Failure | None:
 
 
 class TaskOutcome(Struct):
-    """Body of an ``activity.<index>`` command: what became of an attempt that ran elsewhere. Without ``failure`` it completed."""
+    """Body of an ``activity.<index>`` command: the outcome of an attempt that ran as a task. Without ``failure`` it completed."""
 
     run: int
     attempt: int
@@ -170,10 +190,10 @@ Payload = StartCommand | SignalCommand | RoutedSignal | UpdateCommand | CancelCo
 
 
 def check_body(what: str, body: bytes, max_payload: int) -> None:
-    """Refuses a command's body that the broker would take and a commit could not.
+    """Refuse a command's body that fits into a message, but not into a commit.
 
     Raises:
-        PayloadTooLargeError: with both sizes.
+        PayloadTooLargeError: the body is too large. The message has both sizes.
     """
     if len(body) > max_payload - BODY_MARGIN:
         raise PayloadTooLargeError(what, len(body), max_payload - BODY_MARGIN)
@@ -228,18 +248,19 @@ def number_of_args(headers: dict[str, str]) -> int | None:
 
 
 def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -> dict[str, str]:
-    """A start's headers for the user data it begins with.
+    """Return a start's headers for the initial user data.
 
     Raises:
-        InvalidInputError: it cannot be JSON, or is too large for a header.
+        InvalidInputError: the data cannot be written as JSON.
+        PayloadTooLargeError: the data is too large for the headers.
     """
     headers = {}
     for header, name, given in ((DATA, "search", search), (ENTITY, "entity", entity)):
         if given is not None:
             plain = decode(encode(given, name))
             if not isinstance(plain, dict):
-                raise InvalidInputError(f"search and entity are objects, not {type(given).__name__}")
-            headers[header] = json.dumps(plain, separators=(",", ":"), allow_nan=False)  # in ASCII, whatever the text
+                raise InvalidInputError(f"search and entity must be objects, not {type(given).__name__}")
+            headers[header] = json.dumps(plain, separators=(",", ":"), allow_nan=False)  # always ASCII
     size = sum(map(len, headers.values()))
     if size > MAX_HEADER:
         raise PayloadTooLargeError("the user data of a start", size, MAX_HEADER)
@@ -254,7 +275,7 @@ def _update(name: str, body: bytes, headers: dict[str, str]) -> UpdateCommand:
         raise InvalidInputError(f"{REPLY} must be a subject, not {reply[:80]!r}")
     if update_id is not None and not 0 < len(update_id) <= MAX_UPDATE_ID:
         raise InvalidInputError(f"{UPDATE} must be at most {MAX_UPDATE_ID} characters")
-    return UpdateCommand(name=name, body=body, told=number_of_args(headers), update_id=update_id, reply=reply)
+    return UpdateCommand(name=name, body=body, told=number_of_args(headers), update_id=update_id, reply=reply, run=_run(headers))
 
 
 def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
@@ -264,7 +285,7 @@ def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:
         raise InvalidInputError(f"{SENDER} must be <who>/<number>, at most {MAX_SENDER} characters, not {headers[SENDER][:80]!r}")
     data = as_json(body, "the body of a signal")
     kept = None if expire is msgspec.UNSET else FOREVER_MS if expire is None else expire
-    return SignalCommand(name, data, kept, sender or None, int(number))
+    return SignalCommand(name, data, kept, sender or None, int(number), _run(headers))
 
 
 def _routed(_name: str, body: bytes, _headers: dict[str, str]) -> RoutedSignal:
@@ -302,6 +323,15 @@ def _activity(_name: str, body: bytes, _headers: dict[str, str]) -> TaskOutcome:
     return msgspec.json.decode(body, type=TaskOutcome)
 
 
+def _run(headers: dict[str, str]) -> int | None:
+    value = headers.get(RUN)
+    if value is None:
+        return None
+    if not _is_number(value):
+        raise InvalidInputError(f"{RUN} must be a run id, which is a number, not {value[:20]!r}")
+    return int(value)
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 12
 
@@ -326,15 +356,15 @@ _READERS: dict[str, tuple[int, Any]] = {
 
 
 def read_command(subject: str, headers: bytes | None, body: bytes) -> tuple[str, str, int, Payload]:
-    """A command's id token and workflow id, the operation that an engine's own reply belongs to (0 for others), and what it asks for.
+    """Return a command's id token, its workflow id, the operation index of an engine's reply (0 for other commands), and its payload.
 
     Args:
-        subject: as stored in the inbox, with the partition behind the namespace.
-        headers: the raw block.
-        body: whatever its publisher sent.
+        subject: the subject in the inbox, with the partition after the namespace.
+        headers: the raw header block.
+        body: the body as published.
 
     Raises:
-        InvalidInputError: what is wrong with it, for the dead letter.
+        InvalidInputError: the command is malformed. The message is the reason for the dead letter.
     """
     tokens = subject.split(".")
     if len(tokens) < 5:
@@ -361,10 +391,10 @@ _FOR_OPERATIONS = ("timer", "child", "activity", "routed")
 
 
 def signal_expires(headers: bytes | None, stored_ms: int) -> int:
-    """When a signal that was stored at ``stored_ms`` is not kept any more, ms since the epoch.
+    """Return when a signal that was stored at ``stored_ms`` expires. Both are ms since the epoch.
 
     Raises:
-        InvalidInputError: its header cannot be understood.
+        InvalidInputError: its expire header is malformed.
     """
     expire = _expire(parse_headers(headers)) if headers else msgspec.UNSET
     return stored_ms + (DEFAULT_EXPIRE_MS if expire is msgspec.UNSET else FOREVER_MS if expire is None else expire)

@@ -13,23 +13,24 @@ DATA = "Jetflow-Data"
 ENTITY = "Jetflow-Entity"
 REPLY = "Jetflow-Reply"
 UPDATE = "Jetflow-Update"
+RUN = "Jetflow-Run"
 SUBJECT = "Jetflow-Subject"
 REASON = "Jetflow-Reason"
 SIZE = "Jetflow-Size"
-"""Of a dead letter whose body did not fit beside the reason: how many bytes it had."""
+"""Size in bytes of the original body, in a dead letter whose body did not fit beside the reason."""
 
 OWN_PREFIX = "Jetflow-"
-"""What the names of jetflow's headers begin with."""
+"""Prefix of the names of jetflow's headers."""
 
 _OF_PUBLISHERS = ("Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Nats-TTL")
 _EMPTY = b"Nats-Msg-Size: 0\r\n"
 
 LONGEST_TTL = 100 * 365 * 86_400
-"""Seconds; the server refuses what does not fit into 64 bits of nanoseconds."""
+"""The longest time to live in seconds. The server refuses one that does not fit into 64 bits of nanoseconds."""
 
 
 def ttl_of(ms: int) -> str:
-    """A message's time to live as a header value: whole seconds, at least one."""
+    """Return a message's time to live as a header value: whole seconds, rounded up, at least one."""
     return f"{min(max(1, -(-ms // 1000)), LONGEST_TTL)}s"
 
 
@@ -39,12 +40,12 @@ def ttl_field(ttl: str) -> bytes:
 
 
 def is_marker(headers: bytes) -> bool:
-    """Return whether a key that was read without its value has none: it is a marker. Records are never empty."""
+    """Return whether a key that was read without its value is a marker. A marker has no value; a record always has one."""
     return _EMPTY in headers
 
 
 def given_headers(headers: dict[str, str]) -> dict[str, str]:
-    """Return the headers that a publisher gave; those of the server say where the message lies."""
+    """Return the headers that the publisher set, without those that the server added."""
     return {name: value for name, value in headers.items() if (name and not name.startswith("Nats-")) or name in _OF_PUBLISHERS}
 
 
@@ -54,7 +55,7 @@ def own_headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 def header_block(**fields: str) -> bytes:
-    """A raw header block; ``_`` in a name stands for ``-``."""
+    """Return a raw header block. A ``_`` in a name becomes ``-``."""
     block = "NATS/1.0\r\n"
     for name, value in fields.items():
         block += f"{name.replace('_', '-')}:{value}\r\n"
@@ -62,7 +63,7 @@ def header_block(**fields: str) -> bytes:
 
 
 def status_of(headers: bytes | None) -> int:
-    """The status in a header block's first line (404, 503, …), 0 without one."""
+    """Return the status in a header block's first line (404, 503, …); 0 without one."""
     if headers is None or headers[8:9] != b" ":
         return 0
     try:
@@ -72,7 +73,7 @@ def status_of(headers: bytes | None) -> int:
 
 
 def parse_headers(headers: bytes | None) -> dict[str, str]:
-    """Header fields; the status line's text is under ``""``. The last of a repeated field wins."""
+    """Return header fields by name. ``""`` has the text of the status line. The last of several equal names wins."""
     if not headers:
         return {}
     lines = headers.decode(errors="replace").split("\r\n")

@@ -1,4 +1,4 @@
-"""Lifecycle events for other services: what a timeline says of a run's life, in the shape of CloudEvents 1.0 (structured mode)."""
+"""Lifecycle events for other services, as CloudEvents 1.0 (structured mode)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTENT_TYPE = "application/cloudevents+json"
 
 
 class LifecycleData(Struct, omit_defaults=True):
-    """What an event is about. ``input`` comes with ``started``, ``result`` with ``completed``, ``failure`` with ``failed`` and
+    """The data of an event. ``input`` comes with ``started``, ``result`` with ``completed``, ``failure`` with ``failed`` and
     ``terminated``, ``reason`` with ``cancel_requested`` and ``terminated``."""
 
     workflow_id: str
@@ -34,7 +34,7 @@ class LifecycleData(Struct, omit_defaults=True):
 
 
 class LifecycleEvent(Struct):
-    """A CloudEvent. ``id`` is the same however often the event is sent; ``time`` is ISO 8601, UTC, milliseconds."""
+    """A CloudEvent. An event that is sent again has the same ``id``. ``time`` is ISO 8601 in UTC, with ms."""
 
     id: str
     source: str
@@ -47,12 +47,12 @@ class LifecycleEvent(Struct):
 
     @property
     def kind(self) -> str:
-        """``started``, ``completed``, ``failed``, ``terminated``, ``cancel_requested`` or ``continued_as_new``."""
+        """The kind: ``started``, ``completed``, ``failed``, ``terminated``, ``cancel_requested`` or ``continued_as_new``."""
         return self.type.removeprefix(TYPE_PREFIX)
 
 
 def lifecycle_events(info: RunInfo, events: list[Any]) -> list[LifecycleEvent]:
-    """What a commit means to other services, in its order."""
+    """Return the lifecycle events of a commit, in order."""
     return [event for event in (_lifecycle_event(info, known) for known in events) if event is not None]
 
 

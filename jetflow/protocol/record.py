@@ -1,4 +1,4 @@
-"""The state record: what a person wants to know of a workflow, as it stands in its bucket."""
+"""The state record: a workflow's status, waits, user data and outcome, for people and programs to read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPLETED = "completed"
 FAILED = "failed"
 TERMINATED = "terminated"
 MARKER_STAYS = 1.0
-"""Seconds for which the broker's marker of an expired record stays at least, so that a client sees that a run had the id a moment ago."""
+"""Least seconds for which the broker stores the marker of an expired record. It shows a client that a run had the id a moment ago."""
 
 
 class Waiting(Struct, omit_defaults=True):
@@ -30,7 +30,7 @@ class Waiting(Struct, omit_defaults=True):
 
 
 class Parked(Struct, omit_defaults=True):
-    """Why a workflow cannot go on with the worker that owns it."""
+    """Why the owner of a workflow cannot continue it."""
 
     reason: str
     message: str
@@ -38,7 +38,7 @@ class Parked(Struct, omit_defaults=True):
 
 
 class StateRecord(Struct, omit_defaults=True):
-    """A workflow's state. Times are ms since the epoch; ``code`` is 0 complete, above 0 pending operations, below 0 failed."""
+    """A workflow's state. Times are ms since the epoch. ``code``: 0: completed; above 0: the number of pending operations; below 0: failed."""
 
     workflow_id: str
     task_queue: str
@@ -74,12 +74,12 @@ _decoder = msgspec.json.Decoder(StateRecord)
 
 
 def encode_state(record: StateRecord) -> bytes:
-    """The bytes of a state record."""
+    """Return the bytes of a state record."""
     return _encoder.encode(record)
 
 
 def decode_state(body: bytes) -> StateRecord | None:
-    """A state record, or None for a deleted or expired one, and for what is none."""
+    """Return a state record; None for a deleted or expired one, and for bytes that are not a record."""
     if not body:
         return None
     try:
@@ -89,5 +89,5 @@ def decode_state(body: bytes) -> StateRecord | None:
 
 
 def summary(record: StateRecord) -> dict[str, Any]:
-    """The record as plain JSON types."""
+    """Return the record as plain JSON types."""
     return msgspec.json.decode(_encoder.encode(record))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Which workflow is meant: its task queue, its id and, where that matters, its run."""
+"""References to workflows: task queue, workflow id and, for one run, its run id."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from jetflow.core.ids import to_token
 from jetflow.errors import InvalidInputError, WorkflowNotFoundError
+from jetflow.protocol.headers import RUN
 from jetflow.protocol.record import StateRecord
 
 
@@ -14,7 +15,7 @@ class WorkflowRef(Struct, frozen=True):
 
     Attributes:
         workflow_id, task_queue: as people write them.
-        queue_token, id_token: as they stand in subjects.
+        queue_token, id_token: as written in subjects.
         run_id: the run; None for the latest run of the id.
     """
 
@@ -26,7 +27,7 @@ class WorkflowRef(Struct, frozen=True):
 
     @classmethod
     def of(cls, workflow_id: str, task_queue: str, run_id: str | None = None) -> WorkflowRef:
-        """Make a reference from a workflow id and a task queue.
+        """Return a reference for a workflow id and a task queue.
 
         Raises:
             InvalidInputError: one of the two cannot be a subject token.
@@ -46,11 +47,15 @@ class WorkflowRef(Struct, frozen=True):
         if self.run_id is None:
             return None
         if not self.run_id.isdigit():
-            raise InvalidInputError(f"run id {self.run_id!r} is not one of jetflow's")
+            raise InvalidInputError(f"run id {self.run_id!r} is not a number")
         return int(self.run_id)
 
+    def run_header(self) -> dict[str, str]:
+        """Return the header that lets a signal or an update reach this run alone; none for the latest run."""
+        return {} if self.run_id is None else {RUN: str(self.run_number())}
+
     def covers(self, record: StateRecord) -> bool:
-        """Return whether a record of this workflow is one of the run that is meant."""
+        """Return whether a record of this workflow belongs to the referenced run."""
         return self.run_id is None or record.run_id == self.run_id
 
     def not_found(self) -> WorkflowNotFoundError:

@@ -1,4 +1,4 @@
-"""Names on the wire: streams, buckets, subjects and keys, all in one place."""
+"""All names on the wire: streams, buckets, subjects and keys."""
 
 import re
 
@@ -7,14 +7,14 @@ from jetflow.errors import InvalidInputError
 DEFAULT_NAMESPACE = "jetflow"
 DEFAULT_PARTITIONS = 64
 EXPIRED = "=expired"
-"""Last token of an expired signal's dead letter, which no text escapes to."""
+"""Last token in the subject of an expired signal's dead letter. ``to_token`` never returns it."""
 
 
 class Names:
     """Every stream, bucket and subject of one namespace.
 
     Args:
-        namespace: lower-case word, letters, digits, ``_`` and ``-``; several live side by side on a server.
+        namespace: 1 to 32 lower-case letters, digits, ``_`` and ``-``, beginning with a letter. A server may have several namespaces.
     """
 
     def __init__(self, namespace: str = DEFAULT_NAMESPACE) -> None:
@@ -65,72 +65,72 @@ class Names:
             "tasks": self.task_stream,
             "dead": self.dead_stream,
         }
-        """Streams that an owner writes, by the word that their revocations are known by."""
+        """The streams that an owner writes, by the word for them in the subjects of revocations."""
 
     # ---- commands, as published and as stored
 
     def command(self, queue_token: str, id_token: str, command: str) -> str:
-        """Subject of a command; ``command`` is ``start.<type>``, ``signal.<name>``, ``cancel``, …"""
+        """Return the subject of a command. ``command`` is ``start.<type>``, ``signal.<name>``, ``cancel``, …"""
         return f"{self.namespace}.{queue_token}.{id_token}.{command}"
 
     def is_command(self, subject: str) -> bool:
-        """Return whether a subject could be that of a command of this namespace."""
+        """Return whether a subject may be that of a command of this namespace."""
         return subject.startswith(f"{self.namespace}.")
 
     @property
     def every_command(self) -> str:
-        """The stored commands of all workflows."""
+        """Filter for the stored commands of all workflows."""
         return f"{self.namespace}.*.*.>"
 
     def stored_commands(self, queue_token: str, id_token: str, command: str = ">", *, partition: int | None = None) -> str:
-        """The stored commands of one workflow: all of them, or those of a kind. With its partition they are found sooner."""
+        """Return the filter for one workflow's stored commands, or those of one kind. The server is faster with the partition."""
         return f"{self.namespace}.{'*' if partition is None else partition}.{queue_token}.{id_token}.{command}"
 
     def pending_start(self, queue_token: str, id_token: str, *, partition: int | None = None) -> str:
-        """The stored, unconsumed start commands of one workflow, whatever their type."""
+        """Return the filter for the stored start commands of one workflow, of any type."""
         return self.stored_commands(queue_token, id_token, "start.>", partition=partition)
 
     def partition_filter(self, partition: int, queue_token: str) -> str:
-        """The stored commands of one partition of one task queue."""
+        """Return the filter for the stored commands of one partition of a task queue."""
         return f"{self.namespace}.{partition}.{queue_token}.>"
 
     @property
     def every_timer(self) -> str:
-        """The scheduled messages of all workflows."""
+        """Filter for the scheduled messages of all workflows."""
         return f"{self.timer_prefix}>"
 
     def timers(self, queue_token: str, id_token: str) -> str:
-        """The scheduled messages of one workflow."""
+        """Return the filter for the scheduled messages of one workflow."""
         return f"{self.timer_prefix}{queue_token}.{id_token}.>"
 
-    # ---- what is asked and told
+    # ---- queries and notices
 
     def query(self, queue_token: str, id_token: str = "*", name_token: str = "*") -> str:
-        """Subject on which the owner of a workflow answers a query; with less given, the queries of a task queue."""
+        """Return the subject on which the owner of a workflow answers a query, or the filter for a task queue's queries."""
         return f"{self.query_prefix}{queue_token}.{id_token}.{name_token}"
 
     @property
     def every_change(self) -> str:
-        """Notices that the state record of any workflow was written."""
+        """Filter for the notices about written state records."""
         return f"{self.changed_prefix}>"
 
     def changed(self, queue_token: str, id_token: str = "*") -> str:
-        """Notices that the state record of a workflow was written; ``*`` for any."""
+        """Return the filter for the notices about one workflow's written state records; ``*``: every workflow's."""
         return f"{self.changed_prefix}{queue_token}.{id_token}"
 
     def workflow_of_change(self, subject: str) -> tuple[str, str]:
-        """Return the task queue and the workflow, as tokens, that a notice is about."""
+        """Return the tokens of the task queue and the workflow that a notice is about."""
         queue_token, _, id_token = subject.removeprefix(self.changed_prefix).partition(".")
         return queue_token, id_token
 
     # ---- signals by id
 
     def signal_by_id(self, signal_token: str) -> str:
-        """Subject of a signal that is known by its id alone; ``>`` for any."""
+        """Return the subject of a signal by id; ``>``: the filter for all of them."""
         return f"{self.by_id_prefix}{signal_token}"
 
     def waiting(self, signal_token: str) -> str:
-        """Notices that a wait for a signal by id has begun or ended."""
+        """Return the filter for the notices that a wait for a signal by id has begun or ended."""
         return f"{self.waiting_prefix}{signal_token}.>"
 
     def wait_of_notice(self, subject: str) -> str:
@@ -140,86 +140,86 @@ class Names:
     # ---- records and timelines
 
     def states(self, queue_token: str, id_token: str = "*") -> str:
-        """State keys; ``*`` for any task queue or workflow."""
+        """Return the subject of a state key; ``*``: any task queue or workflow."""
         return f"{self.state_prefix}{queue_token}.{id_token}"
 
     def timelines(self, queue_token: str) -> str:
-        """The timeline keys of one task queue."""
+        """Return the filter for the timeline keys of one task queue."""
         return f"{self.timeline_prefix}{queue_token}.*.*"
 
     # ---- tasks and dead letters
 
     def tasks(self, queue_token: str, activity_token: str) -> str:
-        """The tasks of one activity on one task queue."""
+        """Return the filter for the tasks of one activity on one task queue."""
         return f"{self.task_prefix}{queue_token}.{activity_token}.>"
 
     def attempts(self, queue_token: str, id_token: str, run: int | str, index: int) -> str:
-        """The tasks of one operation of a run, whoever works on them."""
+        """Return the filter for the tasks of one operation of a run, on any task queue."""
         return f"{self.task_prefix}*.*.{queue_token}.{id_token}.{run}.{index}.*"
 
     def ended_tasks(self, queue_token: str) -> str:
-        """Notices that a task of one task queue is not wanted any more."""
+        """Return the filter for the notices that a task of one task queue was withdrawn."""
         return f"{self.ended_prefix}{queue_token}.>"
 
     @property
     def every_dead_letter(self) -> str:
-        """The dead letters of the namespace."""
+        """Filter for the dead letters of the namespace."""
         return f"{self.dead_prefix}>"
 
     def dead_letter(self, subject: str, *, expired: bool = False) -> str:
-        """Subject of the dead letter for a message that was published on ``subject``; an ``expired`` signal's can be told from others."""
+        """Return the subject of the dead letter for a message published on ``subject``. ``expired``: the message is an expired signal."""
         return f"{self.dead_prefix}{'.'.join([*subject.split('.')[1:3], *([EXPIRED] if expired else [])])}"
 
     @property
     def expired_letters(self) -> tuple[str, str]:
-        """The dead letters of expired signals: to a workflow, and by id."""
+        """Filters for the dead letters of expired signals: those to a workflow, and those by id."""
         return f"{self.dead_prefix}*.*.{EXPIRED}", f"{self.dead_prefix}*.{EXPIRED}"
 
-    # ---- workers and who owns what
+    # ---- workers and ownership
 
     @property
     def every_worker(self) -> str:
-        """The heartbeats of all workers."""
+        """Filter for the heartbeats of all workers."""
         return f"{self.worker_prefix}>"
 
     @property
     def every_tenure(self) -> str:
-        """What a stream holds about tenures: revocations, and how far the janitor is."""
+        """Filter for a stream's messages about tenures: revocations, the registry, and the janitor's position."""
         return f"{self.tenure_prefix}>"
 
     @property
     def every_guard(self) -> str:
-        """The guards of first commits."""
+        """Filter for the guards of first commits."""
         return f"{self.guard_prefix}>"
 
     def revocation(self, kind: str, queue_token: str, tenure: str) -> str:
-        """Subject of the message that ends a tenure in one of the ``owned_streams``; see ``jetflow.broker.fencing.fence``."""
+        """Return the subject of the revocation of a tenure in one of the ``owned_streams``. See ``jetflow.broker.fencing.fence``."""
         return f"{self.tenure_prefix}{kind}.{queue_token}.{tenure}"
 
     def registry(self, queue_token: str) -> str:
-        """Subject, in the timeline's stream, of what is known of a task queue's tenures."""
+        """Return the subject of a task queue's registry, in the timeline's stream."""
         return f"{self.tenure_prefix}timeline.registry.{queue_token}.0"
 
     def janitor(self, queue_token: str) -> str:
-        """Subject, in the state stream, of how far the janitor of a task queue is."""
+        """Return the subject of the position of a task queue's janitor, in the state stream."""
         return f"{self.tenure_prefix}state.janitor.{queue_token}"
 
     @property
     def epoch(self) -> str:
-        """Subject, in the timeline's stream, of what is known of the inbox; see ``jetflow.broker.transport.epoch``."""
+        """Subject of the facts about the inbox, in the timeline's stream. See ``jetflow.broker.transport.epoch``."""
         return f"{self.tenure_prefix}timeline.inbox.0"
 
     def woken(self, queue_token: str) -> str:
-        """Subject, in the state stream, of which inbox the workflows of a task queue were last woken for."""
+        """Return the subject of the inbox for which a task queue's workflows were last woken, in the state stream."""
         return f"{self.tenure_prefix}state.woken.{queue_token}"
 
     def guard(self, queue_token: str, id_token: str) -> str:
-        """Subject of the message that keeps an earlier owner from writing a workflow's first timeline key."""
+        """Return the subject of the guard, which stops an earlier owner from writing a workflow's first timeline key."""
         return f"{self.guard_prefix}{queue_token}.{id_token}.0"
 
 
 def inbox(token: str) -> str:
-    """Subject for answers to one client or one question."""
+    """Return the subject for answers to one client or one request."""
     return f"_INBOX.jetflow.{token}"
 
 

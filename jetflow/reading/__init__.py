@@ -1,1 +1,1 @@
-"""What clients look up: lists, changes, histories, exports, reasons."""
+"""What clients read: lists, changes, histories, exports, reasons."""

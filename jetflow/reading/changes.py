@@ -1,7 +1,7 @@
-"""Following workflows live: each change of a record as it is made, and after a gap at least the last one of each workflow.
+"""Following workflows live: each change of a record as it happens, and after a gap at least the last change of each workflow.
 
-The broker tells each change on a subject of its own; such a notice may be lost. Each says where the stream has the record, so what
-was missed is read from there: after a reconnect, when the reader was too slow, and now and then.
+The broker publishes a notice of each change. A notice may be lost. Each notice has the record's position in the stream, so the reader
+can read missed changes from the stream. It does so after a reconnect, when it was too slow, and at intervals without a notice.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from jetflow.protocol.record import StateRecord, decode_state
 from jetflow.reading.filters import Filters, matcher
 
 MOST = 10_000
-"""Notices kept for a slow reader; after that the stream is read instead."""
+"""Most buffered notices. A slower reader reads the stream instead."""
 LOOK_EVERY = 5.0
-"""Seconds without a notice after which the stream is looked at."""
+"""Seconds without a notice after which the reader reads the stream."""
 
 
 class Changes:
-    """Changes of the workflows that filters take, from when it is entered with ``async with``; then it is iterated over."""
+    """Changes of the workflows that match filters. Enter it with ``async with``, then iterate over it."""
 
     def __init__(self, broker: Broker, filters: Filters) -> None:
         queue = "*" if filters.task_queue is None else to_token(filters.task_queue)
@@ -50,7 +50,7 @@ class Changes:
     async def __aexit__(self, *_: object) -> None:
         self._wire.on_reconnect.remove(self._missed)
         if self._sid is not None:
-            with contextlib.suppress(BrokerError):  # not connected: the server has forgotten it already
+            with contextlib.suppress(BrokerError):  # not connected: the server has dropped the subscription already
                 self._wire.unlisten(self._sid)
 
     async def __aiter__(self) -> AsyncIterator[StateRecord]:
@@ -86,7 +86,7 @@ class Changes:
         except BrokerError:
             if self._wire.is_closed:
                 raise
-            self._behind = True  # the connection broke; again once it is there
+            self._behind = True  # the connection broke; read again after the reconnect
             await asyncio.sleep(0.25)
 
     def _wanted(self, data: bytes) -> StateRecord | None:

@@ -1,4 +1,4 @@
-"""``WorkflowHandle.export_execution``: what it reads, and what it makes of it."""
+"""``WorkflowHandle.export_execution``: reading timelines and building executions from them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from jetflow.reading.lookups import Lookups
 from jetflow.reading.run_reader import RunReader
 
 AT_ONCE = 16
-"""Timelines read side by side."""
+"""Most timelines read at once."""
 INBOX_PAGE = 500
 
 Progress = Callable[[int, int], None]
 
 
 class ExecutionOptions(Struct, frozen=True, kw_only=True):
-    """The options of ``export_execution``; see there."""
+    """The options of ``WorkflowHandle.export_execution``."""
 
     mode: str = "sparse"
     max_depth: int = 5
@@ -54,7 +54,7 @@ class ExecutionOptions(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct):
-    """What was read of a run: its history as far as that went, the events wanted of it, and its last recorded event."""
+    """What was read of a run: its history up to the last event read, the requested events, and the last recorded event."""
 
     history: History
     run: int | None
@@ -64,12 +64,12 @@ class Run(Struct):
 
     @property
     def found(self) -> bool:
-        """Whether there was anything."""
+        """Return whether anything was found."""
         return self.history.first is not None
 
 
 class Exporter:
-    """One export and all that it reads."""
+    """One export, with its children's."""
 
     def __init__(self, lookups: Lookups, options: ExecutionOptions) -> None:
         self._lookups = lookups
@@ -82,7 +82,7 @@ class Exporter:
 
         Args:
             ref: the workflow.
-            workflow_type: its type where known, for a workflow that nothing is recorded of.
+            workflow_type: its type if known, for a workflow without recorded events.
 
         Raises:
             WorkflowNotFoundError: see ``WorkflowHandle.export_execution``.
@@ -104,7 +104,7 @@ class Exporter:
         return execution
 
     async def _unrecorded(self, ref: WorkflowRef, workflow_type: str | None, found: Run) -> WorkflowExecution:
-        """A workflow without a record: its start may still wait for a worker, or has just been taken up."""
+        """Return the execution of a workflow without a record: its start waits for a worker, or a worker has just applied it."""
         names = self._broker.names
         subject = names.pending_start(ref.queue_token, ref.id_token)
         start = await self._broker.lane.last_message(names.inbox_stream, subject)
@@ -143,7 +143,7 @@ class Exporter:
         first, options = history.first, self._options
         assert first is not None
         if history.closing is None and isinstance(found.last, ev.CLOSING):
-            history.closing = found.last  # of a run that was not read to its end
+            history.closing = found.last  # the history was not read to the run's end
             history.now = max(history.now, found.last.at)
         result = None
         if isinstance(history.closing, ev.Completed) and not options.view.omit_results:
@@ -180,7 +180,7 @@ class Exporter:
         return [execution for execution in found if execution is not None]
 
     async def _child(self, parent: Run, child: ev.ChildStarted, depth: int) -> WorkflowExecution | None:
-        """A child's execution; None if its history is gone, or its id is somebody else's."""
+        """Return a child's execution; None if its history is gone, or another workflow has its id."""
         try:
             found = await self._read(child.workflow_id, child.task_queue, None)
         except WorkflowNotFoundError:
@@ -197,7 +197,7 @@ class Exporter:
         execution.children = await self._children(found, depth)
         return execution
 
-    # ---- what is still in the inbox
+    # ---- commands in the inbox
 
     async def _stream_history(self, ref: WorkflowRef) -> list[StreamMessage]:
         names, queue, workflow = self._broker.names, ref.queue_token, ref.id_token
@@ -220,7 +220,7 @@ def _stream_message(message: StoredMessage) -> StreamMessage:
 
 
 def _without_timeline(ref: WorkflowRef, workflow_type: str | None, record: StateRecord | None) -> WorkflowExecution:
-    """A workflow that has begun nothing yet: no worker has taken it up, or none that could."""
+    """Return the execution of a workflow without a timeline: no worker has applied its start, or it is parked."""
     return WorkflowExecution(
         workflow_id=ref.workflow_id,
         workflow_type=record.workflow_type if record is not None else workflow_type or "",

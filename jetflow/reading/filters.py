@@ -1,4 +1,4 @@
-"""What a list or a count is asked for, and whether a state record is that."""
+"""Filters of lists and counts, and whether a state record matches them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Moment = datetime | int
 
 
 class Filters(Struct, frozen=True, omit_defaults=True):
-    """Which workflows. ``running`` takes the parked and the retrying ones too; times are ms since the epoch; ``search`` has each value as JSON.
+    """Filters for workflows. Status ``running`` matches parked and retrying ones too. Times are ms since the epoch. ``search``: JSON by name.
 
     Attributes:
         id_part: text that the workflow id contains, in any case.
@@ -44,25 +44,25 @@ class Filters(Struct, frozen=True, omit_defaults=True):
 
     @property
     def everything(self) -> bool:
-        """Every workflow of the namespace, or of the task queue."""
+        """Whether the filters match every workflow of the namespace, or of one task queue."""
         return self == Filters(task_queue=self.task_queue)
 
     def digest(self) -> str:
-        """Tells filters apart."""
+        """A digest. Different filters have different ones."""
         return hashlib.blake2b(msgspec.json.encode(self, order="deterministic"), digest_size=6).hexdigest()
 
 
 class Wanted(TypedDict, total=False):
-    """Keywords of ``client.list`` and ``client.count``; what is not given, or None, leaves nothing out.
+    """Keywords of ``client.list`` and ``client.count``. A keyword that is missing or None matches every workflow.
 
     Attributes:
-        status: one or several of ``running``, ``retrying``, ``parked``, ``completed``, ``failed``, ``terminated``; ``running`` takes the parked
-            ones and the retrying ones too. A workflow is retrying while an attempt of one of its activities has failed and another is due.
+        status: one or several of ``running``, ``retrying``, ``parked``, ``completed``, ``failed``, ``terminated``. ``running`` matches parked
+            and retrying ones too. A workflow is retrying while an attempt of one of its activities has failed and the next one is due.
         workflow_type: name of the workflow function.
-        task_queue: whose workers run it.
-        started_after: at this time or later: a datetime with a time zone, or ms since the epoch.
-        started_before: earlier than this time.
-        search: user data by name, each to be equal: fields of ``search()``, or dotted paths into the ``entity()``.
+        task_queue: its task queue.
+        started_after: started at this time or later: a datetime with a time zone, or ms since the epoch.
+        started_before: started earlier than this time.
+        search: values of user data by name: fields of ``search()``, or dotted paths into the ``entity()``. All must be equal.
     """
 
     status: str | Collection[str] | None
@@ -81,10 +81,10 @@ def filters_of(
     started_before: Moment | None = None,
     search: dict[str, Any] | None = None,
 ) -> Filters:
-    """Filters from a caller's keywords.
+    """Return filters from a caller's keywords.
 
     Raises:
-        InvalidInputError: a status that there is not, a time without a zone, a value that cannot be JSON.
+        InvalidInputError: a status is unknown, a time has no zone, or a value cannot be written as JSON.
     """
     statuses = () if status is None else (status,) if isinstance(status, str) else tuple(sorted(set(status)))
     for each in statuses:
@@ -106,7 +106,7 @@ def _ms(moment: Moment | None, what: str) -> int | None:
 
 
 class Glance(Struct):
-    """As much of a state record as decides whether it is wanted: the rest is skipped unread."""
+    """The fields of a state record that filters use. The decoder skips the others."""
 
     run_id: str
     status: str
@@ -119,19 +119,19 @@ class Glance(Struct):
 
     @property
     def shown_status(self) -> str:
-        """The status that a person is told."""
+        """The status as shown to people: ``parked`` for a parked workflow."""
         return PARKED if self.parked and self.status == RUNNING else self.status
 
     @property
     def retrying(self) -> bool:
-        """Whether an attempt has failed and another is due."""
+        """Whether an attempt has failed and the next one is due."""
         if self.status != RUNNING or _FAILURE not in bytes(self.waiting):
             return False
         return any(operation.failure for operation in _waits.decode(self.waiting))
 
     @property
     def run(self) -> int:
-        """The run as a number: no two have the same."""
+        """The run id as a number. It is unique in the namespace."""
         return int(self.run_id)
 
 
@@ -151,7 +151,7 @@ _with_data = msgspec.json.Decoder(_GlanceWithData)
 
 
 def matcher(filters: Filters) -> Callable[[bytes], Glance | None]:
-    """Gives a glance at the record in a body if it is wanted, else None."""
+    """Return a function that decodes a record's body and returns its ``Glance`` if it matches, else None."""
     decoder = _with_data if filters.search else _plain
     queue, kind = filters.task_queue, filters.workflow_type
     after, before = filters.started_after, filters.started_before
@@ -184,7 +184,7 @@ def matcher(filters: Filters) -> Callable[[bytes], Glance | None]:
 
 
 def _has(seen: Any, search: dict[str, Any]) -> bool:
-    """Looked up as ``query_state`` does: a field of ``search()``, else a path into the entity."""
+    """Return whether user data has these values. A name is a field of ``search()``, or else a path into the entity."""
     return all(_same(decode(seen.data[name]) if name in seen.data else look_up(seen.entity, name), value) for name, value in search.items())
 
 

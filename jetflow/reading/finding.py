@@ -1,4 +1,4 @@
-"""How a client finds workflows: list, page, count, follow. ``docs/listing.md`` has the promises and the costs."""
+"""How a client finds workflows: list, page, count, follow. See ``docs/listing.md`` for guarantees and costs."""
 
 from __future__ import annotations
 
@@ -19,58 +19,60 @@ class Finding:
     broker: Broker
 
     def list(self, *, limit: int | None = None, **wanted: Unpack[Wanted]) -> AsyncIterator[StateRecord]:
-        """State records, the one changed last first: ``async for record in client.list(status="failed", search={"customer": "c1"})``.
+        """Yield state records, the last changed first: ``async for record in client.list(status="failed", search={"customer": "c1"})``.
 
-        A workflow that is there when this begins, and stays, is given once, also if it changes meanwhile. ``docs/listing.md`` says what it costs.
+        A workflow that exists during the whole list comes once, even if it changes meanwhile. See ``docs/listing.md`` for the cost.
 
         Args:
-            limit: stop after so many.
-            wanted: which; see ``jetflow.reading.filters.Wanted``.
+            limit: the most records to yield.
+            wanted: filters; see ``jetflow.reading.filters.Wanted``.
 
         Raises:
-            InvalidInputError: a filter that cannot be.
+            InvalidInputError: a filter is invalid.
         """
         return listing.records(self.broker, filters_of(**wanted), limit)
 
     async def list_page(self, *, limit: int = 50, cursor: str | None = None, examine: int | None = None, **wanted: Unpack[Wanted]) -> Page:
-        """A page of ``list``; the whole of its pages is what ``list`` gives.
+        """Return a page of ``list``. All pages together have the records of ``list``.
 
         Args:
-            limit: workflows of a page.
-            cursor: the page before's, with the same filters; None for the first page.
-            examine: read so many records at most, or a few thousand more, and give what was found in them, perhaps nothing: for a page that
-                must be there soon when few of many workflows match.
-            wanted: which; see ``jetflow.reading.filters.Wanted``.
+            limit: the most workflows of the page.
+            cursor: the cursor of the page before, for the same filters; None for the first page.
+            examine: the most records to read, to within a few thousand. The page has the matches among them, possibly none. Use it for a fast
+                answer when few of many workflows match.
+            wanted: filters; see ``jetflow.reading.filters.Wanted``.
 
         Raises:
-            InvalidInputError: a filter that cannot be, or a cursor that is of another list.
+            InvalidInputError: a filter is invalid, or the cursor belongs to another list.
         """
         return await listing.page(self.broker, filters_of(**wanted), limit, cursor, examine)
 
     def changes(self, **wanted: Unpack[Wanted]) -> Changes:
-        """Follows workflows live: ``async with client.changes(task_queue="orders") as changes: async for record in changes``.
+        """Follow workflows live: ``async with client.changes(task_queue="orders") as changes: async for record in changes``.
 
-        Each change of a record comes as it is made; after a gap, such as a reconnect, at least the last one of each workflow.
+        Each change of a record comes as it happens. After a gap, such as a reconnect, at least the last change of each workflow comes.
 
         Args:
-            wanted: which; see ``jetflow.reading.filters.Wanted``.
+            wanted: filters; see ``jetflow.reading.filters.Wanted``.
         """
         return Changes(self.broker, filters_of(**wanted))
 
     async def count(self, **wanted: Unpack[Wanted]) -> int:
-        """How many workflows there are. All of them, and all of a task queue, are counted by the server at once; for other filters every
-        record is read. An expired one counts until a worker has removed what is left of it, which takes a second or two.
+        """Count workflows.
+
+        The server counts all workflows, or all of a task queue, at once. For other filters the client reads every record. An expired
+        workflow counts until a worker has removed the rest of it, which takes a second or two.
 
         Args:
-            wanted: which; see ``jetflow.reading.filters.Wanted``.
+            wanted: filters; see ``jetflow.reading.filters.Wanted``.
         """
         return await listing.count(self.broker, filters_of(**wanted))
 
     async def count_by(self, field: CountBy, **wanted: Unpack[Wanted]) -> dict[str, int]:
-        """How many workflows there are of each ``"status"``, ``"workflow_type"`` or ``"task_queue"``, most first. Every record is read.
+        """Count workflows by ``"status"``, ``"workflow_type"`` or ``"task_queue"``, the largest count first. It reads every record.
 
         Args:
-            field: what to tell them apart by; a parked one's status is ``parked`` here.
-            wanted: which; see ``jetflow.reading.filters.Wanted``.
+            field: the field to count by. The status of a parked workflow is ``parked`` here.
+            wanted: filters; see ``jetflow.reading.filters.Wanted``.
         """
         return await listing.count_by(self.broker, filters_of(**wanted), field)

@@ -1,7 +1,7 @@
 """Following a run live: ``WorkflowHandle.watch``.
 
-The timeline is what is read; a notice that the state record was written only says when. Everybody who follows the same workflow
-through one client shares its subscription, and a read that another one has begun since the last notice.
+A watcher reads the timeline. A notice that the state record was written only tells it when to read. All watchers of a workflow in one
+client share a subscription, and share the reads that began since the last notice.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ async def follow(lookups: Lookups, ref: WorkflowRef, notices: Notices, after: in
             if history.closing is not None:
                 return
             if history.first is None:
-                await lookups.record(ref)  # raises if there is no such workflow, and none is about to begin
+                await lookups.record(ref)  # raises if there is no such workflow and no stored start
             elif reader.gone:
                 raise WorkflowNotFoundError(ref.workflow_id, ref.task_queue, str(reader.run))
         except BrokerUnavailableError:
-            pass  # it is asked again, at the latest after the reconnect
+            pass  # read again, at the latest after the reconnect
         await notices.next()

@@ -1,9 +1,9 @@
-"""Lists of workflows, the one changed last first, in pages that stay right while workflows come and go.
+"""Lists of workflows, the last changed first, in pages that stay correct while workflows start, change and end.
 
-There is no index, so nothing is paid while workflows run: a page is read from the state bucket's end backwards, and what is not
-asked for is skipped as it passes. A workflow that changes during the walk moves to the bucket's new end. So the walk goes
-down from where the end was when it began, and then up from there: what it meets there and has not given yet it gives then. It
-knows runs by their number, and takes those that were started since for none of its business.
+There is no index, so running workflows cost nothing extra. A walk reads the state bucket backwards and skips records that do not
+match. A workflow that changes during the walk moves to the bucket's new end. So the walk first reads down from the end as it was at
+the beginning, and then up from there. On the way up it yields the records that it has not yielded yet. The walk recognises runs by
+their run ids. Runs that started after it began are ignored.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from jetflow.protocol.record import StateRecord, decode_state
 from jetflow.reading.filters import Filters, Glance, matcher
 
 DENSE = 8
-"""A task queue with at least one in so many of all records is read with the others': asking for it alone would cost the server more."""
+"""If a task queue has at least one in so many of all records, the walk reads all records: a filter would cost the server more."""
 CLOCKS = 60_000
-"""Milliseconds by which the clocks of servers may differ."""
+"""Largest difference between the clocks of servers, in ms."""
 
 CountBy = Literal["status", "workflow_type", "task_queue"]
 
 
 class Page(NamedTuple):
-    """Some workflows of a list.
+    """One page of a list.
 
     Attributes:
-        workflows: their state records, the one changed last first.
-        cursor: for ``list_page``, to go on behind them; None when there are no more.
-        examined: records that were read for it.
+        workflows: state records, the last changed first.
+        cursor: the cursor of the next page, for ``list_page``; None if there are no more.
+        examined: number of records read for the page.
     """
 
     workflows: list[StateRecord]
@@ -51,23 +51,23 @@ class Page(NamedTuple):
 
 
 class _Place(Struct, array_like=True):
-    """Where a walk is. It has no more of the past than the runs that it gave."""
+    """The state of a walk, with the runs that it has yielded."""
 
     filters: str
     top: int
-    """Last position when it began."""
+    """Last position when the walk began."""
     newest: int
-    """Newest run when it began."""
+    """Newest run when the walk began."""
     below: int
-    """Everything from here to ``top`` has been seen."""
+    """The walk has read every position from here to ``top``."""
     tail: int
-    """Once nothing is left below: the next position above."""
+    """The next position to read upwards, when nothing is left below."""
     gave: list[int]
-    """Runs in rising order, each as the distance from the one before."""
+    """Yielded runs in rising order, each as the difference from the one before."""
 
 
 class _Gave:
-    """Runs that were given already; eight bytes each."""
+    """Runs that the walk has yielded, in eight bytes each."""
 
     def __init__(self, runs: Iterable[int] = ()) -> None:
         self._runs = array("Q", runs)
@@ -79,7 +79,7 @@ class _Gave:
         self._sorted = False
 
     def add_late(self, run: int) -> None:
-        """As ``add``, once it is looked up too."""
+        """Add a run after lookups have begun, without sorting again."""
         self._late.add(run)
 
     def __contains__(self, run: int) -> bool:
@@ -99,7 +99,7 @@ class _Gave:
 
 
 class Listing:
-    """One walk over the records that filters take; begun by ``Listing.begin`` or resumed by ``Listing.resume``.
+    """One walk over the records that match filters. ``Listing.begin`` begins one, ``Listing.resume`` resumes one.
 
     Attributes:
         examined: records read so far.
@@ -121,40 +121,40 @@ class Listing:
 
     @classmethod
     async def begin(cls, broker: Broker, filters: Filters) -> Listing:
-        """A walk over what there is now."""
-        inbox = await broker.lane.stream_info(broker.names.inbox_stream)  # before the records: a run later than this is a later one
+        """Begin a walk over the present records."""
+        inbox = await broker.lane.stream_info(broker.names.inbox_stream)  # read first, so that a later run started after the walk began
         walk, shape = await _walk(broker, filters)
         tail = await walk.tail_from(shape.last)
         return cls(broker, filters, shape, walk, _Place(filters.digest(), shape.last, inbox["state"]["last_seq"], shape.last + 1, tail, []))
 
     @classmethod
     async def resume(cls, broker: Broker, filters: Filters, cursor: str) -> Listing:
-        """A walk from where a page ended.
+        """Resume a walk where a page ended.
 
         Raises:
-            InvalidInputError: the cursor is none, or was given for other filters.
+            InvalidInputError: the cursor is malformed, or belongs to other filters.
         """
         try:
             place = msgspec.msgpack.decode(zlib.decompress(base64.urlsafe_b64decode(cursor)), type=_Place)
         except (ValueError, binascii.Error, zlib.error, msgspec.DecodeError) as error:
-            raise InvalidInputError(f"{cursor[:40]!r} is not a cursor that a page gave") from error
+            raise InvalidInputError(f"{cursor[:40]!r} is not the cursor of a page") from error
         if place.filters != filters.digest():
-            raise InvalidInputError("the cursor was given for other filters: begin without one")
+            raise InvalidInputError("the cursor belongs to other filters; begin without a cursor")
         walk, shape = await _walk(broker, filters)
         return cls(broker, filters, shape, walk, place)
 
     def cursor(self) -> str | None:
-        """To go on behind what was taken from ``matches`` so far; None once there is nothing more."""
+        """Return the cursor after the last match taken from ``matches``; None if there are no more."""
         if self._over:
             return None
         self._place.gave = self._gave.distances()
         return base64.urlsafe_b64encode(zlib.compress(msgspec.msgpack.encode(self._place))).decode()
 
     async def matches(self, wanted: int = 0) -> AsyncGenerator[tuple[Glance, Row] | None, None]:
-        """Every match once, and None whenever a batch was read, for whoever wants to stop without one.
+        """Yield every match once. Also yield None after each batch read, so that the caller can stop without a match.
 
         Args:
-            wanted: how many the reader would like to have, to read no more than it needs at first.
+            wanted: number of matches that the caller needs, which limits the first batch; 0: unknown.
         """
         place = self._place
         async with aclosing(self._walk.downwards(self._shape, place.below, wanted)) as windows:
@@ -183,7 +183,7 @@ class Listing:
         self._over = True
 
     def _too_old(self, rows: list[Row]) -> bool:
-        """What was changed last before a time was not started after it, nor was anything below."""
+        """Return whether these records, and so all below, changed last before ``started_after``. None of them started after it."""
         after = self._filters.started_after
         return after is not None and bool(rows) and rows[-1].stored_ms < after - CLOCKS
 
@@ -201,7 +201,7 @@ async def _walk(broker: Broker, filters: Filters) -> tuple[Walk, Shape]:
 
 
 async def records(broker: Broker, filters: Filters, limit: int | None) -> AsyncIterator[StateRecord]:
-    """Every record that filters take, each once, at most ``limit``."""
+    """Yield every record that matches the filters, once, at most ``limit``."""
     if limit is not None and limit < 1:
         return
     found = 0
@@ -216,7 +216,7 @@ async def records(broker: Broker, filters: Filters, limit: int | None) -> AsyncI
 
 
 async def page(broker: Broker, filters: Filters, limit: int, cursor: str | None, examine: int | None) -> Page:
-    """The next ``limit`` of a list, or what was found of them in ``examine`` records."""
+    """Return the next ``limit`` matches of a list, or those found in ``examine`` records."""
     if limit < 1 or (examine is not None and examine < 1):
         raise InvalidInputError("limit and examine must be at least 1")
     listing = await (Listing.begin(broker, filters) if cursor is None else Listing.resume(broker, filters, cursor))
@@ -234,7 +234,7 @@ async def page(broker: Broker, filters: Filters, limit: int, cursor: str | None,
 
 
 async def count(broker: Broker, filters: Filters) -> int:
-    """How many there are. All of the namespace, or of a task queue, are counted by the server; for anything else all are read."""
+    """Count matches. The server counts all workflows of the namespace, or of a task queue. For other filters, read all records."""
     if not filters.everything:
         return sum((await count_by(broker, filters, "status")).values())
     names = broker.names
@@ -245,10 +245,10 @@ async def count(broker: Broker, filters: Filters) -> int:
 
 
 async def count_by(broker: Broker, filters: Filters, field: CountBy) -> dict[str, int]:
-    """How many there are of each status, type or task queue, most first; every record is read."""
+    """Count matches by status, type or task queue, the largest count first. Read all records."""
     attribute = "shown_status" if field == "status" else field
     if attribute not in ("shown_status", "workflow_type", "task_queue"):
-        raise InvalidInputError(f"counted by status, workflow_type or task_queue, not by {field!r}")
+        raise InvalidInputError(f"count_by takes status, workflow_type or task_queue, not {field!r}")
     found: Counter[str] = Counter()
     async for match in (await Listing.begin(broker, filters)).matches():
         if match is not None:

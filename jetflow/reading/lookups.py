@@ -1,4 +1,4 @@
-"""What a client looks up about a single workflow."""
+"""Reads of single workflows, for a client."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from jetflow.reading.notices import Until, Watches
 from jetflow.reading.shared_reads import SharedReads
 
 LOOKS = 3
-"""How often the record and the start are looked at in turn: a start leaves the inbox only after its record was written."""
+"""Most rounds of reading the record and the start in turn. A start leaves the inbox only after its record was written."""
 
 
 class Lookups:
-    """Reads one workflow at a time. A client has one, which its handles share.
+    """Reads single workflows. A client has one of these, which its handles share.
 
     Attributes:
         broker: the connection.
-        states: state records.
-        starts: starts that the broker holds until they are due.
-        timeline: recorded events.
-        watches: what the client waits for.
-        shared_reads: reads under way for those who follow a workflow.
+        states: the store of state records.
+        starts: the store of starts that are scheduled for later.
+        timeline: the store of timelines.
+        watches: the client's waits for workflows.
+        shared_reads: running reads of timelines, shared by watchers.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -41,9 +41,9 @@ class Lookups:
         self.shared_reads: SharedReads = SharedReads()
 
     async def record(self, ref: WorkflowRef) -> StateRecord | None:
-        """Return the record of a run; None while its start is stored and no worker has taken it up.
+        """Return the record of a run; None while its start is stored but no worker has applied it.
 
-        A start is acked only after its record was written, so that one of the two is always there.
+        The owner acks a start only after it has written the record. So one of the two always exists.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -60,7 +60,7 @@ class Lookups:
         raise ref.not_found()
 
     async def exists(self, ref: WorkflowRef) -> bool:
-        """Return whether there is such a workflow: one that runs, has its record kept, or is yet to start."""
+        """Return whether there is such a workflow: it runs, its record has not expired, or its start is stored."""
         try:
             await self.record(ref)
         except WorkflowNotFoundError:
@@ -68,11 +68,11 @@ class Lookups:
         return True
 
     async def first_look(self, ref: WorkflowRef, *, started_here: bool) -> StateRecord | None:
-        """Return the record for a caller that listens for changes already; None if there is none yet, or the broker does not answer.
+        """Return the record for a caller that already listens for changes; None if there is none yet, or the broker does not answer.
 
         Args:
             ref: the workflow.
-            started_here: this client has just started it, so that nobody need ask whether it exists.
+            started_here: this client has just started it, so that it exists.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -89,13 +89,13 @@ class Lookups:
 
         Args:
             ref: the run.
-            until: listens for its end since before ``record`` was read.
-            record: as it was last read.
-            timeout: how long to wait; ``"forever"`` or None for as long as it takes.
+            until: a wait for its end that began before ``record`` was read.
+            record: the record as last read.
+            timeout: how long to wait; ``"forever"`` or None: no limit.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
-            ResultTimeoutError: the timeout came first.
+            ResultTimeoutError: the run did not end within the timeout.
         """
         limit = limit_ms(timeout, "timeout")
         if limit is None:
@@ -104,13 +104,13 @@ class Lookups:
             async with asyncio.timeout(limit / 1000):
                 return await self._closed_record(ref, until, record)
         except TimeoutError as error:
-            raise ResultTimeoutError(f"workflow {ref.workflow_id!r} has not ended within {timeout}; it goes on") from error
+            raise ResultTimeoutError(f"workflow {ref.workflow_id!r} has not ended within {timeout}; it is still running") from error
 
     async def _closed_record(self, ref: WorkflowRef, until: Until, record: StateRecord | None) -> StateRecord:
         while record is None or not record.closed or not ref.covers(record):
             record = await until.next()
             if record is None:
-                with contextlib.suppress(BrokerUnavailableError):  # it is asked again
+                with contextlib.suppress(BrokerUnavailableError):  # read again later
                     record = await self.record(ref)
         return record
 

@@ -1,6 +1,6 @@
-"""Waiting for workflows to change: one subscription for each that is waited for, shared by those who wait.
+"""Waiting for workflows to change, with one subscription for each workflow, shared by all who wait for it.
 
-A notice may be lost; so whoever waits also looks at the start, after a reconnect, and at growing intervals.
+A notice may be lost. So a wait also reads the record at its start, after a reconnect, and at growing intervals.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from jetflow.protocol.record import StateRecord, decode_state
 
 TICK = 0.1
 ASK_AGAIN = (0.25, 1.0, 5.0, 30.0)
-"""Seconds until the record is read again though no notice came; the last one repeats."""
+"""Seconds until the record is read again without a notice. The last interval repeats."""
 
 
 class _Watch:
-    """One workflow that somebody waits for.
+    """The waits for one workflow.
 
     Attributes:
-        listeners: those who wait, told in the order in which they came.
+        listeners: the waits, notified in the order in which they began.
     """
 
     __slots__ = ("listeners", "notices", "sid")
@@ -35,7 +35,7 @@ class _Watch:
 
 
 class Watches:
-    """Everything that a client waits for."""
+    """All waits of a client."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -46,11 +46,11 @@ class Watches:
         broker.wire.on_reconnect.append(self._ask_everybody)
 
     def until_closed(self, queue_token: str, id_token: str) -> Until:
-        """Begins to listen; see ``Until``."""
+        """Begin to listen for a workflow's end. See ``Until``."""
         return Until(self, *self._listen(queue_token, id_token))
 
     def notices(self, queue_token: str, id_token: str) -> Notices:
-        """Begins to listen; see ``Notices``."""
+        """Begin to listen for a workflow's changes. See ``Notices``."""
         return Notices(self, *self._listen(queue_token, id_token))
 
     def _listen(self, queue_token: str, id_token: str) -> tuple[str, _Watch]:
@@ -62,20 +62,20 @@ class Watches:
         return subject, watch
 
     def leave(self, subject: str, watch: _Watch) -> None:
-        """Somebody waits no more."""
+        """End the subscription if nothing waits for the workflow any more."""
         if not watch.listeners and self._watches.get(subject) is watch:
             del self._watches[subject]
-            with contextlib.suppress(BrokerError):  # not connected: the server has forgotten it already
+            with contextlib.suppress(BrokerError):  # not connected: the server has dropped the subscription already
                 self._broker.wire.unlisten(watch.sid)
 
     def ask_at(self, listener: _Listening, seconds: float) -> None:
-        """Tells a listener after so many seconds, or a little later, that it is time to ask. One timer serves them all."""
+        """Wake a listener after so many seconds, or a little later, so that it reads again. One timer serves all listeners."""
         self._due[listener] = self.loop.time() + seconds
         if self._ticker is None:
             self._ticker = self.loop.call_later(TICK, self._tick)
 
     def forget(self, listener: _Listening) -> None:
-        """It need not be told any more."""
+        """Cancel the wake-up of a listener."""
         self._due.pop(listener, None)
 
     def _tick(self) -> None:
@@ -86,7 +86,7 @@ class Watches:
         self._ticker = self.loop.call_later(TICK, self._tick) if self._due else None
 
     def close(self) -> None:
-        """Nobody is told anything more."""
+        """Stop notifying all listeners."""
         if self._ticker is not None:
             self._ticker.cancel()
         if self._ask_everybody in self._broker.wire.on_reconnect:
@@ -109,7 +109,7 @@ class Watches:
 
 
 class _Listening(ABC):
-    """One wait. Use it as an async context manager: what it is told from when it is made is not lost."""
+    """One wait. Use it as an async context manager. It gets every notice since its creation."""
 
     def __init__(self, watches: Watches, subject: str, watch: _Watch) -> None:
         self._watches = watches
@@ -128,10 +128,10 @@ class _Listening(ABC):
 
     @abstractmethod
     def on_change(self, data: bytes) -> None:
-        """The workflow's record was written."""
+        """Handle a notice that the workflow's record was written."""
 
     def tell(self, what: Any) -> None:
-        """Ends the present wait, or the next one."""
+        """End the present wait, or the next one."""
         news = self._awaited()
         if not news.done():
             news.set_result(what)
@@ -162,22 +162,22 @@ class Until(_Listening):
             self.tell(record)
 
     async def next(self) -> StateRecord | None:
-        """A closed record when its notice came; None when it is time to read it again."""
+        """Wait, and return the closed record from its notice; None when it is time to read the record."""
         return await self._told()  # type: ignore[no-any-return]
 
 
 class Notices(_Listening):
-    """Waits for whatever happens to a workflow."""
+    """Waits for changes of a workflow."""
 
     @property
     def count(self) -> int:
-        """How many there were: what was read at an earlier number may be out of date."""
+        """Number of notices so far. What was read at an earlier number may be out of date."""
         return self._watch.notices
 
     def on_change(self, data: bytes) -> None:
         self.tell(True)
 
     async def next(self) -> None:
-        """Returns when something has changed, or when it is time to look again."""
+        """Return when something has changed, or when it is time to read again."""
         if await self._told():
             self._asked = 0

@@ -1,4 +1,4 @@
-"""Who works where, and what waits for them: read for people, never to decide anything."""
+"""The workers of a namespace, and what waits for them. It is for people; the engine never decides by it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from jetflow.protocol.subjects import read_partition_filter
 
 _decode = msgspec.json.Decoder(Member).decode
 FRESH = 5.0
-"""Seconds that a look at the streams is good for: a page of the dashboard asks more often."""
+"""Seconds for which the streams' figures are reused. A page of the dashboard asks more often."""
 
 
 class Consumer(Struct):
-    """A worker's hold on some partitions of a task queue.
+    """A worker's consumer, for some partitions of a task queue.
 
     Attributes:
         waiting: commands stored and not delivered yet.
-        under_way: commands delivered and not acked; a workflow with an activity in flight keeps one.
+        under_way: commands delivered and not acked. A workflow with a running activity has at least one.
     """
 
     task_queue: str
@@ -35,7 +35,7 @@ class Consumer(Struct):
 
 
 class StreamSize(Struct):
-    """What a stream holds; ``messages`` are without those that say who owned what, ``bytes`` with them."""
+    """The size of a stream. ``messages`` does not count messages about tenures, ``bytes`` does."""
 
     name: str
     what: str
@@ -44,10 +44,10 @@ class StreamSize(Struct):
 
 
 class Overview(Struct):
-    """The workers of a namespace, what they own, what is stored, and what is wrong.
+    """The workers of a namespace, their partitions, the sizes of its streams, and problems.
 
     Attributes:
-        complaints: what the engine cannot work with, each a sentence that says how to mend it.
+        complaints: problems of the namespace, each a sentence that says how to fix it.
     """
 
     partitions: int
@@ -58,14 +58,14 @@ class Overview(Struct):
 
 
 async def overview(broker: Broker) -> Overview:
-    """Reads it all: heartbeats, the consumers of the inbox, the size of each stream.
+    """Read the heartbeats, the consumers of the inbox, and the size of each stream.
 
     Raises:
-        BrokerError: the server cannot be asked.
+        BrokerError: the server does not answer or refuses.
     """
     workers = await _workers(broker)
     complaints = dict.fromkeys(await broker.complaints(newer_than=FRESH))
-    if broker.wire.refused:  # workers may see what this user may not
+    if broker.wire.refused:  # workers may have rights that this user lacks
         complaints |= dict.fromkeys(complaint for worker in workers for complaint in worker.complaints)
     complaints |= dict.fromkeys(f"worker {worker.worker_id} of {worker.task_queue}: {text}" for worker in workers for text in worker.shortages)
     return Overview(broker.topology.partitions, workers, await _consumers(broker), await _streams(broker), list(complaints))
@@ -79,7 +79,7 @@ async def _workers(broker: Broker) -> list[Member]:
         try:
             member = _decode(message.data)
         except msgspec.DecodeError:
-            continue  # a marker, or of another version
+            continue  # a marker, or a heartbeat of another version
         if not member.leaving:
             members.append(member)
     return sorted(members, key=lambda member: (member.task_queue, member.started_at))

@@ -1,4 +1,4 @@
-"""What a state record says of a workflow's result."""
+"""A workflow's result, from its state record."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jetflow.protocol.reference import WorkflowRef
 
 
 def outcome_of(record: StateRecord, definition: WorkflowDefinition[..., Any] | None, *, throw_on_error: bool = True) -> Any:
-    """Return the result that a closed record has.
+    """Return the result of a closed record.
 
     Args:
-        record: of a run that has ended.
-        definition: says of what type the result is, where known.
+        record: the record of a run that has ended.
+        definition: the workflow's definition if known, which has the result's type.
         throw_on_error: False returns the error of a failed run instead of raising it.
 
     Raises:
-        FailureError: what the run failed with.
+        FailureError: the run failed.
     """
     if record.failure is None:
         return value_of(record, definition)
@@ -34,7 +34,7 @@ def outcome_of(record: StateRecord, definition: WorkflowDefinition[..., Any] | N
 
 
 def value_of(record: StateRecord, definition: WorkflowDefinition[..., Any] | None) -> Any:
-    """Return the result in a record, of the definition's type if that is of this workflow; None without one."""
+    """Return a record's result, decoded as the definition's result type if the types match; None without a result."""
     if record.result is msgspec.UNSET:
         return None
     if definition is not None and definition.name == record.workflow_type:
@@ -43,7 +43,7 @@ def value_of(record: StateRecord, definition: WorkflowDefinition[..., Any] | Non
 
 
 def data_of(record: StateRecord | None, definition: WorkflowDefinition[..., Any] | None) -> Any:
-    """Return the latest persisted output: the result, before that the user data, and None where there is neither."""
+    """Return the result; before the end return the user data, or None if there is none."""
     if record is None:
         return None
     if record.result is msgspec.UNSET:
@@ -52,7 +52,7 @@ def data_of(record: StateRecord | None, definition: WorkflowDefinition[..., Any]
 
 
 def state_of(ref: WorkflowRef, record: StateRecord | None, definition: WorkflowDefinition[..., Any] | None) -> dict[str, Any]:
-    """Return ``{"data": …, "metadata": …}``: the latest persisted output, and the rest of the record."""
+    """Return ``{"data": …, "metadata": …}``: the value of ``data_of``, and the rest of the record."""
     plain = _pending_summary(ref) if record is None else summary(record)
     for shown in ("result", "data"):
         plain.pop(shown, None)
@@ -60,5 +60,5 @@ def state_of(ref: WorkflowRef, record: StateRecord | None, definition: WorkflowD
 
 
 def _pending_summary(ref: WorkflowRef) -> dict[str, Any]:
-    """What is known of a workflow whose start no worker has taken up yet."""
+    """Return the metadata of a workflow whose start no worker has applied yet."""
     return {"workflow_id": ref.workflow_id, "task_queue": ref.task_queue, "run_id": ref.run_id, "status": RUNNING, "code": 1}

@@ -1,7 +1,7 @@
-"""A run's timeline from its first event on, a page at a time, and what has come since.
+"""Reading a run's timeline from its first event, page by page, and then its new events.
 
-Keys of a run that ends become one key while somebody reads them. What has been read is therefore counted in events, whose order
-never changes: once the last key has the whole run, reading goes on in it after so many.
+Compaction may replace a run's keys with one key during the reading. So the reader counts the events that it has read, since their
+order never changes. When the last key has the whole run, the reader continues in that key after as many events.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from jetflow.errors import BrokerError, BrokerUnavailableError
 
 LAGS = 20
 LAG_PAUSE = 0.05
-"""How often a page is asked for again while the server that answers does not have it yet, and the seconds in between."""
+"""Most requests for a page while the answering server does not have it yet, and the seconds between two of them."""
 
 
 class ReadableTimeline(Protocol):
-    """What a reader needs of ``Timeline``; see there."""
+    """The calls of ``Timeline`` that a reader uses."""
 
     async def last(self, queue_token: str, id_token: str) -> Entry | None: ...
 
@@ -32,12 +32,12 @@ class RunReader:
     """Reads one run forward.
 
     Attributes:
-        run: the run; the latest one of the id from the first read on when None was given.
+        run: the run. If None was given, the first read sets it to the latest run of the id.
         last: the run's newest key at the last read.
-        next_seq: the key to go on with; 0 while the run's first one is not known.
-        first_seq: the key that the run begins with; 0 while it is not known.
-        seen: events given out.
-        gone: whether the last read found nothing of this run, or no more of it.
+        next_seq: number of the next key to read; 0 while the run's first key is unknown.
+        first_seq: number of the run's first key; 0 while unknown.
+        seen: number of events returned.
+        gone: whether the last read found no keys of this run, or none any more.
     """
 
     def __init__(self, timeline: ReadableTimeline, queue_token: str, id_token: str, run: int | None = None) -> None:
@@ -53,7 +53,7 @@ class RunReader:
         self._ahead: list[Entry] = []
 
     async def unread(self) -> AsyncIterator[list[Any]]:
-        """Events that were not given out yet, a page at a time; none when there is no timeline, or it is another run's by now.
+        """Yield the events that were not returned yet, page by page. Yield none if the timeline is gone or belongs to another run.
 
         Raises:
             BrokerError: keys are missing.
@@ -66,12 +66,12 @@ class RunReader:
                 last = None
             else:
                 entries = await self._page(last)
-                if entries is None:  # keys have gone: the run is one key now, or is no more
+                if entries is None:  # keys are gone: the run is one key now, or has expired
                     last = await self._newest()
                     if last is not None and not last.commit.compacted:
                         raise BrokerError(f"timeline of {self._id} on {self._queue} is incomplete: entry {self.next_seq} or one after it is missing")
                     continue
-                if entries[-1].commit.compacted:  # it has become one key since the last one was looked at; the others have not gone yet
+                if entries[-1].commit.compacted:  # the run became one key after the last key was read; the other keys still exist
                     self.last = last = entries[-1]
                     continue
                 self.next_seq = entries[-1].seq + 1
@@ -91,11 +91,11 @@ class RunReader:
         return last
 
     async def _page(self, last: Entry) -> list[Entry] | None:
-        """The next keys of the run; None if some are missing."""
+        """Return the next keys of the run; None if some are missing."""
         if not self.next_seq:
             self.next_seq = self.first_seq = await self._first(last)
         high = min(last.seq, self.next_seq + PAGE - 1)
-        if self.next_seq == last.seq:  # where nothing was read and it does not begin the run, the keys before have gone since it was looked at
+        if self.next_seq == last.seq:  # if nothing was read and this key is not the run's first, the keys before it are gone by now
             return [last] if self.seen or begins_run(last) else None
         for _ in range(LAGS):
             ahead, self._ahead = self._ahead, []
@@ -109,10 +109,10 @@ class RunReader:
             if not await self._timeline.has(self._queue, self._id, self.next_seq + row):
                 return None
             await asyncio.sleep(LAG_PAUSE)
-        raise BrokerUnavailableError(f"timeline of {self._id}: entry {high} is not on the server that answers yet")
+        raise BrokerUnavailableError(f"timeline of {self._id}: the answering server does not have entry {high} yet")
 
     async def _first(self, last: Entry) -> int:
-        """The key that the run begins with: the first one there is, unless an earlier run had the id."""
+        """Return the number of the run's first key: the first key that exists, unless an earlier run had the id."""
         if begins_run(last):
             return last.seq
         entries = await self._timeline.between(self._queue, self._id, 1, min(PAGE, last.seq))
@@ -121,7 +121,7 @@ class RunReader:
             self._ahead = own
             return own[0].seq
         low, high = 1, last.seq
-        while low < high:  # the keys of a run are a row that ends with the last one
+        while low < high:  # the keys of a run are contiguous and end with the last one
             middle = (low + high) // 2
             found = await self._timeline.between(self._queue, self._id, middle, middle)
             if found and found[0].commit.run == self.run:

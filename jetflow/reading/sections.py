@@ -49,7 +49,7 @@ async def export_sections(
 
 
 def _stripped(state: dict[str, Any]) -> dict[str, Any]:
-    """The state without what came of the workflow and what it told about itself."""
+    """Return the state without the outcome and the user data."""
     metadata = {name: value for name, value in state["metadata"].items() if name != "entity"}
     if "failure" in metadata:
         metadata["failure"] = {}
@@ -62,5 +62,5 @@ def _sections(what: str, named: Sequence[str]) -> set[str]:
         raise InvalidInputError(f'{what} takes a list of sections: {what}=["{named}"]')
     unknown = sorted(set(named) - set(SECTIONS))
     if unknown:
-        raise InvalidInputError(f"{what}: there is no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+        raise InvalidInputError(f"{what}: there is no section {unknown[0]!r}; the sections are {', '.join(SECTIONS)}")
     return set(named)

@@ -1,4 +1,4 @@
-"""Reads that several share who follow the same workflow through one client."""
+"""Reads that several watchers of a workflow share in one client."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jetflow.reading.notices import Notices
 
 
 class SharedReads:
-    """Reads under way, by what is asked for: who asks for the same joins in. One for each client."""
+    """The running reads of a client by key. A read with the same key joins the running one."""
 
     def __init__(self) -> None:
         self._under_way: dict[Any, asyncio.Task[Any]] = {}
 
     async def read(self, key: Any, read: Callable[[], Awaitable[Any]]) -> Any:
-        """What the read gives; it goes on when somebody who waits for it is cancelled."""
+        """Return the read's result. The read continues if a caller that waits for it is cancelled."""
         task = self._under_way.get(key)
         if task is None:
             task = self._under_way[key] = asyncio.ensure_future(read())  # type: ignore[arg-type]
@@ -27,11 +27,11 @@ class SharedReads:
     def _end(self, key: Any, done: asyncio.Task[Any]) -> None:
         del self._under_way[key]
         if not done.cancelled():
-            done.exception()  # all who waited for it may have left
+            done.exception()  # every caller may have been cancelled
 
 
 class FollowedTimeline:
-    """A timeline as a watcher reads it: shared with those who have been told the same."""
+    """A timeline whose reads are shared by watchers that have seen the same notices."""
 
     def __init__(self, timeline: Timeline, shared: SharedReads, notices: Notices) -> None:
         self._timeline = timeline

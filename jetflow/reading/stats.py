@@ -1,4 +1,4 @@
-"""A namespace in numbers: workflows by status, what is stored and what waits, who works, and how much is done in a while."""
+"""A namespace in numbers: workflows by status, stored messages, workers and throughput."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jetflow.reading.overview import Overview, overview
 
 
 class Throughput(Struct):
-    """What was done within so many seconds.
+    """What was done within ``seconds``.
 
     Attributes:
-        started, ended: workflows.
-        commands: stored in the inbox, timers too.
-        commits: timeline keys written.
+        started, ended: number of workflows.
+        commands: number of commands stored in the inbox, including timers.
+        commits: number of timeline keys written.
     """
 
     seconds: float
@@ -36,13 +36,13 @@ class Stats(Struct):
     """A namespace at a moment.
 
     Attributes:
-        workflows: how many of each status; None if they were not counted.
-        commands: stored and not done.
-        timers: that wait at the broker.
-        dead_letters: kept for a person to look at.
-        expired_signals: those of them that are signals which expired before anyone waited for them.
-        seen: workers, who owns which partitions, and the streams.
-        throughput: None if nothing was waited for.
+        workflows: number of workflows by status; None if not counted.
+        commands: number of stored commands that are not acked.
+        timers: number of timers scheduled at the broker.
+        dead_letters: number of dead letters.
+        expired_signals: number of dead letters that are expired signals.
+        seen: workers, their partitions, and the streams.
+        throughput: None if not measured.
     """
 
     workflows: dict[str, int] | None
@@ -63,12 +63,12 @@ _decoder = msgspec.json.Decoder(_Times)
 
 
 async def stats(broker: Broker, *, interval: float = 0, counted: bool = True) -> Stats:
-    """Reads it all.
+    """Read the figures of a namespace.
 
     Args:
         broker: the connection to the namespace.
-        interval: seconds in which throughput is measured; 0 for none.
-        counted: whether workflows are counted by status, for which every record is read.
+        interval: seconds for which throughput is measured; 0: not at all.
+        counted: whether to count workflows by status, which reads every record.
     """
     names = broker.names
     throughput = await _throughput(broker, interval) if interval > 0 else None

@@ -1,4 +1,4 @@
-"""Why a workflow stands where it stands: what it waits for, since when, who owns it, and what would wake it."""
+"""Why a workflow does not continue: what it waits for, since when, which worker owns it, and what would wake it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from jetflow.reading.lookups import Lookups
 from jetflow.reading.overview import Consumer, overview
 
 DEEPEST = 6
-"""Children of children that are looked at."""
+"""Most levels of children to read."""
 
 
 class Owner(Struct, omit_defaults=True):
-    """The worker that has a workflow's partition."""
+    """The worker that owns a workflow's partition."""
 
     worker_id: str
     host: str = ""
@@ -37,15 +37,15 @@ class Wait(Struct, omit_defaults=True):
     """One thing that a workflow waits for. Times are ms since the epoch.
 
     Attributes:
-        kind: ``start`` (a worker that takes it up), ``delay`` (the time that its start is put off to), ``worker`` (one whose code fits), ``code``
-            (its own, which runs), ``condition`` (a function of its own to be true), ``signal``, ``timer``, ``activity``, ``retry``, ``remote``
-            (an activity on other workers), or ``child``.
-        name: of the signal, activity or child.
-        wakes: what would let it go on.
-        due: when it goes on anyway.
-        attempt: of an activity, from 1; ``failure`` is what the one before ended with.
-        message: more, for a person.
-        child: the same of the child that is waited for.
+        kind: what it waits for. ``start``: a worker that applies its start. ``delay``: the time of its delayed start. ``worker``: a worker with
+            fitting code. ``code``: its own code, which runs. ``condition``: a predicate of its own. ``remote``: an activity on other workers.
+            Others: ``signal``, ``timer``, ``activity``, ``retry`` and ``child``.
+        name: name of the signal or activity, or the child's id.
+        wakes: what would resume it.
+        due: when it resumes at the latest.
+        attempt: number of an activity's attempt, from 1. ``failure`` is that of the attempt before.
+        message: details for people.
+        child: the ``Why`` of the child that it waits for.
     """
 
     kind: str
@@ -60,14 +60,14 @@ class Wait(Struct, omit_defaults=True):
 
 
 class Why(Struct, omit_defaults=True):
-    """Where a workflow stands and why.
+    """Why a workflow does not continue.
 
     Attributes:
-        status: ``early`` while its start waits for a worker, ``parked``, or that of its record.
-        waits: what it waits for, at most 20 of ``pending``.
-        owner: who has its partition; None if nobody has.
-        stored: commands of it that are stored and not done.
-        failure: what it failed with.
+        status: ``early`` while its start waits for a worker, ``parked``, or the record's status.
+        waits: what it waits for: at most 20 of ``pending``.
+        owner: the worker that owns its partition; None without one.
+        stored: number of its stored commands that are not acked.
+        failure: its failure.
     """
 
     workflow_id: str
@@ -85,21 +85,21 @@ class Why(Struct, omit_defaults=True):
 
 
 class Kept(Struct):
-    """A signal that is kept for a workflow; ``expires`` is ms since the epoch."""
+    """An early signal of a workflow. ``expires`` is ms since the epoch."""
 
     name: str
     expires: int
 
 
 async def kept_signals(broker: Broker, ref: WorkflowRef) -> list[Kept]:
-    """Return the signals that a workflow does not wait for yet, whether or not the workflow exists."""
+    """Return the early signals of a workflow, which need not exist."""
     signals = EarlySignals(broker.lane, broker.names, replicated=broker.topology.replicas > 1)
     found = await signals.load(ref.queue_token, ref.id_token)
     return [Kept(stored.signal.signal, stored.signal.expires) for stored in found]
 
 
 async def why(lookups: Lookups, ref: WorkflowRef, *, depth: int = DEEPEST) -> Why:
-    """Look at a workflow's record, its commands, its partition's owner and, where it waits for one, its child.
+    """Read a workflow's record, its commands, its partition's owner and the child that it waits for, if any.
 
     Raises:
         WorkflowNotFoundError: there is no such workflow.
@@ -108,7 +108,7 @@ async def why(lookups: Lookups, ref: WorkflowRef, *, depth: int = DEEPEST) -> Wh
 
 
 class _Look:
-    """One look at one workflow."""
+    """Reads what ``why`` needs of one workflow."""
 
     def __init__(self, lookups: Lookups, ref: WorkflowRef) -> None:
         self.lookups = lookups
@@ -159,7 +159,7 @@ class _Look:
         return Why(self.workflow_id, self.task_queue, kind, "early", [wait], 1, owner, stored)
 
     async def _delayed(self, owner: Owner | None, depth: int) -> Why:
-        """Its start is the broker's until it is due; or it has been taken up since."""
+        """Return the ``Why`` of a workflow with a delayed start, or of the one that has started since."""
         start = await self.lookups.starts.scheduled_start(self.queue_token, self.id_token)
         if start is None:
             return await self.why(depth)
@@ -176,7 +176,7 @@ class _Look:
         return None
 
     async def _stored(self) -> int:
-        """Commands of it that are not done; those that are many are counted as 256."""
+        """Return the number of its commands that are not acked, at most 256."""
         asked = {"seq": 1, "next_by_subj": self.names.stored_commands(self.queue_token, self.id_token), "batch": 256}
         return len(await self.broker.lane.read_many(self.names.inbox_stream, asked, may_lag="a number to look at"))
 
@@ -196,7 +196,7 @@ class _Look:
         return wait
 
     async def _activity(self, record: StateRecord, wait: Wait, index: int) -> None:
-        """An attempt is under way: here, or as a task for other workers."""
+        """Describe a running attempt, on the owner or as a task for other workers."""
         wait.due, wait.wakes = None, "its outcome"
         tasks, attempts = self.names.task_stream, self.names.attempts(self.queue_token, self.id_token, record.run_id, index)
         task = await self.broker.lane.last_message(tasks, attempts)
@@ -205,7 +205,7 @@ class _Look:
         _, queue, activity, *_ = task.subject.split(".")
         wait.kind, wait.attempt = "remote", int(task.subject.rpartition(".")[2])
         wait.message = f"waits on task queue {from_token(queue)!r} for a worker that has it"
-        with contextlib.suppress(BrokerError):  # nobody has served it yet
+        with contextlib.suppress(BrokerError):  # no worker has served the activity yet
             consumer = await self.broker.lane.consumer_info(tasks, consumer_name(queue, activity))
             if consumer["delivered"]["stream_seq"] >= task.seq:
                 wait.message = f"is with a worker of task queue {from_token(queue)!r}"
@@ -222,7 +222,7 @@ class _Look:
 
 
 async def children(timeline: Timeline, ref: WorkflowRef) -> list[ev.ChildStarted]:
-    """Return the children that the latest run has started, as its timeline has them; [] without a timeline."""
+    """Return the children that the latest run has started, by its timeline; [] without a timeline."""
     last = await timeline.last(ref.queue_token, ref.id_token)
     if last is None:
         return []
@@ -236,12 +236,12 @@ def _parked(record: StateRecord) -> Wait:
     wakes = {
         "UnknownWorkflowType": f"a worker of task queue {record.task_queue!r} with workflow type {record.workflow_type!r}",
         "NondeterminismError": "a worker with the code that it was started with, or with `patched` around what has changed",
-    }.get(parked.reason, "a worker that can go on with it")
+    }.get(parked.reason, "a worker that can continue it")
     return Wait("worker", parked.reason, parked.since, wakes, message=parked.message)
 
 
 def _unlisted(record: StateRecord, stored: int) -> Wait:
-    """Nothing durable is pending: its code runs, or waits for something of its own."""
+    """Return the wait of a workflow without pending operations: its code runs, or waits for a predicate."""
     if stored:
         return Wait("code", "", record.updated_at, "its own code, which runs")
     return Wait("condition", "", record.updated_at, "a signal or an update that makes it true")

@@ -1,1 +1,1 @@
-"""What clients send, and how they learn what became of it."""
+"""What clients send, and how they get the outcome."""

@@ -1,4 +1,4 @@
-"""Asking a running workflow: queries over core request and reply, updates as commands with an inbox for the answer."""
+"""Queries and updates: queries use request and reply of core NATS, updates are commands with a reply subject."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from jetflow.protocol.reference import WorkflowRef
 from jetflow.protocol.subjects import inbox
 
 FIRST_WAIT = 0.5
-"""Seconds until a query is asked again, since its owner may have changed; each time twice as long."""
+"""Seconds until a query is sent again, since the owner may have changed. The interval doubles each time."""
 FIRST_UPDATE_WAIT = 2.0
 LONGEST_WAIT = 30.0
 NOBODY = 0.05
-"""Seconds between tries while no worker is up, or the workflow is about to start."""
+"""Seconds between attempts while no worker is up, or the workflow has not started yet."""
 
 _decode = msgspec.json.Decoder(Answer).decode
 
@@ -48,7 +48,7 @@ async def query(
     seconds: float,
     result_type: Any,
 ) -> Any:
-    """See ``WorkflowHandle.query``; ``describe`` reads the workflow's record, and raises if there is no such workflow."""
+    """See ``WorkflowHandle.query``. ``describe`` reads the workflow's record, and raises if there is no such workflow."""
     decode = TypedDecoder(result_type, f"query {name!r}, result")
     body, tell = body_of(args)
     check_body(f"the arguments of query {name!r}", body, broker.max_payload)
@@ -75,7 +75,7 @@ async def query(
             record = await describe()  # raises unless its start is stored
             if record is not None and record.closed:
                 raise WorkflowAlreadyClosedError(ref.workflow_id, f"{record.status}, and its timeline is gone")
-            why = "the workflow has not begun"
+            why = "the workflow has not started"
             await asyncio.sleep(min(NOBODY, left))
             continue
         if answer.run is not None and ref.run_id is not None and answer.run != ref.run_id:
@@ -90,7 +90,7 @@ async def update(broker: Broker, ref: WorkflowRef, name: str, args: tuple[Any, .
     body, tell = body_of(args)
     check_body(f"the arguments of update {name!r}", body, broker.max_payload)
     answers = inbox(clock.token(8))
-    headers = {REPLY: answers, UPDATE: update_id} | ({ARGS: str(tell)} if tell else {})
+    headers = {REPLY: answers, UPDATE: update_id} | ref.run_header() | ({ARGS: str(tell)} if tell else {})
     subject = broker.names.command(ref.queue_token, ref.id_token, f"update.{to_token(name, 'update name')}")
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -102,12 +102,12 @@ async def update(broker: Broker, ref: WorkflowRef, name: str, args: tuple[Any, .
     try:
         async with asyncio.timeout(seconds):
             wait = FIRST_UPDATE_WAIT
-            while not answered.done():  # a repeat is answered from the record
+            while not answered.done():  # the owner answers a repeat from the recorded outcome
                 await broker.lane.publish_once(subject, body, broker.lane.message_id(), **headers)
                 await asyncio.wait([answered], timeout=wait)
                 wait = min(2 * wait, LONGEST_WAIT)
     except TimeoutError as error:
-        again = f"it may still be taken; ask again with update_id={update_id!r}"
+        again = f"the workflow may still apply it; call it again with update_id={update_id!r}"
         raise ResultTimeoutError(f"update {name!r} of workflow {ref.workflow_id!r} was not answered within {seconds:g} s: {again}") from error
     finally:
         with contextlib.suppress(BrokerUnavailableError):

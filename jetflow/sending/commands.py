@@ -1,4 +1,4 @@
-"""Sending commands to a workflow; each is stored once, however often it had to be sent."""
+"""Sending commands to a workflow. The broker stores each command once, even if the client sends it several times."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ async def send_command(broker: Broker, ref: WorkflowRef, command: str, body: byt
     """Store a command, such as ``cancel`` or ``signal.<name>``, in a workflow's inbox.
 
     Raises:
-        PayloadTooLargeError: the body is larger than a commit can take.
-        BrokerUnavailableError: whether the command is stored is unknown.
+        PayloadTooLargeError: the body does not fit into a commit.
+        BrokerUnavailableError: the broker gave no answer in time. The command may or may not be stored.
     """
     check_body(f"the body of {command}", body, broker.max_payload)
     subject = broker.names.command(ref.queue_token, ref.id_token, command)
@@ -21,11 +21,11 @@ async def send_command(broker: Broker, ref: WorkflowRef, command: str, body: byt
 
 
 async def send_signal_by_id(broker: Broker, signal_token: str, body: bytes, headers: dict[str, str]) -> None:
-    """Store a signal that is known by its id alone.
+    """Store a signal by id.
 
     Raises:
-        PayloadTooLargeError: the body is larger than a commit can take.
-        BrokerUnavailableError: whether the signal is stored is unknown.
+        PayloadTooLargeError: the body does not fit into a commit.
+        BrokerUnavailableError: the broker gave no answer in time. The signal may or may not be stored.
     """
     check_body("the signal's body", body, broker.max_payload)
     await broker.lane.publish_once(broker.names.signal_by_id(signal_token), body, clock.token(8), **headers)

@@ -1,8 +1,8 @@
-"""Sending a start, and what became of one whose id an older run has, or had a moment ago: its owner decides, and the client learns what.
+"""Sending a start, and finding out whether its owner accepted it when an older run has the id, or had it a moment ago.
 
-Refused means not run, and run means not refused. A start that is refused has been acked and has no run. One that is accepted has a
-run in the timeline. Where the partition has no owner the older run's record decides: while it is there the client takes the start back,
-which no owner has been given; once it is gone the start stands.
+A refused start never runs, and an accepted start is never reported as refused. A refused start has been acked and has no run in the
+timeline. An accepted one has a run in the timeline. If the partition has no owner, the older run's record decides. While the record
+exists, the client withdraws the start, which no owner has received. When the record is gone, the start is valid.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from jetflow.protocol.record import MARKER_STAYS, StateRecord, decode_state
 from jetflow.protocol.reference import WorkflowRef
 
 PATIENCE = 5.0
-"""Seconds after which no owner is expected to decide any more: longer than a lease, after which what an owner has in hand counts for nothing."""
+"""Seconds after which the client expects no decision of an owner. This is longer than a lease, after which an owner may not write."""
 SOON = 60_000
-"""A record that expires within so many ms may be gone when an owner looks."""
+"""A record that expires within so many ms may be gone when an owner reads it."""
 MARGIN = 0.25
-"""Seconds of ``MARKER_STAYS`` that are not relied on: clocks of a cluster's servers differ."""
+"""Seconds subtracted from ``MARKER_STAYS``, because the clocks of a cluster's servers differ."""
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.1
 
 
 class Sent(NamedTuple):
-    """What became of a start.
+    """The outcome of sending a start.
 
     Attributes:
-        is_taken: whether it is accepted, or will be; False where another run has the id.
-        run: the run that it began, where that is sure.
-        record: the run's record if it was read and is there already.
+        is_taken: whether the start is accepted, or will be; False if another run has the id.
+        run: the run id, if it is certain.
+        record: the run's record, if it was read and already exists.
     """
 
     is_taken: bool
@@ -50,7 +50,7 @@ NOT_TAKEN = Sent(False)
 
 
 class Starts:
-    """Sends the starts of one client, and learns what became of them."""
+    """Sends the starts of one client, and finds out whether they were accepted."""
 
     def __init__(self, broker: Broker, states: StateStore, scheduled: ScheduledStarts, timeline: Timeline) -> None:
         self._broker = broker
@@ -59,7 +59,7 @@ class Starts:
         self._timeline = timeline
 
     async def send(self, ref: WorkflowRef, type_token: str, body: bytes, headers: dict[str, str], *, id_is_new: bool) -> Sent:
-        """Store a start, and learn whether it is refused where another run may have the id; the arguments are those of ``publish``."""
+        """Store a start and, if another run may have the id, find out whether it was refused. For the arguments see ``publish``."""
         since, record = clock.monotonic(), None
         ack = await self.publish(ref, type_token, body, headers, id_is_new=id_is_new)
         if ack is None:
@@ -68,23 +68,23 @@ class Starts:
             refused, record = await self.is_refused(ref.queue_token, ref.id_token, ack.seq, since)
             if refused:
                 return NOT_TAKEN._replace(record=record)
-        sure = not (ack.repeated and id_is_new)  # an earlier copy may be what runs; the id is ours alone
+        sure = not (ack.repeated and id_is_new)  # an earlier copy of this start may be the one that runs
         return Sent(True, ack.seq if sure else None, record)
 
     async def publish(self, ref: WorkflowRef, type_token: str, body: bytes, headers: dict[str, str], *, id_is_new: bool) -> PubAck | None:
-        """Store a start and return its ack, whose sequence is the run id; None when a start of this id is waiting already.
+        """Store a start and return its ack, whose sequence number is the run id; None if another start of this id is stored already.
 
         Args:
             ref: the workflow.
-            type_token: its type.
+            type_token: its type as a token.
             body: its arguments.
-            headers: jetflow's own.
-            id_is_new: the id was made up for this start, so that nobody else can have it.
+            headers: jetflow's headers.
+            id_is_new: the id was generated for this start, so that no other workflow has it.
         """
         names, lane = self._broker.names, self._broker.lane
         at_first, expect_none_of = "", ""
         if REPLACE in headers:
-            pass  # whoever has the id gives it up
+            pass  # the run that has the id will be replaced
         elif id_is_new:
             at_first = NEW_ID
         else:
@@ -97,7 +97,7 @@ class Starts:
             return None
 
     async def schedule(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
-        """Have the broker hold a start for ``delay`` ms; False, and nothing is scheduled, if it holds one of this id already."""
+        """Schedule a start in ``delay`` ms. Return False, and schedule nothing, if a start of this id is scheduled already."""
         due, instead = clock.now_ms() + delay, REPLACE in headers
         try:
             await self._scheduled.schedule_start(ref.queue_token, ref.id_token, type_token, due, body, headers, instead=instead)
@@ -106,20 +106,20 @@ class Starts:
         return True
 
     async def is_refused(self, queue_token: str, id_token: str, run: int, since: float) -> tuple[bool, StateRecord | None]:
-        """Return whether a start, which is stored as ``run``, is refused; and the run's record, if there is one already.
+        """Return whether the start that is stored as ``run`` is refused, and the run's record if there is one already.
 
         Args:
             queue_token, id_token: the workflow.
             run: the start's sequence in the inbox.
-            since: when its publishing began, by the monotonic clock. A record that its owner has seen since then, and that has expired
-                meanwhile, still shows by its marker for a moment; a client that looks later asks its owner's decision.
+            since: when its publishing began, in seconds of the monotonic clock. If a record has expired since then, the broker still has its
+                marker for a moment. After that, only the owner's decision counts.
 
         Raises:
-            BrokerUnavailableError: nothing is left that tells. The process stood still for longer than records and markers stay.
+            BrokerUnavailableError: the outcome is unknown. The process was suspended for longer than records and markers stay.
         """
         newest = await self._newest(queue_token, id_token)
         if newest is None and clock.monotonic() - since < MARKER_STAYS - MARGIN:
-            return False, None  # no run had the id lately
+            return False, None  # no run had the id recently
         record = decode_state(newest.data) if newest is not None else None
         if record is not None and record.run_id == str(run):
             return False, record
@@ -142,12 +142,12 @@ class Starts:
                 if await self._has_run(queue_token, id_token, run):
                     return False, None
                 if newest is None:
-                    raise BrokerUnavailableError("it cannot be told any more whether this start was refused, or its run has ended and expired")
+                    raise BrokerUnavailableError("the outcome of this start is unknown: it was refused, or its run has ended and expired")
                 return True, None
             late = clock.monotonic() > deadline
             has_owner = not late and await self._has_owner(queue_token, id_token)
             if record is None and not has_owner:
-                return False, None  # whoever gets the start begins it
+                return False, None  # the next owner will accept the start
             stays = record is not None and not has_owner and not (late and _expires_soon(record))
             if stays and await self._take_back(run):
                 return True, None
@@ -155,7 +155,7 @@ class Starts:
             pause = min(pause * 2, LAST_PAUSE)
 
     async def _has_owner(self, queue_token: str, id_token: str) -> bool:
-        """Whether a worker may have been given the start, or it is not known."""
+        """Return whether a worker may have received the start. True if that is unknown."""
         broker = self._broker
         try:
             claimed = await claimed_partitions(broker.lane, broker.names, queue_token)
@@ -169,7 +169,7 @@ class Starts:
         return last is not None and last.commit.run == run
 
     async def _take_back(self, run: int) -> bool:
-        """False if its owner was faster, or the client may not do that."""
+        """Withdraw a start. Return False if an owner was faster, or the client lacks the right."""
         try:
             await self._broker.lane.delete_message(self._broker.names.inbox_stream, run)
         except BrokerError:

@@ -18,7 +18,7 @@ Request = dict[str, Any]
 
 
 def answer(server: Streams, operation: str, body: bytes) -> dict[str, Any]:
-    """What the server says to ``$JS.API.<operation>``."""
+    """Return the server's answer to ``$JS.API.<operation>``."""
     for prefix, (kind, handler) in HANDLERS.items():
         if operation == prefix or operation.startswith(f"{prefix}."):
             try:
@@ -31,12 +31,12 @@ def answer(server: Streams, operation: str, body: bytes) -> dict[str, Any]:
 
 
 def knows(operation: str) -> bool:
-    """Whether there is such an operation."""
+    """Return whether the double knows an operation."""
     return any(operation == prefix or operation.startswith(f"{prefix}.") for prefix in HANDLERS)
 
 
 def stream_of(server: Streams, name: str) -> Stream:
-    """A stream that must be there."""
+    """Return a stream, or raise Refusal if there is none."""
     stream = server.streams.get(name)
     if stream is None:
         raise Refusal(10059, "stream not found", 404)
@@ -254,4 +254,4 @@ HANDLERS: dict[str, tuple[str, Callable[[Streams, str, Request], dict[str, Any]]
     "CONSUMER.NAMES": ("consumer_names", _consumer_names),
 }
 REPLICATED = ("STREAM.PURGE.", "STREAM.MSG.DELETE.")
-"""Operations that stand in a stream's log among its messages."""
+"""Operations that a stream's log contains beside its messages."""

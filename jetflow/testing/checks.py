@@ -1,4 +1,4 @@
-"""What the double refuses to store, and in which words."""
+"""The checks before the double stores a message, with the server's words for each refusal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 
 
 class Checked(Protocol):
-    """What the checks look at: a stream."""
+    """What the checks need of a stream."""
 
     config: dict[str, Any]
     store: Store
@@ -23,12 +23,12 @@ class Checked(Protocol):
     in_flight: dict[str, int]
 
     def seen(self, message_id: str) -> int:
-        """Return the position of the message that had an id lately, or 0."""
+        """Return the position of the recent message with an id, or 0."""
         ...
 
 
 class Refusal(Exception):  # noqa: N818
-    """What the server says instead of storing a message."""
+    """Raised with the server's answer when it does not store a message."""
 
     def __init__(self, err_code: int, description: str, code: int = 400) -> None:
         super().__init__(description)
@@ -36,12 +36,12 @@ class Refusal(Exception):  # noqa: N818
 
 
 def wrong_last(seq: int | None) -> Refusal:
-    """A compare-and-set that lost; None when something is in process."""
+    """Return the refusal of a failed compare-and-set. ``seq`` is None while another write is in process."""
     return Refusal(10164, "wrong last sequence") if seq is None else Refusal(10071, f"wrong last sequence: {seq}")
 
 
 def check(stream: Checked, subject: str, fields: dict[str, str]) -> int:
-    """Raises ``Refusal``, or gives the position of an earlier message with the same id, or 0."""
+    """Raise ``Refusal``, or return the position of an earlier message with the same id, or 0."""
     if not fields:
         return 0
     ttl = fields.get("Nats-TTL")
@@ -51,7 +51,7 @@ def check(stream: Checked, subject: str, fields: dict[str, str]) -> int:
         if ttl_seconds(ttl) is None:
             raise Refusal(10165, "invalid per-message TTL")
     message_id = fields.get("Nats-Msg-Id")
-    if message_id and stream.replicas > 1:  # checked before it is proposed
+    if message_id and stream.replicas > 1:  # the leader checks it before it proposes the message
         seq = stream.seen(message_id)
         if seq:
             return seq
@@ -68,7 +68,7 @@ def check(stream: Checked, subject: str, fields: dict[str, str]) -> int:
 
 
 def expect(stream: Checked, subject: str, fields: dict[str, str], written: dict[str, int] | None = None) -> None:
-    """The compare-and-set; ``written`` are subjects that a batch has written to before."""
+    """Check the compare-and-set. ``written`` has the subjects that the batch has written already."""
     expected = fields.get(EXPECTED)
     if expected is None:
         return
@@ -96,7 +96,7 @@ def _check_schedule(stream: Checked, subject: str, fields: dict[str, str]) -> No
 
 
 def ttl_seconds(text: str) -> float | None:
-    """A header's time to live: 0 for never; None if it is none."""
+    """Return a header's time to live in seconds: 0 for never, None if it is invalid."""
     if text == "never":
         return 0.0
     if text.isdigit():
@@ -109,7 +109,7 @@ def ttl_seconds(text: str) -> float | None:
 
 
 def go_duration(seconds: int) -> str:
-    """Seconds as the server writes them."""
+    """Return seconds in the server's format."""
     hours, rest = divmod(seconds, 3600)
     minutes, rest = divmod(rest, 60)
     if hours:

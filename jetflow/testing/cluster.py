@@ -1,4 +1,4 @@
-"""Clients and workers upon the double."""
+"""Clients and workers on the double."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log: logging.Logger = logging.getLogger("jetflow.testing")
 async def connect(
     server: MemoryServer, process: Process, *, namespace: str = DEFAULT_NAMESPACE, partitions: int | None = None, replicas: int | None = None
 ) -> Broker:
-    """A connection ready for use, as ``Broker.connect`` gives it. The streams are made by the first to come; later ones take that as seen to."""
+    """Return a connection like that of ``Broker.connect``. The first call creates the streams, and later ones do not check them."""
     if worker.Heart is not SimHeart:
         process.world.replace(worker, "Heart", SimHeart)
     wire: Any = await open_wire(server, process)
@@ -43,7 +43,7 @@ async def connect(
 async def client_for(
     server: MemoryServer, process: Process, *, namespace: str = DEFAULT_NAMESPACE, partitions: int | None = None, replicas: int | None = None
 ) -> Client:
-    """A client, for workers too."""
+    """Return a client, for workers too."""
 
     async def again(_purpose: str) -> Any:
         return await open_wire(server, process)
@@ -52,7 +52,7 @@ async def client_for(
 
 
 async def open_wire(server: MemoryServer, process: Process) -> MemoryWire:
-    """A connection for the event loop that runs.
+    """Return a connection for the running event loop.
 
     Raises:
         BrokerUnavailableError: the server is down.
@@ -64,7 +64,7 @@ async def open_wire(server: MemoryServer, process: Process) -> MemoryWire:
 
 
 class SimHeart(membership.Heart):
-    """A worker's heart upon an event loop of its own, as if in a thread of its own."""
+    """A worker's heart on an event loop of its own, as if in a thread of its own."""
 
     _beating: asyncio.Task[None] | None = None
 

@@ -14,7 +14,7 @@ MOST_COUNTED = 128
 
 
 class Source(Protocol):
-    """What a consumer asks of its stream."""
+    """What a consumer needs of its stream."""
 
     name: str
     server: Network
@@ -24,7 +24,7 @@ class Source(Protocol):
     replicas: int
 
     def remove(self, seq: int, why: str) -> Message | None:
-        """Take a message out of the stream."""
+        """Remove a message from the stream."""
         ...
 
 
@@ -45,7 +45,7 @@ class Pull:
 
 
 class Pending:
-    """One delivery that was not acked yet."""
+    """One un-acked delivery."""
 
     __slots__ = ("count", "deadline")
 
@@ -58,8 +58,8 @@ class Consumer:
     """One consumer of a stream.
 
     Attributes:
-        in_memory: whether it is gone after a restart of the server.
-        pending: deliveries without an ack, by position.
+        in_memory: whether a restart of the server removes it.
+        pending: un-acked deliveries, by position.
     """
 
     def __init__(self, stream: Source, name: str, config: dict[str, Any]) -> None:
@@ -105,13 +105,13 @@ class Consumer:
             self.server.world.after(self.threshold, self._look_whether_used)
 
     def takes(self, subject: str) -> bool:
-        """Whether a stored subject is among what it delivers."""
+        """Return whether it delivers messages of a stored subject."""
         return not self._tests or any(test(subject) for test in self._tests)
 
     # ---- requests
 
     def next(self, connection: Connection, reply: str, body: bytes) -> None:
-        """A request for messages."""
+        """Handle a request for messages."""
         request = json.loads(body) if body else {}
         if isinstance(request, int):
             request = {"batch": request}
@@ -137,7 +137,7 @@ class Consumer:
             self._finish(pull, "404 No Messages" if not expires or pull.left < batch else "")
 
     def _drop_dead(self) -> None:
-        """Requests whose sender is gone."""
+        """Remove requests whose sender is gone."""
         while self.waiting and not self._wanted(self.waiting[0]):
             self.waiting.popleft().live = False
 
@@ -175,17 +175,17 @@ class Consumer:
     # ---- delivery
 
     def arrived(self, message: Message) -> None:
-        """The stream has got a message."""
+        """Note that the stream has a new message."""
         if self.waiting and self.takes(message.subject):
             self.deliver()
 
     def gone(self, seq: int) -> None:
-        """The stream has a message no longer."""
+        """Note that the stream no longer has a message."""
         self.pending.pop(seq, None)
         self.counts.pop(seq, None)
 
     def deliver(self) -> None:
-        """Gives messages to requests while there are both."""
+        """Send messages for requests while there are both."""
         while self.waiting:
             pull = self.waiting[0]
             if not self._wanted(pull):
@@ -239,7 +239,7 @@ class Consumer:
         pull.connection.deliver(pull.reply, message.subject, reply, data, headers)
 
     def num_pending(self) -> int:
-        """Messages that are yet to be delivered for the first time; of very many only how many there may be."""
+        """Return the number of messages that were never delivered. If they are very many, return an estimate."""
         store, cursor = self.stream.store, self.cursor
         if cursor > store.last_seq:
             return 0
@@ -250,7 +250,7 @@ class Consumer:
     # ---- acks
 
     def ack(self, tokens: list[str], body: bytes) -> None:
-        """An answer to a delivery; ``tokens`` are those of its reply subject."""
+        """Handle an answer to a delivery. ``tokens`` are those of its reply subject."""
         seq = int(tokens[5])
         if not self.explicit or self.ended:
             return
@@ -327,7 +327,7 @@ class Consumer:
             world.at(self.last_active + self.threshold, self._look_whether_used)
 
     def end(self, status: str | None) -> None:
-        """It is deleted, or its server is gone."""
+        """End the consumer: it was deleted, or its server is gone."""
         self.ended: bool = True
         for pull in tuple(self.waiting):
             if status is not None and self._wanted(pull):
@@ -336,20 +336,20 @@ class Consumer:
         self.waiting.clear()
 
     def crashed(self) -> None:
-        """The server has ended; what was delivered and not acked comes again when its time is over."""
+        """Handle the end of the server. Un-acked deliveries come again after their ack wait."""
         for pull in self.waiting:
             pull.live = False
         self.waiting.clear()
 
     def recovered(self) -> None:
-        """The server is there again."""
+        """Handle the restart of the server."""
         self.last_active: float = self.server.world.now
         self._armed = 0.0
         if self.pending:
             self._arm(max(min(entry.deadline for entry in self.pending.values()), self.server.world.now))
 
     def info(self) -> dict[str, Any]:
-        """As ``CONSUMER.INFO`` tells it."""
+        """Return the answer of ``CONSUMER.INFO``."""
         waiting = sum(1 for pull in self.waiting if self._wanted(pull))
         floor = min(self.pending, default=self.last_stream_seq + 1) - 1
         return {

@@ -14,7 +14,7 @@ Answer = Callable[[bytes, bytes | None], None]
 
 
 def get(stream: Stream, store: Store, subject: str, body: bytes, answer: Answer) -> None:
-    """One request: ``subject`` names the one asked for when it stands behind the stream's name."""
+    """Answer one request. ``subject`` is the requested subject if it stands behind the stream's name."""
     if subject:
         one(stream, store.last(subject), answer)
         return
@@ -34,7 +34,7 @@ def get(stream: Stream, store: Store, subject: str, body: bytes, answer: Answer)
 
 
 def one(stream: Stream, message: Message | None, answer: Answer) -> None:
-    """A single message, or that there is none."""
+    """Answer with a single message, or that there is none."""
     if message is None:
         answer(b"", b"NATS/1.0 404 Message Not Found\r\n\r\n")
     else:

@@ -17,14 +17,14 @@ log: logging.Logger = logging.getLogger("jetflow.testing")
 
 
 class Schedule:
-    """What the event loops of one world share: the clock, chance, timers, and what can run.
+    """What the event loops of one world share: the clock, chance, timers, and the runnable loops.
 
     Attributes:
-        now: seconds since the world began, the monotonic clock of every process.
-        rng: chance for schedules, latencies and faults.
-        timers: when, in which order, and what.
+        now: seconds since the world began; the monotonic clock of every process.
+        rng: the source of chance for schedules, latencies and faults.
+        timers: a heap of time, number, function and argument.
         runnable: loops with callbacks that can run.
-        events, objects: how many timers and futures were made.
+        events, objects: the numbers of timers and futures created.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -36,17 +36,17 @@ class Schedule:
         self.objects: int = 0
 
     def at(self, when: float, function: Callable[..., None], argument: Any = None) -> None:
-        """Has something happen outside of all processes: ``function(argument)``, no earlier than now."""
+        """Call ``function(argument)`` outside of all processes at a time, or now if that is past."""
         self.events += 1
         heapq.heappush(self.timers, (when, self.events, function, argument))
 
     def after(self, delay: float, function: Callable[..., None], argument: Any = None) -> None:
-        """As ``at``, so many seconds from now."""
+        """Like ``at``, ``delay`` seconds from now."""
         self.at(self.now + delay, function, argument)
 
 
 class Owner(Protocol):
-    """The process that a loop belongs to, as the loop sees it."""
+    """What a loop needs of its process."""
 
     name: str
     dead: bool
@@ -55,7 +55,7 @@ class Owner(Protocol):
 
 
 class SimFuture(asyncio.Future[Any]):
-    """Hashes by creation order, so that a set of them iterates in the same way in every run."""
+    """A future that hashes by creation order, so that a set of futures iterates in the same order in every run."""
 
     __slots__ = ("_order",)
 
@@ -72,7 +72,7 @@ class SimFuture(asyncio.Future[Any]):
 
 
 class SimTask(asyncio.Task[Any]):
-    """Hashes by creation order, as ``SimFuture`` does."""
+    """A task that hashes by creation order, like ``SimFuture``."""
 
     __slots__ = ("_order",)
 
@@ -89,12 +89,12 @@ class SimTask(asyncio.Task[Any]):
 
 
 class SimLoop(asyncio.AbstractEventLoop):
-    """One thread's event loop within a process.
+    """The event loop of one thread of a process.
 
     Attributes:
-        process: whose it is.
+        process: the loop's process.
         ready: callbacks that can run.
-        late: timers that have become due while the process stood still.
+        late: timers that became due while the process stood still.
     """
 
     def __init__(self, process: Owner, world: Schedule) -> None:
@@ -143,7 +143,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.world.runnable.append(self)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
+        """Do nothing: the loop skips a cancelled timer when its time comes."""
 
     def time(self) -> float:
         return self.world.now
@@ -156,11 +156,11 @@ class SimLoop(asyncio.AbstractEventLoop):
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> SimTask:
         task = SimTask(coro, self, name, context)
         if self.process.dead:
-            coro.close()  # it never begins, and Python need not warn of that
+            coro.close()  # it never begins, so Python must not warn about it
         return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> SimFuture:  # type: ignore[override]
-        """Runs the function in a callback of its own, some moments later."""
+        """Run the function in a callback of its own, a little later."""
         future = self.create_future()
 
         def run() -> None:
@@ -177,12 +177,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         return future
 
     async def shutdown_asyncgens(self) -> None:
-        """They are left to the garbage collector."""
+        """Do nothing: the garbage collector removes them."""
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """There is none."""
+        """Do nothing: there is no executor."""
 
-    # ---- the rest of what asyncio asks for
+    # ---- what else asyncio needs
 
     def get_debug(self) -> bool:
         return False

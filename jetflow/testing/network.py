@@ -1,4 +1,4 @@
-"""Connections of the double, and who listens to what: bytes take their time, in order; connections stall and break."""
+"""Connections and subscriptions of the double. Bytes take time and arrive in order. Connections can stall and break."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ Publication = tuple[str, str, bytes, bytes | None]
 Arrival = tuple[int, bytes, bytes, bytes, bytes | None]
 """Subscription, subject, reply, payload and header block, on the way to a client."""
 OnReply = Callable[[str, str, bytes, bytes | None], "str | float | None"]
-"""Called with the process, subject, payload and headers of what the server sends: None as usual, "drop", "twice", or seconds of delay."""
+"""Called with process, subject, payload and headers of each message to a client. It returns None (deliver), "drop", "twice", or seconds of delay."""
 
 
 class ClientEnd(Protocol):
-    """What a connection asks of the client at its other end."""
+    """What a connection needs of the client at its other end."""
 
     process: Process
     loop: Any
 
     def feed(self, connection: Connection, arrivals: list[Arrival]) -> None:
-        """Bytes have come."""
+        """Handle bytes that have come."""
         ...
 
     def broke(self, connection: Connection) -> None:
-        """Reading has ended."""
+        """Handle the end of the connection."""
         ...
 
 
 class Connection:
-    """One TCP connection: what is on the way both ways, and what the server knows of it.
+    """One TCP connection: the bytes on the way in both directions, and the server's state of it.
 
     Attributes:
-        open: whether the server still has it.
+        open: whether it is open at the server.
         lost: whether the client has given it up.
-        subscriptions: by number.
+        subscriptions: subjects by subscription number.
     """
 
     def __init__(self, server: Network, wire: ClientEnd, number: int) -> None:
@@ -62,13 +62,13 @@ class Connection:
 
     @property
     def name(self) -> str:
-        """Of the process at the other end."""
+        """The name of the process at the other end."""
         return self.wire.process.name
 
     # ---- to the server
 
     def send(self, operations: list[Any]) -> None:
-        """The client writes: publications, and control operations as (kind, number, subject)."""
+        """Send publications, and control operations as (kind, number, subject), to the server."""
         if self.lost or not self.open:
             return
         at = self.world.now + self.server.latency()
@@ -102,7 +102,7 @@ class Connection:
     # ---- to the client
 
     def push(self, sid: int, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        """The server sends a message."""
+        """Send a message to the client."""
         hook = self.server.on_reply
         arrival = (sid, subject.encode(), reply.encode(), data, headers)
         verdict = None if hook is None else hook(self.name, subject, data, headers)
@@ -128,22 +128,22 @@ class Connection:
             self.wire.loop.call_soon(self.wire.feed, self, arrivals)
 
     def deliver(self, inbox: str, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        """A consumer's message goes to whoever listens on the inbox, with its own subject."""
+        """Send a consumer's message, with its own subject, to the subscribers of a reply inbox."""
         for connection, sid in self.server.listeners(inbox):
             connection.push(sid, subject, reply, data, headers)
 
     def status(self, inbox: str, text: str, added: str = "") -> None:
-        """A message without a payload that says how it stands."""
+        """Send a status: a message with headers and no payload."""
         self.server.route(inbox, "", b"", f"NATS/1.0 {text}\r\n{added}\r\n".encode())
 
     # ---- faults
 
     def stall(self) -> None:
-        """What the client sends stays on the way."""
+        """Hold back what the client sends."""
         self._stalled = True
 
     def unstall(self) -> None:
-        """What stayed on the way arrives, in order."""
+        """Deliver what was held back, in order."""
         self._stalled = False
         held, self._held = self._held, 0
         self._up_at = max(self._up_at, self.world.now + self.server.latency())
@@ -151,15 +151,15 @@ class Connection:
             self.world.at(self._up_at, self._arrive)
 
     def deaf(self) -> None:
-        """What the server answers gets lost from now on; the client finds out by its pings."""
+        """Lose everything that the server sends from now on. The client notices by its pings."""
         self._deaf = True
 
     def cut(self, deliver_late: float | None = None, part: float | None = None) -> None:
-        """The connection breaks, and the client notices.
+        """Break the connection. The client notices.
 
         Args:
-            deliver_late: seconds until those bytes on the way to the server that arrive at all do so; None for now.
-            part: how much of what is on the way arrives, 0 to 1; left to chance when not given.
+            deliver_late: seconds until the bytes that still arrive reach the server; None for now.
+            part: the part of the bytes on the way that still arrives, 0 to 1; random if not given.
         """
         if self.lost:
             return
@@ -185,7 +185,7 @@ class Connection:
         self.wire.loop.call_soon(self.wire.broke, self)
 
     def give_up(self, *, late: bool = False) -> None:
-        """The client closes its end: what it wrote before still arrives, after a stall at its end."""
+        """Close the client's end. What it wrote before still arrives, after the stall if there is one."""
         self.lost = True
         self._down.clear()
         if late or self._stalled:
@@ -196,7 +196,7 @@ class Connection:
             self.world.at(max(self._up_at, self.world.now + self.server.latency()), lambda _: self.server.close(self))
 
     def server_gone(self) -> None:
-        """The server has ended."""
+        """Handle the end of the server."""
         self.open: bool = False
         self._up.clear()
         self._down.clear()
@@ -207,18 +207,18 @@ class Connection:
 
 
 class Network(ABC):
-    """The part of a server that has connections: its time, who listens to what, and the order in which it does things.
+    """The part of a server that has connections: its time, its subscriptions, and the order of its work.
 
     Args:
-        world: whose time and chance.
+        world: the source of time and chance.
 
     Attributes:
-        connections: that the server has.
-        up: whether it runs.
-        on_reply: may drop, repeat or delay what is sent to clients.
-        trace: a list gets what happens, as tuples (time, process, what, stream, subject, …); None for no trace.
-        keep: by stream, a list that gets every message ever stored there, with its time; None for none.
-        fastest, slowest: seconds that bytes take in one direction; one time in fifty up to forty times as long.
+        connections: the open connections.
+        up: whether the server runs.
+        on_reply: may drop, repeat or delay messages to clients.
+        trace: a list of what happens, as tuples (time, process, what, stream, subject, …); None for no trace.
+        keep: by stream, a list of every message that it ever stored, with its time; None for none.
+        fastest, slowest: seconds that bytes take in one direction; one time in fifty up to forty times ``slowest``.
     """
 
     def __init__(self, world: World) -> None:
@@ -242,35 +242,35 @@ class Network(ABC):
 
     @abstractmethod
     def publish(self, operation: Publication, connection: Connection) -> None:
-        """A message has arrived."""
+        """Handle a message from a client."""
 
     def now_ns(self) -> int:
-        """The server's clock, ns since the epoch."""
+        """Return the time by the server's clock, ns since the epoch."""
         return EPOCH * 1_000_000_000 + int(self.world.now * 1e9)
 
     def latency(self) -> float:
-        """Seconds that bytes take now, in one direction."""
+        """Return a random number of seconds that bytes take in one direction."""
         chance = self.world.rng.random()
         if chance > 0.98:
             return self.slowest * (1 + (chance - 0.98) * 50 * 40)
         return self.fastest + (self.slowest - self.fastest) * chance * chance
 
     def note(self, what: str, stream: str, subject: str, *facts: Any) -> None:
-        """Writes to the trace, if there is one."""
+        """Write to the trace, if there is one."""
         if self.trace is not None:
             self.trace.append((round(self.world.now, 6), self._sender, what, stream, subject, *facts))
 
     # ---- connections
 
     def accept(self, wire: ClientEnd) -> Connection:
-        """The server's end of a new connection."""
+        """Return the server's end of a new connection."""
         self._numbers += 1
         connection = Connection(self, wire, self._numbers)
         self.connections.append(connection)
         return connection
 
     def close(self, connection: Connection) -> None:
-        """The server notices that a connection has ended."""
+        """Remove a connection that has ended."""
         if connection.open:
             connection.open = False
             self.connections.remove(connection)
@@ -280,7 +280,7 @@ class Network(ABC):
     # ---- subjects
 
     def subscribe(self, connection: Connection, sid: int, subject: str) -> None:
-        """A client listens."""
+        """Add a client's subscription."""
         self._heard.clear()
         connection.subscriptions[sid] = subject
         entry = (connection, sid)
@@ -292,7 +292,7 @@ class Network(ABC):
             self._others.setdefault(subject.partition(".")[0], []).append((matcher(subject), *entry))
 
     def unsubscribe(self, connection: Connection, sid: int) -> None:
-        """A client listens no more."""
+        """Remove a client's subscription."""
         self._heard.clear()
         subject = connection.subscriptions.pop(sid, None)
         if subject is None:
@@ -311,7 +311,7 @@ class Network(ABC):
             self._others.pop(first, None)
 
     def listeners(self, subject: str) -> list[tuple[Connection, int]]:
-        """Who listens to a subject."""
+        """Return the subscriptions that match a subject."""
         found = self._heard.get(subject)
         if found is not None:
             return found
@@ -326,20 +326,20 @@ class Network(ABC):
         return found
 
     def interest(self, subject: str) -> bool:
-        """Whether anybody listens to a subject."""
+        """Return whether any subscription matches a subject."""
         return bool(self.listeners(subject))
 
     def route(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> bool:
-        """Sends a message to whoever listens; whether anybody does."""
+        """Send a message to all matching subscriptions. Return whether there is one."""
         found = self.listeners(subject)
         for connection, sid in found:
             connection.push(sid, subject, reply, data, headers)
         return bool(found)
 
-    # ---- what the server does, and when
+    # ---- the order of the server's work
 
     def in_turn(self, queue: str, sender: str, function: Callable[[Any], None], argument: Any, delay: float = -1.0) -> None:
-        """Has the server do something soon: in turn within a queue, at any time without one, and mostly at once when no delay is given."""
+        """Schedule work of the server: in turn within a queue, at any time without one. Without a delay it mostly happens at once."""
         now = self.world.now
         if delay < 0:
             chance = self.world.rng.random()
@@ -362,7 +362,7 @@ class Network(ABC):
             self._sender = ""
 
     def cut_all(self) -> None:
-        """The server ends: every connection does, and what it was about to do is forgotten."""
+        """End every connection and drop scheduled work: the server has ended."""
         self._life += 1
         self._free_at.clear()
         for connection in tuple(self.connections):

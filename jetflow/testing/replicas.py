@@ -1,4 +1,4 @@
-"""What is different on three servers: a write is checked by the leader when it comes, and stored once the others have it."""
+"""Replicated streams: the leader checks a write when it comes, and stores it once the followers have it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jetflow.testing.store import fields_of
 from jetflow.testing.stream import Stream
 
 FASTEST, SLOWEST = 0.0005, 0.004
-"""Seconds until the others have a message."""
+"""Seconds until the followers have a message."""
 
 
 def propose(server: Network, stream: Stream, operation: Publication, sender: str) -> None:
-    """The leader checks a message, or a batch that is complete, and proposes it."""
+    """Check a message or a complete batch as the leader does, and propose it."""
     subject, reply, data, headers = operation
     fields, stored = fields_of(headers), stream.stored_subject(subject)
     batch = fields.get("Nats-Batch-Id", "")
@@ -47,7 +47,7 @@ def propose(server: Network, stream: Stream, operation: Publication, sender: str
 
 
 def _apply(item: tuple[Network, Stream, str, list[Publication], str]) -> None:
-    """Most servers have it: it is stored."""
+    """Store a proposed message or batch: most servers have it."""
     server, stream, batch, staged, reply = item
     answer = stream.store_batch(batch, staged)
     if not batch:
@@ -55,7 +55,7 @@ def _apply(item: tuple[Network, Stream, str, list[Publication], str]) -> None:
     _say(server, reply, answer)
     for each, checked, _, _ in staged:
         _less(stream.in_flight, each)
-        if checked:  # the ack goes out a moment before the leader forgets
+        if checked:  # the ack goes out a moment before the leader forgets the check subject
             server.in_turn("", "", _forget, (stream, checked), server.world.rng.random() * 0.0005)
 
 

@@ -1,7 +1,7 @@
 """A double of nats-server with JetStream, in memory and in virtual time.
 
-It knows what jetflow asks for, and answers as nats-server 2.15 does: ``tests/double`` asks both the same. See ``docs`` of each
-part: ``stream.py``, ``consumer.py``, ``direct.py``, ``api.py``, ``network.py``.
+It knows the requests that jetflow makes, and answers as nats-server 2.15 does: ``tests/double`` compares both. See the docstring of each part:
+``stream.py``, ``consumer.py``, ``direct.py``, ``api.py``, ``network.py``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ ACK = "$JS.ACK."
 
 
 class MemoryServer(Streams):
-    """One nats-server, or with ``replicas`` in its streams a cluster of three that is seen as one.
+    """One nats-server. If its streams have ``replicas``, it acts as a cluster of three.
 
     Attributes:
-        topologies: what clients found or created, by namespace.
+        topologies: the topologies that clients found or created, by namespace.
     """
 
     def __init__(self, world: World) -> None:
@@ -38,7 +38,7 @@ class MemoryServer(Streams):
     # ---- connections
 
     def connect(self, process: Process, loop: Any = None) -> MemoryWire:
-        """A connection of a process, for the event loop of its main thread unless another one is given."""
+        """Return a connection of a process, for ``loop``, or for the event loop of the process's main thread."""
         wire = MemoryWire(self, process, process.loop if loop is None else loop)
         wire.attach(self.accept(wire))
         return wire
@@ -46,7 +46,7 @@ class MemoryServer(Streams):
     # ---- what clients send
 
     def publish(self, operation: Publication, connection: Connection) -> None:
-        """A message has arrived."""
+        """Handle a message from a client."""
         subject, reply, data, headers = operation
         sender = connection.name
         if subject.startswith("$JS."):
@@ -133,14 +133,14 @@ class MemoryServer(Streams):
         consumer, tokens, body = item
         consumer.ack(tokens, body)
 
-    # ---- its life
+    # ---- stop and start
 
     def stop(self, *, lose: Iterable[str] = (), resurrect: bool = False) -> None:
-        """``kill -9`` of the server.
+        """Stop the server as ``kill -9`` does.
 
         Args:
-            lose: ``ids`` forgets all message ids, not only those of messages that are gone.
-            resurrect: values come back that a marker with a TTL of its own had replaced, once that has expired.
+            lose: with ``ids``, the server forgets all message ids, not only those of removed messages.
+            resurrect: whether values come back that a marker with its own TTL had replaced, if the marker has expired.
         """
         if not self.up:
             return
@@ -151,7 +151,7 @@ class MemoryServer(Streams):
             stream.crashed(forget_ids="ids" in tuple(lose), resurrect=resurrect)
 
     def start(self) -> None:
-        """The server is there again, with what it had on disk."""
+        """Start the server with what it had on disk."""
         if self.up:
             return
         self.up: bool = True
@@ -162,7 +162,7 @@ class MemoryServer(Streams):
                 consumer.recovered()
 
     def restart(self, *, lose: Iterable[str] = (), resurrect: bool = False, down: float = 0.0) -> None:
-        """Stops, and starts again after ``down`` seconds; see ``stop``."""
+        """Stop the server, and start it again after ``down`` seconds. See ``stop``."""
         self.stop(lose=lose, resurrect=resurrect)
         if down:
             self.world.after(down, lambda _: self.start())

@@ -12,7 +12,7 @@ from jetflow.testing.virtual import EPOCH
 
 
 class Message:
-    """One stored message. ``ns`` is when it was stored, ns since the epoch; ``fields`` are its headers, read once."""
+    """One stored message. ``ns`` is when it was stored (ns since the epoch), ``fields`` are its parsed headers."""
 
     __slots__ = ("data", "fields", "headers", "ns", "seq", "subject")
 
@@ -33,7 +33,7 @@ NO_FIELDS: dict[str, str] = {}
 
 @lru_cache(maxsize=4096)
 def fields_of(headers: bytes | None) -> dict[str, str]:
-    """Header fields by name, the first of each. Not to be changed."""
+    """Return the header fields by name, the first of each. The caller must not change them."""
     if headers is None:
         return NO_FIELDS
     fields: dict[str, str] = {}
@@ -46,7 +46,7 @@ def fields_of(headers: bytes | None) -> dict[str, str]:
 
 @lru_cache(maxsize=4096)
 def matcher(pattern: str) -> Callable[[str], object]:
-    """Tells whether a subject matches a filter."""
+    """Return a function that tells whether a subject matches a filter."""
     if "*" not in pattern:
         if pattern == ">":
             return bool
@@ -60,18 +60,18 @@ def matcher(pattern: str) -> Callable[[str], object]:
 
 @lru_cache(maxsize=4096)
 def beginning(pattern: str) -> str:
-    """What all subjects that match a filter begin with."""
+    """Return the prefix that all subjects of a filter share."""
     return re.split(r"[*>]", pattern, maxsplit=1)[0]
 
 
 def is_literal(pattern: str) -> bool:
-    """Whether a filter names one subject."""
+    """Return whether a filter names exactly one subject."""
     return "*" not in pattern and not pattern.endswith(">")
 
 
 @lru_cache(maxsize=8192)
 def overlap(one: str, other: str) -> bool:
-    """Whether some subject matches both filters."""
+    """Return whether any subject matches both filters."""
     left, right = one.split("."), other.split(".")
     for a, b in zip(left, right, strict=False):
         if a == ">" or b == ">":
@@ -82,7 +82,7 @@ def overlap(one: str, other: str) -> bool:
 
 
 def to_text(ns: int) -> str:
-    """A time as the server writes it."""
+    """Return a time in the server's format."""
     if ns <= 0:
         return "0001-01-01T00:00:00Z"
     seconds, rest = divmod(ns, 1_000_000_000)
@@ -95,10 +95,10 @@ def _second(seconds: int) -> str:
 
 
 def from_text(text: str) -> int:
-    """ns since the epoch of an RFC 3339 time.
+    """Return an RFC 3339 time as ns since the epoch.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not such a time.
     """
     match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", text)
     if match is None:
@@ -108,16 +108,16 @@ def from_text(text: str) -> int:
 
 
 def to_world(ns: int) -> float:
-    """Seconds since the world began."""
+    """Return a time (ns since the epoch) as seconds since the world began."""
     return ns / 1e9 - EPOCH
 
 
 class Store:
-    """What one server has of a stream.
+    """The messages of a stream on one server.
 
     Attributes:
-        messages: by position, in order.
-        by_subject: positions of each subject, in order.
+        messages: the messages by position, in order.
+        by_subject: the positions of each subject, in order.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class Store:
         self.size = 0
 
     def add(self, message: Message) -> None:
-        """Appends a message."""
+        """Append a message."""
         self.messages[message.seq] = message
         found = self.by_subject.get(message.subject)
         if found is None:
@@ -138,12 +138,12 @@ class Store:
         self.last_seq, self.last_ns = message.seq, message.ns
 
     def insert(self, message: Message) -> None:
-        """Puts a message back where it was."""
+        """Insert a message at its old position."""
         self.messages = dict(sorted([*self.messages.items(), (message.seq, message)]))
         self.by_subject[message.subject] = sorted([*self.by_subject.get(message.subject, ()), message.seq])
 
     def remove(self, seq: int) -> Message | None:
-        """Takes a message out."""
+        """Remove and return a message."""
         message = self.messages.pop(seq, None)
         if message is not None:
             found = self.by_subject[message.subject]
@@ -155,20 +155,20 @@ class Store:
 
     @property
     def first_seq(self) -> int:
-        """Position of the first message, or of the next one to come."""
+        """The position of the first message, or of the next one to come."""
         for seq in self.messages:
             return seq
         return self.last_seq + 1
 
     def subjects(self, pattern: str) -> list[str]:
-        """Subjects that match a filter."""
+        """Return the subjects that match a filter."""
         if is_literal(pattern):
             return [pattern] if pattern in self.by_subject else []
         matches, start = matcher(pattern), beginning(pattern)
         return [subject for subject in self.by_subject if subject.startswith(start) and matches(subject)]
 
     def last(self, pattern: str) -> Message | None:
-        """The newest message that matches a filter."""
+        """Return the newest message that matches a filter, or None."""
         found = self.by_subject.get(pattern)
         if found is not None:
             return self.messages[found[-1]]
@@ -179,14 +179,14 @@ class Store:
         return self.messages[seq] if seq else None
 
     def after(self, start: int, patterns: list[str]) -> Iterator[Message]:
-        """Messages from a position on that match one of the filters."""
+        """Yield the messages from a position on that match one of the filters."""
         tests = [matcher(pattern) for pattern in patterns]
         for message in self.between(start, self.last_seq):
             if not tests or any(test(message.subject) for test in tests):
                 yield message
 
     def between(self, start: int, last: int) -> Iterator[Message]:
-        """Messages from one position to another."""
+        """Yield the messages from one position to another."""
         messages = self.messages
         if last - start < 2 * len(messages):
             for seq in range(max(start, 1), last + 1):
@@ -202,14 +202,14 @@ class Store:
 
 
 class Follower:
-    """What another server of the cluster has of a stream: all up to some moment in the past, which never goes back."""
+    """A stream on a follower: everything up to a moment in the past, which never goes back."""
 
     def __init__(self) -> None:
         self.store: Store = Store()
         self._applied = 0
 
     def catch_up(self, log: list[tuple[float, Message | int]], until: float) -> Store:
-        """Applies what happened up to a moment."""
+        """Apply all changes up to a moment."""
         store = self.store
         while self._applied < len(log) and log[self._applied][0] <= until:
             change = log[self._applied][1]

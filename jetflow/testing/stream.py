@@ -1,4 +1,4 @@
-"""A stream of the double: what is taken, what is refused and why, and what goes by itself."""
+"""A stream of the double: what it stores, what it refuses, and what it removes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jetflow.testing.virtual import World
 NOT_FIRED = frozenset(
     ("Nats-Schedule", "Nats-Schedule-Target", "Nats-Msg-Id", "Nats-TTL", "Nats-Rollup", EXPECTED, EXPECTED_SUBJECT, "Nats-Schedule-TTL")
 )
-"""Headers of a schedule that what it fires does not have."""
+"""Headers of a schedule that the fired message does not have."""
 BATCH_TIMEOUT = 10.0
 MOST_LAG = 0.4
-"""Seconds by which a follower may lag when it answers a direct get."""
+"""The most seconds that a follower lags when it answers a direct get."""
 DEFAULTS: dict[str, Any] = {
     "retention": "limits", "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1,
     "max_msg_size": -1, "discard": "old", "storage": "file", "num_replicas": 1, "duplicate_window": 120_000_000_000, "compression": "none",
@@ -32,10 +32,10 @@ class Stream:
     """One stream of a server.
 
     Attributes:
-        config: as it was asked for, with the server's defaults.
-        store: what it holds.
-        consumers: by name.
-        ghosts: values that a marker with a TTL replaced, which a crash of the server may bring back.
+        config: the requested configuration, with the server's defaults.
+        store: its messages.
+        consumers: its consumers by name.
+        ghosts: values that a marker with a TTL replaced. A crash of the server may bring them back.
     """
 
     def __init__(self, server: Network, config: dict[str, Any]) -> None:
@@ -56,11 +56,11 @@ class Stream:
 
     @property
     def messages(self) -> dict[int, Message]:
-        """What is stored, by position."""
+        """The stored messages by position."""
         return self.store.messages
 
     def view(self) -> Store:
-        """What the server that answers a direct get has of it: the leader, or one that lags."""
+        """Return the store of the server that answers a direct get: the leader, or a follower that lags."""
         rng = self.server.world.rng
         if not self._followers:
             self._followers = [Follower(), Follower()]
@@ -72,7 +72,7 @@ class Stream:
         return self._followers[place].catch_up(self.oplog, self.server.world.now - lag)
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Takes a configuration, new or changed."""
+        """Apply a new or changed configuration."""
         self.config: dict[str, Any] = DEFAULTS | {name: value for name, value in config.items() if value not in (None, "")}
         if self.config.get("subject_delete_marker_ttl") or self.config.get("allow_msg_schedules"):
             self.config["allow_rollup_hdrs"] = True
@@ -92,11 +92,11 @@ class Stream:
         self._age()
 
     def takes(self, subject: str) -> bool:
-        """Whether it stores what is published to a subject."""
+        """Return whether it stores messages of a subject."""
         return any(matcher(pattern)(subject) for pattern in self.subjects)
 
     def stored_subject(self, subject: str) -> str:
-        """Where a message is stored."""
+        """Return the subject that a message is stored under."""
         if self._transform is None or not self._transform[0](subject):
             return subject
         prefix, queue, key, rest = subject.split(".", 3)
@@ -105,7 +105,7 @@ class Stream:
     # ---- publishing
 
     def publish(self, subject: str, data: bytes, headers: bytes | None) -> bytes | None:
-        """Stores a message, or refuses it, and gives the answer; None for none yet."""
+        """Store or refuse a message. Return the answer, or None if it comes later."""
         server = self.server
         fields = fields_of(headers)
         subject = self.stored_subject(subject)
@@ -123,7 +123,7 @@ class Stream:
         return b'{"stream":"%b","seq":%d}' % (self.name.encode(), message.seq)
 
     def seen(self, message_id: str) -> int:
-        """Position of the message that had an id within the window, or 0."""
+        """Return the position of the message with an id in the dedupe window, or 0."""
         found = self.ids.get(message_id)
         if found is None or found[1] <= self.server.world.now:
             return 0
@@ -132,7 +132,7 @@ class Stream:
         return found[0]
 
     def append(self, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str]) -> Message:
-        """Stores a message that was found good."""
+        """Store a message that has passed the checks."""
         server, store = self.server, self.store
         seq, ns = store.last_seq + 1, server.now_ns()
         before = store.by_subject.get(subject)
@@ -156,7 +156,7 @@ class Stream:
         return message
 
     def _consequences(self, message: Message) -> None:
-        """Of its headers."""
+        """Carry out what a message's headers ask for."""
         fields, world = message.fields, self.server.world
         message_id = fields.get("Nats-Msg-Id")
         if message_id:
@@ -171,7 +171,7 @@ class Stream:
             world.at(max(due + 1e-6, world.now + 0.25 * world.rng.random()), self.fire, message)  # seconds in floats are not exact
 
     def _displace(self, message: Message) -> None:
-        """What was there before of its subject goes, if the stream keeps no more, or the message says so."""
+        """Remove older messages of a subject, if the stream's limit or the new message says so."""
         fields = message.fields
         rollup = fields.get("Nats-Rollup") == "sub" or "Nats-Schedule" in fields
         keep = 1 if rollup else self.per_subject
@@ -197,7 +197,7 @@ class Stream:
         return b"" if staged is None else self.store_batch(fields["Nats-Batch-Id"], staged)
 
     def stage(self, subject: str, data: bytes, headers: bytes | None, fields: dict[str, str]) -> list[Publication] | None:
-        """Adds a message to its batch. The one that commits gets all of them, checked: subject, check subject, payload and headers each."""
+        """Add a message to its batch. The committing one returns the checked batch: subject, check subject, payload and headers of each."""
         if not self.config.get("allow_atomic"):
             raise Refusal(10174, "atomic publish is disabled")
         batch, number = fields["Nats-Batch-Id"], int(fields.get("Nats-Batch-Sequence", "0"))
@@ -223,7 +223,7 @@ class Stream:
         return staged
 
     def store_batch(self, batch: str, staged: list[Publication]) -> bytes:
-        """Stores all of a batch; the answer."""
+        """Store a whole batch. Return the answer."""
         last = 0
         for subject, _, body, block in staged:
             last = self.append(subject, body, block, fields_of(block)).seq
@@ -232,10 +232,10 @@ class Stream:
     def _abandon(self, batch: str) -> None:
         self.batches.pop(batch, None)
 
-    # ---- what goes
+    # ---- removals
 
     def remove(self, seq: int, why: str) -> Message | None:
-        """Takes a message out of the stream."""
+        """Remove a message from the stream."""
         gone = self.store.remove(seq)
         if gone is not None:
             self._logged(seq)
@@ -249,7 +249,7 @@ class Stream:
             self.oplog.append((self.server.world.now, change))
 
     def _expire(self, message: Message) -> None:
-        """The message's own time to live is over."""
+        """Remove a message whose own time to live is over."""
         if self.server.up and self.store.messages.get(message.seq) is message:
             self._put_away(message)
 
@@ -258,7 +258,7 @@ class Stream:
         self._mark(message)
 
     def _mark(self, message: Message) -> None:
-        """A marker tells that the last message of a subject has expired, unless that was one itself."""
+        """Store a marker in place of a subject's last message that has expired, unless that was a marker."""
         fields = message.fields
         if self.marker_ttl and message.subject not in self.store.by_subject and "KV-Operation" not in fields and "Nats-Marker-Reason" not in fields:
             text = go_duration(self.marker_ttl // 1_000_000_000)
@@ -282,7 +282,7 @@ class Stream:
         self._age()
 
     def fire(self, schedule: Message) -> None:
-        """A schedule is due."""
+        """Publish the message of a schedule that is due."""
         if not self.server.up or self.store.messages.get(schedule.seq) is not schedule:
             return
         target = self.stored_subject(schedule.fields["Nats-Schedule-Target"])
@@ -293,7 +293,7 @@ class Stream:
         self.remove(schedule.seq, "fired")
 
     def purge(self, pattern: str, before: int, keep: int) -> int:
-        """Removes messages of a filter, before a position, or all but so many of the newest; tells how many."""
+        """Remove messages of a filter before a position, or all but the newest ``keep``. Return how many."""
         store = self.store
         found = sorted(seq for subject in store.subjects(pattern or ">") for seq in store.by_subject[subject] if not before or seq < before)
         if keep:
@@ -305,13 +305,13 @@ class Stream:
     # ---- a restart
 
     def crashed(self, *, forget_ids: bool, resurrect: bool) -> None:
-        """The server has ended: what it had in memory alone is gone."""
+        """Handle the end of the server: what it had only in memory is gone."""
         self.batches.clear()
         self.in_process.clear()
         self.in_flight.clear()
         if forget_ids:
             self.ids.clear()
-        else:  # the table is made from what is stored
+        else:  # the server builds the table from the stored messages
             self.ids = {name: entry for name, entry in self.ids.items() if entry[0] in self.store.messages}
         for name in [name for name, consumer in self.consumers.items() if consumer.in_memory]:
             self.consumers.pop(name).end(None)
@@ -326,7 +326,7 @@ class Stream:
             self.ghosts.clear()
 
     def recovered(self) -> None:
-        """The server is there again: what became due meanwhile happens now."""
+        """Handle the restart of the server: what became due meanwhile happens now."""
         now = self.server.world.now
         for message in list(self.store.messages.values()):
             fields = message.fields
@@ -339,7 +339,7 @@ class Stream:
             self._age()
 
     def state(self) -> dict[str, Any]:
-        """As ``STREAM.INFO`` tells it."""
+        """Return the state in an answer of ``STREAM.INFO``."""
         store = self.store
         first = store.messages.get(store.first_seq)
         state = {
@@ -356,7 +356,7 @@ class Streams(Network):
     """The part of a server that has streams.
 
     Attributes:
-        streams: by name.
+        streams: the streams by name.
     """
 
     def __init__(self, world: World) -> None:
@@ -365,11 +365,11 @@ class Streams(Network):
         self._stream_of: dict[str, Stream | None] = {}
 
     def streams_changed(self) -> None:
-        """Forgets which stream takes which subject."""
+        """Forget which stream stores which subject."""
         self._stream_of.clear()
 
     def stream_for(self, subject: str) -> Stream | None:
-        """The stream that takes a subject."""
+        """Return the stream that stores a subject, or None."""
         try:
             return self._stream_of[subject]
         except KeyError:

@@ -1,4 +1,4 @@
-"""What happened, for a person to read."""
+"""Formats a trace for people to read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def story(trace: Iterable[tuple[Any, ...]], words: str = "") -> str:
-    """A server's trace, one line an event; only those lines that contain ``words``."""
+    """Return a server's trace, one line for each event. Only lines that contain ``words`` are included."""
     lines = []
     for time, process, what, stream, subject, *facts in trace:
         line = f"{time:12.6f}  {process or '-':<12}  {what:<10}  {stream:<22}  {subject}  {' '.join(map(str, facts))}".rstrip()

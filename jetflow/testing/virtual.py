@@ -1,6 +1,6 @@
-"""Virtual time: a world with one clock, one source of chance, and processes whose callbacks it runs one at a time.
+"""Virtual time: a world with one clock, one source of chance, and processes. It runs their callbacks one at a time.
 
-The same seed gives the same run in every Python process, provided that ``PYTHONHASHSEED=0`` is set: sets of text iterate by hash.
+The same seed gives the same run in every Python process if ``PYTHONHASHSEED=0`` is set, since sets of strings iterate by hash.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from jetflow.protocol import clock
 from jetflow.testing.loop import Schedule, SimLoop, SimTask
 
 EPOCH = 1_800_000_000
-"""What the clocks of all processes show when a world begins, unless they are wrong."""
+"""The time when a world begins (s since the epoch), by every clock without skew."""
 STEP = 50e-6
-"""The longest that one callback takes, in seconds."""
+"""The most seconds that one callback takes."""
 DEAD_CONNECTIONS = 0.05
-"""The longest until the server hears that the process at the other end of a connection was killed, in seconds."""
+"""The most seconds until the server notices that the process at the other end of a connection was killed."""
 
 
 class StuckError(AssertionError):
-    """What was waited for did not come."""
+    """Raised when a condition does not hold in time."""
 
 
 class World(Schedule):
-    """Everything there is in one simulated run. It is the source of time and chance for jetflow while ``with`` lasts.
+    """One simulated run. It is jetflow's source of time and chance inside its ``with`` block.
 
     Args:
-        seed: whatever is left to chance follows from it.
+        seed: decides everything that is left to chance.
 
     Attributes:
-        processes: in the order of their creation.
-        steps: callbacks run so far.
+        processes: the processes in the order of their creation.
+        steps: the number of callbacks run so far.
         on_step: called with the process before each callback.
     """
 
@@ -55,48 +55,48 @@ class World(Schedule):
         self._gc = False
 
     def process(self, name: str) -> Process:
-        """A new process."""
+        """Create a process."""
         return Process(self, name)
 
     def replace(self, thing: Any, name: str, value: Any) -> None:
-        """Sets an attribute for as long as the world lasts."""
+        """Set an attribute until the world ends."""
         self._replaced.append((thing, name, getattr(thing, name)))
         setattr(thing, name, value)
 
     # ---- the source of time and chance
 
     def time(self) -> float:
-        """The current process's own clock, seconds since the epoch."""
+        """Return the time by the current process's own clock, s since the epoch."""
         current = self.current
         return EPOCH + self.now + (0.0 if current is None else current.clock_skew)
 
     def monotonic(self) -> float:
-        """Seconds since the world began."""
+        """Return the seconds since the world began."""
         return self.now
 
     def token(self, size: int) -> str:
-        """Bytes of chance in hex."""
+        """Return ``size`` random bytes in hex."""
         return f"{self._tokens.getrandbits(8 * size):0{2 * size}x}"
 
     def chance(self) -> float:
-        """From 0 up to before 1."""
+        """Return a random number from 0 to below 1."""
         return self.rng.random()
 
     def cpu(self) -> float:
-        """Seconds that a thread has wanted a CPU for: none, callbacks take no time of their own."""
+        """Return 0: callbacks need no CPU time."""
         return 0.0
 
     def __enter__(self) -> World:
         clock.use(self)
         self._gc = gc.isenabled()
-        gc.disable()  # what it collects, and when, differs from run to run
+        gc.disable()  # its collections differ from run to run
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the world: no process runs on, and what its coroutines do when Python puts them away has no effect."""
+        """End the world. No process continues, and what coroutines do when Python closes them has no effect."""
         clock.use(None)
         while self._replaced:
             thing, name, value = self._replaced.pop()
@@ -128,25 +128,25 @@ class World(Schedule):
     # ---- running
 
     def run(self, until: float) -> None:
-        """Runs until the clock shows ``until`` seconds."""
+        """Run until the clock shows ``until`` seconds."""
         self._run(until, None)
         self.now = max(self.now, until)
 
     def run_for(self, seconds: float) -> None:
-        """Runs so many seconds on."""
+        """Run for ``seconds``."""
         self.run(self.now + seconds)
 
     def run_until(self, predicate: Callable[[], bool], limit: float = 60.0) -> None:
-        """Runs until ``predicate``, asked after each callback, holds.
+        """Run until ``predicate`` holds. It is called after each callback.
 
         Raises:
-            StuckError: it did not within ``limit`` seconds.
+            StuckError: it did not hold within ``limit`` seconds.
         """
         if not predicate() and not self._run(self.now + limit, predicate):
             raise StuckError(f"seed {self.seed}: {predicate} does not hold after {limit:g} s")
 
     def finish(self, task: asyncio.Future[Any], limit: float = 60.0) -> Any:
-        """Runs until a task is done, and gives its result."""
+        """Run until a task is done, and return its result."""
         self.run_until(task.done, limit)
         return task.result()
 
@@ -206,7 +206,7 @@ class World(Schedule):
             sys.set_asyncgen_hooks(*outer_hooks)
 
     def _finish_generator(self, generator: Any) -> None:
-        """An async generator that was left half-way runs its ``finally`` in its process, as under asyncio."""
+        """Close an unfinished async generator in its process, so that its ``finally`` runs as under asyncio."""
         if self.current is not None and not self.current.dead:
             self.current.loop.create_task(generator.aclose())
 
@@ -218,9 +218,9 @@ class Process:
         loop: the event loop of its main thread.
         loops: that one, and those of its other threads.
         clock_skew: seconds by which its clock is ahead of the world's.
-        errors: what event loops were told that nobody handled; a simulation expects none.
+        errors: unhandled errors of its event loops; a simulation expects none.
         on_step: called before each of its callbacks; may pause or kill it.
-        on_death: called when it is killed, by whoever has to close its connections.
+        on_death: called after it was killed, to close its connections.
     """
 
     def __init__(self, world: World, name: str) -> None:
@@ -241,22 +241,22 @@ class Process:
         return f"<Process {self.name}{' dead' if self.dead else ' paused' if self.paused else ''}>"
 
     def thread(self) -> SimLoop:
-        """The event loop of one more thread."""
+        """Create the event loop of another thread."""
         loop = SimLoop(self, self.world)
         self.loops.append(loop)
         return loop
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str | None = None) -> SimTask:
-        """Runs a coroutine on the main thread's loop."""
+        """Run a coroutine on the main thread's loop."""
         return self.loop.create_task(coro, name=name)
 
     def pause(self) -> None:
-        """SIGSTOP: nothing of it runs, and what comes for it piles up."""
+        """Stop the process as SIGSTOP does: none of its code runs, and its input waits."""
         self.paused = True
         self._unlist()
 
     def resume(self) -> None:
-        """SIGCONT. Whether timers that became due come before or after what piled up is left to chance."""
+        """Continue the process as SIGCONT does. Chance decides whether overdue timers come before or after the waiting input."""
         if not self.paused or self.dead:
             return
         self.paused: bool = False
@@ -271,12 +271,12 @@ class Process:
                 self.world.runnable.append(loop)
 
     def kill(self) -> None:
-        """kill -9: nothing of it runs ever again, not even ``finally`` blocks. What it has written may still arrive."""
+        """Kill the process as ``kill -9`` does: none of its code runs again, not even ``finally`` blocks. What it has written may still arrive."""
         if self.dead:
             return
         self.dead: bool = True
         self._unlist()
-        for loop in self.loops:  # held, so that Python puts no coroutine away while the world runs
+        for loop in self.loops:  # hold them, so that Python closes no coroutine while the world runs
             self.graveyard += [task for task in asyncio.all_tasks(loop) if not task.done()]
             self.graveyard += [*loop.ready, *loop.late]
             loop.ready.clear()
@@ -286,7 +286,7 @@ class Process:
         self.on_death = []
 
     def put_away(self) -> None:
-        """Forgets what was to run; the world has ended."""
+        """Forget all callbacks: the world has ended."""
         for loop in self.loops:
             loop.ready.clear()
             loop.late.clear()

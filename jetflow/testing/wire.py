@@ -1,4 +1,4 @@
-"""A client's end of a connection to the double: what ``jetflow.broker.transport.wire.Wire`` is to a real server."""
+"""The client's end of a connection to the double."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_PINGS = 2
 
 
 class Version(NamedTuple):
-    """Of the server that is doubled."""
+    """The version of the server that the double imitates."""
 
     major: int = 2
     minor: int = 15
@@ -28,7 +28,7 @@ class Version(NamedTuple):
 
 
 class MemoryWire(Wire):
-    """What ``jetflow.broker.transport.wire.Wire`` is, to a server in memory. Made by ``MemoryServer.connect``."""
+    """A ``jetflow.broker.transport.wire.Wire`` to a server in memory. ``MemoryServer.connect`` creates it."""
 
     connected_server_version: Version = Version()  # type: ignore[assignment]
     server_info: dict[str, Any] = {"jetstream": True}  # noqa: RUF012
@@ -56,7 +56,7 @@ class MemoryWire(Wire):
 
     @property
     def connected_url(self) -> ParseResult | None:
-        """Address of the server."""
+        """The address of the server."""
         return urlparse("nats://memory:4222") if self.is_connected else None
 
     # ---- in
@@ -83,7 +83,7 @@ class MemoryWire(Wire):
         self._write(("UNSUB", sid, ""))
 
     def feed(self, connection: Connection, arrivals: list[Arrival]) -> None:
-        """Bytes have come: hands every message over in this call, as the real one does."""
+        """Pass each message to its handler in this call, as the real connection does."""
         if connection is not self.connection:
             return
         handlers = self._handlers
@@ -132,7 +132,7 @@ class MemoryWire(Wire):
 
     @property
     def unwritten(self) -> int:
-        """See ``Wire.unwritten``; the double counts messages, not bytes."""
+        """See ``Wire.unwritten``. The double counts messages, not bytes."""
         return len(self._pending)
 
     def abort(self) -> None:
@@ -141,7 +141,7 @@ class MemoryWire(Wire):
     # ---- staying alive
 
     def attach(self, connection: Connection) -> None:
-        """A connection stands: says what is listened to, then what was left unwritten."""
+        """Use a new connection: send the subscriptions, then what was unwritten."""
         self.connection = connection
         connection.send([("SUB", sid, subject) for sid, subject in self._subjects.items()])
         pending, self._pending = self._pending, []
@@ -164,7 +164,7 @@ class MemoryWire(Wire):
         self._ping = self.loop.call_later(PING_EVERY, self._send_ping)
 
     def broke(self, connection: Connection) -> None:
-        """Reading has ended: connects again, as nats-py does."""
+        """Reconnect after the end of the connection, as nats-py does."""
         if connection is not self.connection or not self.is_connected or self.is_closed:
             return
         self.is_connected = False
@@ -193,7 +193,7 @@ class MemoryWire(Wire):
             self.connection.give_up()
 
     async def close(self) -> None:
-        """Writes what is pending and closes."""
+        """Write what is pending and close the connection."""
         if self.is_closed or self.process.dead:
             return
         self._write_pending()

@@ -1,5 +1,5 @@
-"""The dashboard: a page to look at workflows and command them, and the server behind it.
+"""The dashboard: a page that shows workflows and commands them, and its server.
 
-``static/`` is the page as it is served, plain ES modules and one style sheet. What it shows comes from ``/api``, as JSON, and
-as server-sent events while things change. Needs starlette and uvicorn.
+``static/`` is the page: plain ES modules and one style sheet. Its data comes from ``/api``, as JSON, and as server-sent events while workflows
+change. The server needs starlette and uvicorn.
 """

@@ -1,4 +1,4 @@
-"""Commands to one workflow. Each asks the handle for what the button says, and nothing else."""
+"""Commands to one workflow. Each calls one method of the handle."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jetflow.errors import InvalidInputError, WorkflowAlreadyClosedError
 from jetflow.handle import WorkflowHandle
 
 SPARE = 64 * 1024
-"""Bytes of a request's body beside what one message of the broker may hold."""
+"""Bytes of a request's body beyond what one message of the broker may hold."""
 
 
 async def body_of(request: Request) -> dict[str, Any]:
-    """A request's JSON object.
+    """Return a request's JSON object.
 
     Raises:
-        InvalidInputError: it is none, or larger than a message may be.
+        InvalidInputError: the body is not a JSON object, or larger than a message may be.
     """
     client: Client = request.app.state.dashboard.client
     most = client.broker.max_payload * 2 + SPARE  # text in JSON may need escapes
@@ -35,7 +35,7 @@ async def body_of(request: Request) -> dict[str, Any]:
 
 
 async def act(request: Request) -> dict[str, Any]:
-    """Signal, cancel or terminate."""
+    """Signal, cancel or terminate a workflow."""
     action = _ACTIONS.get(request.path_params["action"])
     if action is None:
         raise InvalidInputError(f"there is no command {request.path_params['action']!r}; there are {', '.join(_ACTIONS)}")
@@ -46,10 +46,10 @@ async def act(request: Request) -> dict[str, Any]:
 
 
 async def _signal(handle: WorkflowHandle, body: dict[str, Any]) -> str:
-    """``data`` is JSON as text, so that numbers stay what was typed; none is a signal without data."""
+    """Send a signal. ``data`` is JSON as text, so that numbers keep their digits. Without it the signal has no data."""
     name, text = _text(body, "name"), _optional(body, "data")
     data = None if text is None or not text.strip() else parsed(text)
-    record = await handle.describe()  # before the signal, which may be what ends it
+    record = await handle.describe()  # before the signal, which may end the workflow
     if record is not None and record.closed:
         raise WorkflowAlreadyClosedError(handle.workflow_id, record.status)
     await handle.signal(name, data, expire=_optional(body, "expire") or "10m")
@@ -73,10 +73,10 @@ _ACTIONS = {"signal": _signal, "cancel": _cancel, "terminate": _terminate}
 
 
 def parsed(text: str) -> Any:
-    """JSON that a person typed.
+    """Parse JSON that a person typed.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: the text is not JSON.
     """
     try:
         return msgspec.json.decode(text.encode())

@@ -1,4 +1,4 @@
-"""The application: routes, and what goes wrong as an answer."""
+"""The application: routes, and errors as answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jetflow.web.tally import Tallies
 log: logging.Logger = logging.getLogger("jetflow.web")
 
 GONE = 499
-"""The status of an answer that nobody waits for."""
+"""The status of an answer whose browser has left."""
 STATIC = Path(__file__).parent / "static"
 
 _STATUS: tuple[tuple[type[JetflowError], int], ...] = (
@@ -43,7 +43,7 @@ _STATUS: tuple[tuple[type[JetflowError], int], ...] = (
 
 @dataclass
 class Dashboard:
-    """What the handlers share; ``request.app.state.dashboard``."""
+    """What the handlers share, as ``request.app.state.dashboard``."""
 
     client: Client
     feed: Feed
@@ -52,11 +52,11 @@ class Dashboard:
 
 
 def create_app(client: Client, access: Access | None = None) -> Starlette:
-    """An ASGI application over a client's connection, which stays the caller's to close.
+    """Return an ASGI application over a client's connection. The caller closes the connection.
 
     Args:
-        client: where workflows are read and commanded.
-        access: who may come in; whoever names it 127.0.0.1 when not given.
+        client: reads and commands the workflows.
+        access: the rules of access. The default admits requests that name the host 127.0.0.1 or localhost.
     """
     access = access or Access()
     dashboard = Dashboard(client, Feed(client), access, Tallies(client))
@@ -96,7 +96,7 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 
 def _json(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """A handler whose return value is the answer's JSON, and whose errors are answers as well."""
+    """Wrap a handler: its return value becomes the answer's JSON, and its errors become answers."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -113,7 +113,7 @@ def _json(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _while_asked(handler: Handler) -> Handler:
-    """A handler that is stopped when its browser wants something else by now: it may read very much."""
+    """Wrap a handler that may read a lot, so that it stops when its browser leaves."""
 
     async def handle(request: Request) -> Any:
         handling = asyncio.ensure_future(handler(request))
@@ -139,7 +139,7 @@ def _answer(value: Any, status: int = 200) -> Response:
 
 
 async def about(request: Request) -> dict[str, Any]:
-    """What the page needs to know of its server."""
+    """Return what the page needs to know of its server."""
     dashboard: Dashboard = request.app.state.dashboard
     return {
         "version": jetflow.__version__,
@@ -151,7 +151,7 @@ async def about(request: Request) -> dict[str, Any]:
 
 
 async def login(request: Request) -> Response:
-    """Takes a token from the page's own form and gives a cookie for it."""
+    """Accept a token from the page's own form, and set a cookie for it."""
     access: Access = request.app.state.dashboard.access
     body = await actions.body_of(request)
     if access.token is not None and not access.accepts(str(body.get("token", ""))):
@@ -162,12 +162,12 @@ async def login(request: Request) -> Response:
 
 
 async def unknown(request: Request) -> Response:
-    """There is no such call."""
+    """Answer that there is no such call."""
     return _answer({"error": f"there is no {request.url.path}"}, 404)
 
 
 async def page(request: Request) -> Response:
-    """The page, whatever its address within; a right ``?token=`` is turned into a cookie."""
+    """Return the page, for each address of it. Set a cookie for a correct ``?token=``."""
     access: Access = request.app.state.dashboard.access
     response = FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
     if access.accepts(request.query_params.get("token", "")):
@@ -176,11 +176,11 @@ async def page(request: Request) -> Response:
 
 
 class _Static(StaticFiles):
-    """Files that a browser asks about again each time: a new version of jetflow must not meet an old page."""
+    """Files that a browser checks again each time, so that a new version of jetflow does not meet an old page."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers["cache-control"] = "no-cache"
         if isinstance(response, FileResponse) and str(response.path).endswith(".js"):
-            response.headers["content-type"] = "text/javascript; charset=utf-8"  # not every system knows it
+            response.headers["content-type"] = "text/javascript; charset=utf-8"  # some systems do not know the type
         return response

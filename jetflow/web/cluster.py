@@ -1,4 +1,4 @@
-"""Workers, what they own, and how much is stored."""
+"""The workers, their partitions, and the storage in use."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from jetflow.reading.overview import overview
 
 
 async def workers(request: Request) -> dict[str, Any]:
-    """Everything at once; it is small."""
+    """Return the whole overview; it is small."""
     client: Client = request.app.state.dashboard.client
     return msgspec.to_builtins(await overview(client.broker))  # type: ignore[no-any-return]

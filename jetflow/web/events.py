@@ -1,4 +1,4 @@
-"""Server-sent events: what a browser hears while it looks."""
+"""Server-sent events: the changes that an open page gets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RETRY_MS = 1500
 
 
 async def stream(request: Request) -> EventStream:
-    """Changes that one page shows, in batches; ``view`` is ``list``, ``workflow`` or anything else for the figures alone."""
+    """Send the changes that one page shows, in batches. ``view`` is ``list``, ``workflow``, or anything else for the figures alone."""
     asked = request.query_params
     view = asked.get("view", "")
     interest = Interest(
@@ -30,12 +30,12 @@ async def stream(request: Request) -> EventStream:
 
 
 class EventStream(Response):
-    """An answer that goes on until the browser leaves, or the feed ends. A browser that does not read makes it wait, not grow."""
+    """An answer that lasts until the browser leaves or the feed ends. If the browser does not read, the answer waits and does not grow."""
 
     media_type = "text/event-stream"
 
     def __init__(self, feed: Feed, interest: Interest) -> None:
-        super().__init__(headers={"x-accel-buffering": "no"})  # a proxy must not keep it back
+        super().__init__(headers={"x-accel-buffering": "no"})  # a proxy must not buffer it
         del self.headers["content-length"]
         self._feed = feed
         self._interest = interest

@@ -1,8 +1,7 @@
-"""Changes for browsers: one subscription for all of them while anybody looks, and for each a small buffer that never grows.
+"""Changes for browsers: one subscription for all of them while a page is open, and a small buffer with a limit for each.
 
-A browser that is slow, or looks at more changes than it could show, gets the newest state of a few workflows and is told
-that there was more; it then asks for its page again. So neither ten browsers nor ten thousand changes a second cost the
-broker more than one subscriber.
+A browser that is slow, or that would get more changes than it could show, gets the newest state of a few workflows and a note that there were more.
+It then reads its page again. So neither ten browsers nor ten thousand changes a second cost the broker more than one subscriber.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ EVERY = 0.2
 """Seconds between two batches for one browser."""
 TICK = 1.0
 MOST_ROWS = 150
-"""Workflows in one batch."""
+"""The most workflows in one batch."""
 REMEMBERED = 120
-"""Ticks that somebody who begins to look is told, if others looked before."""
+"""The most ticks that a newly opened page gets, if other pages were open before."""
 MAX_BROWSERS = 200
-"""Browsers that listen at once. Further ones are told to try again, with status 503."""
+"""The most browsers that listen at once. Further ones get status 503 and try again."""
 LINGER = 5.0
-"""Seconds that the subscription outlives the last browser, which may only be loading another page."""
+"""Seconds that the subscription stays after the last browser has left, since that may only load another page."""
 
 
 @dataclass(frozen=True)
 class Interest:
-    """What one browser wants to hear of; fields that are None say nothing. ``queue`` and ``workflow_type`` are what a name begins with."""
+    """The changes that one browser wants. A field that is None admits everything. ``queue`` and ``workflow_type`` are prefixes."""
 
     queue: str | None = None
     workflow_id: str | None = None
@@ -47,7 +46,7 @@ class Interest:
     nothing: bool = False
 
     def takes(self, record: StateRecord) -> bool:
-        """Whether a workflow may be one that it shows; its status does not matter, since a row has to leave a list, too."""
+        """Return whether the page may show a workflow. Its status does not matter, since the page must also hear when a row leaves a list."""
         return not (
             self.nothing
             or (self.queue is not None and not record.task_queue.lower().startswith(self.queue.lower()))
@@ -58,7 +57,7 @@ class Interest:
 
 
 class Buffer:
-    """What one browser is to be told next: the newest record of each workflow, at most ``MOST_ROWS`` of them."""
+    """The next messages for one browser: the newest record of each workflow, at most ``MOST_ROWS`` of them."""
 
     def __init__(self, interest: Interest) -> None:
         self._interest = interest
@@ -69,7 +68,7 @@ class Buffer:
         self._more = False
 
     def change(self, key: tuple[str, str], record: StateRecord | None) -> None:
-        """A workflow's record was written, or with None has gone."""
+        """Add a workflow's new record, or None if the record has gone."""
         if record is not None and not self._interest.takes(record):
             return
         if key in self._records or len(self._records) < MOST_ROWS:
@@ -79,26 +78,26 @@ class Buffer:
         self._news.set()
 
     def missed(self) -> None:
-        """There may have been changes that nobody heard of."""
+        """Note that changes may have been missed."""
         self._more = True
         self._news.set()
 
     def tick(self, shown: dict[str, Any]) -> None:
-        """The figures of the last second; only the newest is kept."""
+        """Add the figures of the last second. Only the newest stay."""
         self._ticks = [shown]
         self._news.set()
 
     def broker(self, shown: dict[str, Any]) -> None:
-        """The broker has fallen silent, or answers again."""
+        """Add the news that the broker is silent, or answers again."""
         self._broker = [shown]
         self._news.set()
 
     def close(self) -> None:
-        """Wakes whoever waits."""
+        """Wake the waiting reader."""
         self._news.set()
 
     async def next(self) -> list[tuple[str, Any]]:
-        """Named messages, once there are any."""
+        """Wait for messages, and return them with their names."""
         await self._news.wait()
         self._news.clear()
         messages: list[tuple[str, Any]] = [("tick", tick) for tick in self._ticks]
@@ -112,12 +111,12 @@ class Buffer:
 
 
 class Feed:
-    """The one subscription, and who listens.
+    """The one subscription, and the browsers that listen.
 
     Attributes:
-        ticks: the figures of the last seconds, as far as somebody looked.
-        pulse: whether the broker answers, while somebody looks.
-        closed: nobody will be told anything more.
+        ticks: the figures of the last seconds in which a page was open.
+        pulse: checks whether the broker answers, while a page is open.
+        closed: whether the feed has ended.
     """
 
     def __init__(self, client: Client) -> None:
@@ -138,12 +137,12 @@ class Feed:
 
     @property
     def is_full(self) -> bool:
-        """Whether ``MAX_BROWSERS`` listen already."""
+        """Whether ``MAX_BROWSERS`` browsers listen already."""
         return len(self._buffers) >= MAX_BROWSERS
 
     @asynccontextmanager
     async def listen(self, interest: Interest) -> AsyncIterator[Buffer]:
-        """A buffer that fills while the block runs."""
+        """Return a buffer that fills while the block runs."""
         buffer = Buffer(interest)
         self._buffers.add(buffer)
         try:
@@ -155,7 +154,7 @@ class Feed:
                 self._leaving = asyncio.get_running_loop().call_later(LINGER, self._stop)
 
     def close(self) -> None:
-        """Ends every listener."""
+        """End every listener."""
         self.closed: bool = True
         self._stop()
         for buffer in self._buffers:
@@ -181,7 +180,7 @@ class Feed:
         if self._sid is not None:
             wire = self._client.broker.wire
             wire.on_reconnect.remove(self._on_reconnect)
-            with contextlib.suppress(BrokerError):  # not connected: the server has forgotten it already
+            with contextlib.suppress(BrokerError):  # not connected: the server has no subscription any more
                 wire.unlisten(self._sid)
             self._sid = None
 
@@ -210,7 +209,7 @@ class Feed:
 
     async def _tick(self) -> None:
         self._throughput.take()
-        self.ticks.clear()  # seconds in which nobody looked would be missing
+        self.ticks.clear()  # otherwise the seconds without an open page would be missing
         while True:
             await asyncio.sleep(TICK)
             starts, closes = self._throughput.take()

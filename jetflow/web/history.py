@@ -1,4 +1,4 @@
-"""A run's history for the page: typed events with their payloads as text."""
+"""A run's history for the page: typed events, with payloads as text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jetflow.history.execution import HistoryEvent
 from jetflow.web.rows import failure, payload
 
 PAGE = 1000
-"""Events that come at once."""
+"""The most events in one answer."""
 SHOWN_PAYLOAD = 4096
-"""Characters of a payload in a list of events; the page asks for the rest."""
+"""The most characters of a payload in a list of events. The page asks for the rest."""
 PAYLOADS = ("input", "result", "value")
 
 
 async def events(handle: WorkflowHandle, *, first: int = 1) -> dict[str, Any]:
-    """Events from the number ``first`` on; ``next`` where there are more.
+    """Return events from number ``first`` on. ``next`` is the number of the next event if there are more.
 
     Raises:
         WorkflowNotFoundError: there is no such workflow, or its timeline is gone.
@@ -32,10 +32,10 @@ async def events(handle: WorkflowHandle, *, first: int = 1) -> dict[str, Any]:
 
 
 async def attribute(handle: WorkflowHandle, number: int, name: str) -> Any:
-    """One attribute of one event, whole.
+    """Return one whole attribute of one event.
 
     Raises:
-        InvalidInputError: there is none.
+        InvalidInputError: there is no such attribute.
     """
     execution = await handle.export_execution(extended=True, enrich_inputs=True, first_event=number, limit=1)
     found = getattr(execution.events[0].attributes, name, msgspec.UNSET) if execution.events and name in PAYLOADS else msgspec.UNSET

@@ -1,4 +1,4 @@
-"""Dead letters: a page of them, and what can be done with one."""
+"""Dead letters: a page of them, and the actions on one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN_BODY = 32 * 1024
 
 
 async def listed(request: Request) -> dict[str, Any]:
-    """Letters from the number ``start`` on, oldest first; ``next`` where there may be more."""
+    """Return letters from number ``start`` on, oldest first. ``next`` is the next number if there may be more."""
     start = request.query_params.get("start", "1")
     if not start.isdigit():
         raise InvalidInputError(f"start must be a number, not {start!r}")
@@ -25,7 +25,7 @@ async def listed(request: Request) -> dict[str, Any]:
 
 
 async def act(request: Request) -> dict[str, Any]:
-    """Requeue, mended or as it was, or drop."""
+    """Requeue a letter, changed or as it was, or drop it."""
     body = await body_of(request)
     number, action = body.get("number"), request.path_params["action"]
     if not isinstance(number, int):

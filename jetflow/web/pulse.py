@@ -1,4 +1,4 @@
-"""Whether the broker answers: a server that was frozen, or cut off, keeps its connection open and says nothing."""
+"""Checks whether the broker answers. A server that is frozen or cut off leaves its connection open and sends nothing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from jetflow.broker.transport.connection import Broker
 from jetflow.errors import BrokerError
 
 EVERY = 0.75
-"""Seconds between an answer and the next question."""
+"""Seconds between an answer and the next request."""
 PATIENCE = 1.25
-"""Seconds that an answer may take. With ``EVERY`` it bounds how late a silence is noticed: two seconds."""
+"""The most seconds that an answer may take. Together with ``EVERY``, a silence is noticed within two seconds."""
 
 
 class Pulse:
-    """Asks the broker again and again.
+    """Sends requests to the broker at intervals.
 
     Args:
-        broker: the connection to ask on.
+        broker: the connection.
         changed: called when the broker falls silent, and when it answers again.
     """
 
@@ -32,12 +32,12 @@ class Pulse:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """``connected``, and for how many milliseconds the broker has been ``silent``; 0 while it answers."""
+        """Return ``connected``, and for how many ms the broker has been ``silent``, 0 while it answers."""
         connected = not self._silent and self._broker.wire.is_connected
         return {"connected": connected, "silent": 0 if connected else int((time.monotonic() - self._answered) * 1000)}
 
     async def beat(self) -> None:
-        """Asks until it is cancelled."""
+        """Send requests until cancelled."""
         self._answered, self._silent = time.monotonic(), False
         while True:
             answers = await self._answers()

@@ -1,4 +1,4 @@
-"""What the page reads of workflows: a list in pages, one workflow, its history."""
+"""What the page reads: lists of workflows in pages, one workflow, its history."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from jetflow.web.rows import payload, row, whole
 HEARS = "the page hears of what changes"
 PAGE = 100
 MOST_EXAMINED = 50_000
-"""Records that are looked through for one page; what is found until then is shown, and the page can go on."""
+"""The most records read for one page. The page shows what was found until then, and can continue."""
 
 MOST_DIGITS = 16
-"""Of a number in an address."""
+"""The most digits of a number in an address."""
 
 
 async def workflows(request: Request) -> dict[str, Any]:
-    """A page of the list, the one changed last first; ``next`` goes on behind it."""
+    """Return a page of the list, the last changed workflow first. ``next`` continues behind it."""
     filters = await _filters(request)
     cursor = request.query_params.get("cursor") or None
     page = await listing.page(_client(request).broker, filters, PAGE, cursor, MOST_EXAMINED)
@@ -46,13 +46,13 @@ async def workflows(request: Request) -> dict[str, Any]:
 
 
 async def counts(request: Request) -> dict[str, Any]:
-    """How many workflows of each status the filters take; the status among them does not count."""
+    """Return how many workflows of each status match the filters, without the status filter."""
     filters = await _filters(request)
     return await request.app.state.dashboard.tallies.of(msgspec.structs.replace(filters, statuses=()))
 
 
 async def _filters(request: Request) -> Filters:
-    """What a list is asked for. A type is what its name begins with; so is a task queue, unless there is one of just this name."""
+    """Return the filters of a request. A type is a prefix. A task queue is a prefix too, unless a queue of exactly that name exists."""
     client, asked = _client(request), request.query_params
     queue = asked.get("queue") or None
     exact = queue is not None and await client.count(task_queue=queue) > 0
@@ -69,7 +69,7 @@ async def _filters(request: Request) -> Filters:
 
 
 async def total(request: Request) -> dict[str, Any]:
-    """How many workflows there are, on one task queue or on all; the server knows without reading them."""
+    """Return how many workflows there are, on one task queue or on all. The server knows that without reading them."""
     return {"total": await _client(request).count(task_queue=request.query_params.get("queue") or None)}
 
 
@@ -77,11 +77,11 @@ _WORD = re.compile(r'([^\s,=]+)=("(?:\\.|[^"\\])*"(?=[\s,]|$)|[^\s,]*)|[^\s,]+')
 
 
 def search_of(text: str) -> dict[str, Any] | None:
-    """User data to look for, written ``field=value`` with blanks or commas between several; a value is JSON, else plain text. A text
-    with blanks stands in quotes.
+    """Parse a search for user data: ``field=value``, several with blanks or commas between them. A value is JSON, or else plain text. A text with
+    blanks stands in quotes.
 
     Raises:
-        InvalidInputError: a word without ``=``.
+        InvalidInputError: a word has no ``=``.
     """
     found: dict[str, Any] = {}
     for word in _WORD.finditer(text):
@@ -96,7 +96,7 @@ def search_of(text: str) -> dict[str, Any] | None:
 
 
 async def workflow(request: Request) -> dict[str, Any]:
-    """Everything a state record says, and where its parent is."""
+    """Return everything in a state record, and the task queue of its parent."""
     client, handle = _client(request), _handle(request)
     record = await handle.describe()
     if record is None:
@@ -108,7 +108,7 @@ async def workflow(request: Request) -> dict[str, Any]:
 
 
 async def _place_of(client: Client, workflow_id: str | None, queue: str) -> dict[str, Any] | None:
-    """A relative by id alone: its record may be on another task queue, or gone."""
+    """Return the id and task queue of a related workflow, known by id alone. Its record may be on another task queue, or gone."""
     if workflow_id is None:
         return None
     found = [record for body in await _records_of(client, workflow_id) if (record := decode_state(body)) is not None]
@@ -117,7 +117,7 @@ async def _place_of(client: Client, workflow_id: str | None, queue: str) -> dict
 
 
 async def _with_id(client: Client, filters: Filters) -> list[StateRecord]:
-    """Workflows whose id is what is looked for, to the letter: they are found at once, however many others there are."""
+    """Return workflows whose id is exactly the text of the search. This is quick however many workflows there are."""
     try:
         bodies = await _records_of(client, filters.id_part) if filters.id_part else []
     except InvalidInputError:  # longer than an id may be
@@ -133,12 +133,12 @@ async def _records_of(client: Client, workflow_id: str) -> list[bytes]:
 
 
 async def history(request: Request) -> dict[str, Any]:
-    """Events from ``from`` on."""
+    """Return events from number ``from`` on."""
     return await histories.events(_handle(request), first=_number(request.query_params, "from", 1))
 
 
 async def one_payload(request: Request) -> dict[str, Any]:
-    """All of one payload that was shown in part: ``of`` is ``result``, ``entity``, ``data.NAME``, or ``EVENT.ATTRIBUTE``."""
+    """Return the whole of a payload that was cut. ``of`` is ``result``, ``entity``, ``data.NAME``, or ``EVENT.ATTRIBUTE``."""
     handle, of = _handle(request), request.query_params.get("of", "")
     where, _, name = of.partition(".")
     if where.isdecimal():

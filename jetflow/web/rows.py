@@ -1,4 +1,4 @@
-"""Workflows as the page gets them: small rows for lists, and everything for a workflow's own page.
+"""Workflows as the page gets them: small rows for lists, and whole records for a workflow's own page.
 
 Payloads travel as indented JSON text in a string. A browser that parsed them would round large numbers.
 """
@@ -18,16 +18,16 @@ SHOWN_FIELDS = 4
 SHOWN_TEXT = 240
 SHOWN_VALUE = 48
 SHOWN_PAYLOAD = 32 * 1024
-"""Characters of a payload that come at once; the page asks for the rest when somebody wants to see it."""
+"""The most characters of a payload in a record. The page asks for the rest when a person opens it."""
 
 
 def status_of(record: StateRecord) -> str:
-    """The status that a person is told: parked is one of its own."""
+    """Return the status that people see. Parked is a status of its own."""
     return "parked" if record.parked is not None and not record.closed else record.status
 
 
 def row(record: StateRecord) -> dict[str, Any]:
-    """What a list shows of a workflow; a few hundred bytes."""
+    """Return what a list shows of a workflow, a few hundred bytes."""
     shown: dict[str, Any] = {
         "queue": record.task_queue,
         "id": record.workflow_id,
@@ -55,7 +55,7 @@ def row(record: StateRecord) -> dict[str, Any]:
 
 
 def whole(record: StateRecord) -> dict[str, Any]:
-    """Everything that the record says."""
+    """Return everything in the record."""
     shown = row(record) | {
         "generation": record.generation,
         "worker": record.worker,
@@ -75,7 +75,7 @@ def whole(record: StateRecord) -> dict[str, Any]:
 
 
 def failure(found: Failure | None) -> dict[str, Any] | None:
-    """A failure and what caused it."""
+    """Return a failure with its causes."""
     if found is None:
         return None
     shown = {"type": found.type, "message": found.message, "code": found.code, "kind": found.mark, "stack": found.stack}
@@ -83,7 +83,7 @@ def failure(found: Failure | None) -> dict[str, Any] | None:
 
 
 def payload(value: Any, *, cut_at: int | None = SHOWN_PAYLOAD) -> dict[str, Any]:
-    """A payload as text. ``size`` is its bytes as compact JSON; ``cut`` says that the text is only its beginning."""
+    """Return a payload as text. ``size`` is its bytes as compact JSON. ``cut`` says that the text is only its beginning."""
     body = bytes(value) if isinstance(value, Raw) else msgspec.json.encode(value)
     text = _indented(body)
     if cut_at is None or len(text) <= cut_at:
@@ -110,7 +110,7 @@ def _wait(waiting: Waiting) -> dict[str, Any]:
 
 
 def _root(found: Failure) -> dict[str, Any]:
-    """What a failure began with: an activity's own error says more than that the activity failed."""
+    """Return the root cause of a failure: an activity's own error says more than that the activity failed."""
     while found.cause is not None:
         found = found.cause
     return {"type": found.type, "message": found.message[:SHOWN_TEXT]}

@@ -1,8 +1,8 @@
-"""Who may talk to the dashboard, and what the page may do: checks before every request, headers after it.
+"""Access to the dashboard, and the rights of its page: checks before every request, headers on every answer.
 
-A page that listens on this machine only is open to whoever can reach it, so what must be kept out is other web sites: by the
-Host header (a foreign name that resolves to 127.0.0.1), by Origin on everything that changes something, and by the browser's
-own word of where a request comes from. Anywhere else a token is needed too.
+A page that only this machine can reach needs no token, but must refuse other web sites. The checks use the Host header (against a foreign name that
+resolves to 127.0.0.1), the Origin header on every request that changes something, and the browser's Sec-Fetch-Site header. On other addresses, a
+request needs a token too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SHORTEST_TOKEN = 12
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 PUBLIC_API = "/api/login"
-"""The one call that needs no token and changes nothing but the caller's cookie."""
+"""The only call that needs no token. It changes nothing but the caller's cookie."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -35,7 +35,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",  # no text ever becomes markup, not even by mistake
+        "require-trusted-types-for 'script'",  # text never becomes markup, not even by mistake
         "trusted-types 'none'",
     )
 )
@@ -43,7 +43,7 @@ HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",  # the address may have the token in it
+    "referrer-policy": "no-referrer",  # the address may contain the token
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
@@ -51,12 +51,12 @@ HEADERS = {
 
 
 def new_token() -> str:
-    """A token nobody guesses."""
+    """Return a new token that cannot be guessed."""
     return secrets.token_urlsafe(24)
 
 
 def is_loopback(host: str) -> bool:
-    """True for names and addresses that only this machine reaches."""
+    """Return whether only this machine can reach a name or address."""
     if host == "localhost":
         return True
     try:
@@ -67,11 +67,11 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """Who may come in.
+    """The rules of access.
 
     Attributes:
-        token: what a browser or program must show; None where only this machine can reach the page.
-        read_only: True refuses every command.
+        token: the token that requests must carry; None if only this machine can reach the page.
+        read_only: whether the dashboard refuses every command.
         cookie: the name of the cookie that stands for the token.
     """
 
@@ -81,30 +81,30 @@ class Access:
 
     @property
     def pass_value(self) -> str:
-        """What the cookie holds: made from the token, which cannot be found from it."""
+        """The cookie's value. It is derived from the token, which cannot be computed from it."""
         return hmac.new((self.token or "").encode(), b"jetflow dashboard", hashlib.sha256).hexdigest()
 
     def accepts(self, token: str) -> bool:
-        """Whether this is the token; takes as long for a wrong one."""
+        """Return whether this is the token, in the same time for a wrong one."""
         return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request shows the token, or the cookie that stands for it."""
+        """Return whether a request carries the token or the cookie."""
         return self.token is None or self.has_bearer(headers) or hmac.compare_digest(_cookie(headers, self.cookie).encode(), self.pass_value.encode())
 
     def has_bearer(self, headers: Headers) -> bool:
-        """Whether a request shows the token itself, as programs do and other web sites cannot."""
+        """Return whether a request carries the token itself, as programs do and other web sites cannot."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and self.accepts(token.strip())
 
     def set_cookie(self, headers: MutableHeaders, scheme: str) -> None:
-        """Gives the browser its cookie."""
+        """Set the browser's cookie."""
         secure = "; Secure" if scheme == "https" else ""
         headers.append("set-cookie", f"{self.cookie}={self.pass_value}; Path=/; HttpOnly; SameSite=Strict{secure}")
 
 
 class Guard:
-    """Middleware: every request is checked here, and every answer gets the same headers."""
+    """Middleware that checks every request and sets the same headers on every answer."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -163,7 +163,7 @@ def _is_local_name(host: str) -> bool:
 
 
 def _same_origin(headers: Headers) -> bool:
-    """Compared without the scheme, which a proxy in front may have changed."""
+    """Return whether Origin and Host agree. The scheme is ignored, since a proxy may have changed it."""
     host = headers.get("host", "").lower()
     return bool(host) and headers.get("origin", "").lower() in (f"http://{host}", f"https://{host}")
 

@@ -1,4 +1,4 @@
-"""Serving the dashboard: a socket, uvicorn on it, and for ``jetflow dev`` a thread with an event loop of its own."""
+"""Serves the dashboard: a socket, uvicorn on it, and for ``jetflow dev`` a thread with an event loop of its own."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log: logging.Logger = logging.getLogger("jetflow.web")
 DEFAULT_PORT = 8233
 BACKLOG = 128
 GRACE = 1
-"""Seconds that open requests get at the end."""
+"""Seconds that open requests have to finish when the server stops."""
 
 
 def check_installed() -> None:
-    """Raises InvalidInputError, which says what to install, if the dashboard's libraries are missing."""
+    """Raise InvalidInputError if the dashboard's libraries are missing. The message says what to install."""
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise InvalidInputError(f"the dashboard needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def bind(host: str, port: int | None) -> socket.socket:
-    """A socket that listens; without a port it is ``DEFAULT_PORT`` if that is free, else any.
+    """Return a listening socket. Without a port, use ``DEFAULT_PORT`` if it is free, or else any free port.
 
     Raises:
         BrokerError: the address or the port cannot be used.
@@ -48,7 +48,7 @@ def bind(host: str, port: int | None) -> socket.socket:
 
 
 def address_of(listening: socket.socket, host: str) -> str:
-    """The address to open in a browser on this machine."""
+    """Return the address to open in a browser on this machine."""
     port = listening.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
@@ -58,7 +58,7 @@ def _server(app: Any) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Signals are its caller's business."""
+        """A server that leaves signals to its caller."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -70,26 +70,26 @@ def _server(app: Any) -> Any:
 
 @asynccontextmanager
 async def served(app: Any, listening: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
-    """Serves an application of ``create_app`` on a socket while the block runs, and closes the socket then; gives the server's task."""
+    """Serve an application of ``create_app`` on a socket while the block runs, then close the socket. Yield the server's task."""
     server = _server(app)
     feed = app.state.dashboard.feed
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        while not server.started and not task.done():  # uvicorn has no event for it
+        while not server.started and not task.done():  # uvicorn has no event for its start
             await asyncio.sleep(0.01)
         yield task
     finally:
-        feed.close()  # streams of events end; uvicorn would wait for them
+        feed.close()  # end the streams of events, for which uvicorn would wait
         server.should_exit = True
         await asyncio.wait([task])
         listening.close()
 
 
 class DashboardThread:
-    """The dashboard beside a worker: in a thread, so that it answers while the worker's event loop is busy or blocked.
+    """The dashboard in a thread beside a worker. It answers while the worker's event loop is busy or blocked.
 
     Args:
-        connect: gives a client to be, for ``async with``; called in the thread.
+        connect: a context manager that connects a client; entered in the thread.
         listening: the socket to serve on.
     """
 
@@ -102,14 +102,14 @@ class DashboardThread:
         self._ended = False
 
     def start(self) -> None:
-        """Begins to serve; a connection that comes before that waits."""
+        """Begin to serve. Earlier connections wait."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends it."""
+        """Stop the dashboard."""
         self._ended = True
         if self._loop is not None and self._stop is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed already
+            with contextlib.suppress(RuntimeError):  # the thread's loop is closed already
                 self._loop.call_soon_threadsafe(self._stop.set)
         await asyncio.to_thread(self._thread.join, GRACE + 5)
 

@@ -1,7 +1,7 @@
-"""How many workflows of each status a filter takes, for the tabs of the list.
+"""Counts the workflows of each status that match a filter, for the tabs of the list.
 
-Every record is read for it, so it is done once for all browsers that ask the same, one walk at a time, and not again for a
-while. The longer it takes, the longer the answer is kept. A walk that nobody waits for any more is stopped.
+A count reads every record. So all browsers with the same filter share one count, one walk runs at a time, and the answer is cached. The longer the
+count takes, the longer it is cached. A walk whose browsers have all left is stopped.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from jetflow.reading.filters import PARKED, RETRYING, Filters
 from jetflow.reading.listing import Listing
 
 MOST_COUNTED = 200_000
-"""Records that are read for one count; what is found until then is told as "or more"."""
+"""The most records read for one count. With more, the page shows the number with "or more"."""
 LEAST_KEPT = 1.0
-"""Seconds for which an answer is kept at least."""
+"""The fewest seconds that an answer is cached."""
 KEPT_FACTOR = 10
-"""An answer is kept for so many times as long as it took to count: at most a tenth of the time is spent with counting."""
+"""An answer is cached for this many times the duration of its count, so that counting takes at most a tenth of the time."""
 MOST_KEPT = 32
-"""Answers that are kept."""
+"""The most cached answers."""
 
 
 class Tallies:
-    """Counts, and those under way."""
+    """Cached counts, and those under way."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -38,9 +38,9 @@ class Tallies:
         self._one_at_a_time = asyncio.Lock()
 
     async def of(self, filters: Filters) -> dict[str, Any]:
-        """Workflows by status (``running`` has the parked and the retrying ones too), ``total``, ``complete`` and ``examined``.
+        """Return workflows by status (``running`` includes parked and retrying ones), ``total``, ``complete`` and ``examined``.
 
-        What was counted before it was asked for says in ``again`` after how many ms a newer answer can be had.
+        A cached answer has ``again``, the ms until a newer answer is possible.
         """
         key, now = filters.digest(), time.monotonic()
         until, found = self._kept.get(key, (0.0, {}))

@@ -1,4 +1,4 @@
-"""How many workflows start and end, counted from the notices that come anyway."""
+"""Counts how many workflows start and end, from notices that come anyway."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from jetflow.protocol.record import StateRecord
 
 WINDOW_MS = 15_000
-"""A start or end whose notice comes later than this is not counted."""
+"""The most ms between a start or end and its notice. Later notices are not counted."""
 MOST = 200_000
 
 
@@ -20,7 +20,7 @@ class Throughput:
         self._seen: dict[tuple[str, str, bool], int] = {}
 
     def count(self, record: StateRecord, now_ms: int | None = None) -> None:
-        """A record has been written."""
+        """Count the start and the end in a written record, each once."""
         now = int(time.time() * 1000) if now_ms is None else now_ms
         if self._is_new(record, closed=False, at=record.started_at, now=now):
             self.starts += 1
@@ -28,7 +28,7 @@ class Throughput:
             self.closes += 1
 
     def take(self) -> tuple[int, int]:
-        """Starts and ends since the last call."""
+        """Return the numbers of starts and ends since the last call."""
         taken = self.starts, self.closes
         self.starts = self.closes = 0
         self._forget(int(time.time() * 1000) - WINDOW_MS)

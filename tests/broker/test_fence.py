@@ -151,11 +151,13 @@ class _Answering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lane, name)
 
-    async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
+    def submit(self, subject: str, body: bytes, headers: bytes | None = None) -> asyncio.Future[Any]:
         answer = self._answers.pop(0) if self._answers else None
-        if answer is not None:
-            raise answer
-        return await self._lane.publish(subject, body, headers)
+        if answer is None:
+            return self._lane.submit(subject, body, headers)
+        refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refused.set_exception(answer)
+        return refused
 
 
 BUSY = ConflictError("x: wrong last sequence")

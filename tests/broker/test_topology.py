@@ -276,7 +276,7 @@ async def test_who_may_not_change_a_stream_of_before_is_told_what_to_do(tmp_path
         await _made_before(admin, names)
         with pytest.raises(TopologyError) as raised:
             await Broker.connect(server.url.replace("//", "//client:p@"))
-        assert "stream JETFLOW is of an earlier version and cannot be given the subjects" in str(raised.value)
+        assert "stream JETFLOW is of an earlier version and cannot get the subjects" in str(raised.value)
         assert "nats stream edit JETFLOW --subjects=jetflow.*.*.>,jetflow_timer.>,jetflow_tenure.inbox.> --allow-msg-ttl" in str(raised.value)
         assert (await admin.lane.api("STREAM.INFO.JETFLOW"))["config"]["subjects"] == ["jetflow.*.*.>", "jetflow_timer.>"]
         await admin.close()

@@ -147,7 +147,7 @@ def test_show_of_a_running_and_a_completed_workflow(cli: Cli, worker: Running, q
 def test_signals(cli: Cli, worker: Running) -> None:
     before = cli("signal", "s2", "go", "plain text", "--expire", "1h")
     assert before.code == 0
-    assert "no such workflow yet, the signal is kept for 1h" in before.out
+    assert "no such workflow yet, the signal waits for it for 1h" in before.out
     assert cli("start", "waiting", "--id", "s2", "--wait").json == "plain text"
     assert "had already ended (completed)" in cli("signal", "s2", "go").out
     sent = cli("signal", "s3", "go", "-", "--json", stdin="[1]").json

@@ -85,7 +85,7 @@ def test_a_letter_that_does_not_have_all_of_its_body(cli: Cli, worker: Running, 
     (letter,) = until(lambda: letters(cli, queue), "a dead letter")
     assert letter["size"] == 1 << 20
     assert "only" in cli("dead-letters", "show", str(letter["number"])).out
-    assert "give the body anew" in cli("dead-letters", "requeue", str(letter["number"])).err
+    assert "pass the whole body" in cli("dead-letters", "requeue", str(letter["number"])).err
 
 
 def test_no_letters_and_the_help(cli: Cli, plain: Cli) -> None:

@@ -9,7 +9,7 @@ def test_on_changed_and_off(cli: Cli) -> None:
     namespace = f"ev{uuid.uuid4().hex[:8]}"
     stream = f"{namespace.upper()}_EVENTS"
     on = cli("events", "on", "--namespace", namespace)
-    assert (on.code, on.out) == (0, f"events are on: stream {stream}, kept for 7d\n")
+    assert (on.code, on.out) == (0, f"events are on: stream {stream}, stored for 7d\n")
     again = cli("events", "on", "--keep", "forever", "--json", "--namespace", namespace)
     assert (again.code, again.json) == (0, {"events": "on", "stream": stream})
     off = cli("events", "off", "--namespace", namespace)

@@ -120,7 +120,7 @@ def test_a_start_that_waits_for_a_worker(cli: Cli, server: LocalServer) -> None:
     shown = cli("history", "early")
     assert shown.code == 0
     assert "early  running  whole" in shown.out
-    assert "no worker has taken up its start yet" in shown.err
+    assert "no worker has applied its start yet" in shown.err
     exported = cli("export", "early", "--include-stream-history").json
     assert exported["events"] == []
     assert exported["stream_history"][0]["data"] == "x"

@@ -17,7 +17,7 @@ def test_why_before_and_after_a_worker_has_it(cli: Cli, spawn: Spawn, queue: str
     cli("start", "waiting", "--id", "w1")
     early = cli("why", "w1")
     assert (early.code, early.out.count("\n")) == (0, 1)
-    assert early.out.startswith(f"w1 (waiting on {queue}) waits for a worker to take it up, since 20")
+    assert early.out.startswith(f"w1 (waiting on {queue}) waits for a worker to start it, since 20")
     spawn("worker", "app.py", cwd=APP_FOLDER).wait_for("worker ready")
     until(lambda: waits(cli, "w1"), "w1 to wait")
     text = cli("why", "w1", "--utc").out
@@ -81,7 +81,7 @@ def test_tail_follows(cli: Cli, worker: Running, spawn: Spawn) -> None:
 def test_stats(plain: Cli, spawn: Spawn, server: object, queue: str) -> None:
     where = {"JETFLOW_URL": server.url, "JETFLOW_NAMESPACE": "stats-test", "JETFLOW_TASK_QUEUE": queue}  # type: ignore[attr-defined]
     empty = plain("stats", "--interval", "0s", **where).out
-    assert "none is alive" in empty
+    assert "no worker is up" in empty
     spawn("worker", "app.py", cwd=APP_FOLDER, JETFLOW_NAMESPACE="stats-test").wait_for("worker ready")
     plain("start", "order", '{"sku": "A", "count": 1}', "--wait", **where)
     plain("start", "napping", "3600", "--id", "sleeper", **where)

@@ -10,6 +10,7 @@ import pytest
 from jetflow import Client, Worker, activity, condition, sleep, workflow
 from jetflow.broker.stores.dead_letters import DeadLetters
 from jetflow.broker.transport.server import LocalServer
+from jetflow.engine.signals.lapses import Lapses
 from jetflow.reading.stats import stats
 
 from .helpers import WAIT, dead_letters, plain_nats, until, waits_for
@@ -226,3 +227,24 @@ async def test_many_at_once(client: Client, queue: str) -> None:
         await asyncio.gather(*(handle.signal("go", n, expire="1s") for n, handle in enumerate(handles)))
         found = await letters(client, queue, 150)
     assert sorted(int(letter.data) for letter in found) == list(range(150))
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_one_that_had_expired_when_its_run_ended(
+    client: Client, queue: str, worker: Worker, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """Whoever ends the run before an owner has looked at its signals: the one that had expired leaves a trace, the other goes with the run."""
+    monkeypatch.setattr(Lapses, "pop_due", lambda *_: [])
+    key = f"{queue}-gate"
+    handle = await (client.start(is_busy, key, task_queue=queue) if busy else client.start(sleeps, "1h", task_queue=queue))
+    await handle.signal("other", "expires", expire="300ms")
+    await handle.signal("other", "is kept", expire="1h")
+    if not busy:
+        await until(lambda: kept(client, queue))
+    await asyncio.sleep(0.6)
+    assert not await dead_letters(client, queue)
+    await handle.terminate(expire="1h")
+    (letter,) = await letters(client, queue)
+    assert json.loads(letter.data) == "expires"
+    await nothing_kept(client, queue)
+    assert len(await dead_letters(client, queue)) == 1

@@ -232,7 +232,7 @@ async def test_a_query_reads_the_workflows_variables(client: Client, queue: str)
         ("fails", "ZeroDivisionError"),
         ("writes", "changing user data"),
         ("draws", "may only read: random"),
-        ("waits", "waits for nothing"),
+        ("waits", "must be a plain function"),
         ("unknown", "no query 'unknown'; it has count, draws, fails, items, waits, writes"),
     ],
 )

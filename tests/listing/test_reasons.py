@@ -115,7 +115,7 @@ async def test_a_start_that_nobody_has_taken_up(client: Client, queue: str) -> N
     found = await why(client.lookups, WorkflowRef.of("w 1", queue))
     assert (found.status, found.owner, found.stored, found.waits[0].kind) == ("early", None, 1, "start")
     text = sentence(found)
-    assert "waits for a worker to take it up, since 20" in text
+    assert "waits for a worker to start it, since 20" in text
     assert "no worker of this task queue is alive" in text
     assert "no worker owns it; 1 of its commands is stored and not done" in text
     assert f"a worker of task queue '{queue}' with workflow type 'on_timer' would wake it." in text
@@ -128,7 +128,7 @@ async def test_a_start_that_is_put_off(client: Client, queue: str) -> None:
     assert (found.status, found.workflow_type, found.waits[0].kind) == ("early", "on_timer", "delay")
     text = sentence(found)
     assert "waits for the time of its start, 20" in text
-    assert "(in 1h59m), put off, since 20" in text
+    assert "(in 1h59m), delayed, since 20" in text
     assert text.endswith("the time of its start would wake it.")
     await handle.terminate()
 
@@ -202,7 +202,7 @@ async def test_a_parked_one(client: Client, queue: str) -> None:
         found = await why(client.lookups, WorkflowRef.of(handle.workflow_id, queue))
         assert (found.status, found.waits[0].kind, found.waits[0].name) == ("parked", "worker", "UnknownWorkflowType")
         text = sentence(found)
-        assert "waits for a worker that can go on with it, since 20" in text
+        assert "waits for a worker that can continue it, since 20" in text
         assert f"a worker of task queue '{queue}' with workflow type 'newer' would wake it." in text
         await handle.terminate()
 
@@ -226,7 +226,7 @@ async def test_ended_ones(client: Client, queue: str) -> None:
         await failed.result(throw_on_error=False)
         text = sentence(await why(client.lookups, WorkflowRef.of(failed.workflow_id, queue)))
         assert "has failed with ValueError: wrong, 20" in text
-        assert "its record is kept until 20" in text
+        assert "its record expires at 20" in text
         assert text.endswith("nothing wakes it any more.")
         ended = await client.start(on_timer, task_queue=queue)
         await until(lambda: ended.status())

@@ -25,7 +25,7 @@ def test_durations_are_whole_milliseconds_never_too_short(duration: object, ms: 
 
 @pytest.mark.parametrize("duration", ["", "5", "5 apples", "-5s", "s", "1h-5m", "1e3s", "5s5"])
 def test_text_that_is_no_duration_is_refused_with_examples(duration: str) -> None:
-    with pytest.raises(InvalidInputError, match=r'timeout .* is not understood: write it like "250ms"'):
+    with pytest.raises(InvalidInputError, match=r'timeout .* is not a duration; write it like "250ms"'):
         to_ms(duration, "timeout")
 
 

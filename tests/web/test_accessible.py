@@ -146,7 +146,7 @@ async def test_the_list(visit: Open, check: Check, screen: dict[str, Any]) -> No
     await page.get_by_label("Started", exact=True).select_option("range")
     await check(page, "list with a range of time")
     await page.get_by_placeholder("Id contains…").fill("nothing-like-it")
-    await expect(page.get_by_role("heading", name="No workflow is like that")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No matching workflows")).to_be_visible()
     await check(page, "list with nothing in it")
 
 
@@ -207,7 +207,7 @@ async def test_workers_letters_and_the_rest(shop: Shop, visit: Open, check: Chec
     page = await visit("/dead-letters", **screen)
     await expect(page.locator(".letter")).to_have_count(2)
     await check(page, "dead letters")
-    for button in ("Drop…", "Mend and requeue…"):
+    for button in ("Drop…", "Edit and requeue…"):
         await page.get_by_role("button", name=button).last.click()
         await check(page, f"dialog {button}")
         await page.keyboard.press("Escape")

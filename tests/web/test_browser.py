@@ -38,7 +38,7 @@ LONGEST_FREEZE = """
 
 async def test_a_workflow_appears_and_ends_without_a_reload(shop: Shop, visit: Open) -> None:
     page = await visit("/?text=live-")
-    await expect(page.get_by_role("heading", name="No workflow is like that")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No matching workflows")).to_be_visible()
     await page.evaluate("window.same = true")
     handle = await shop.client.start("order", Order("A-1", customer="Ada"), workflow_id="live-1")
     await shop.client.start("waiting", workflow_id="elsewhere-1")
@@ -180,7 +180,7 @@ async def test_markup_is_shown_as_text(shop: Shop, visit: Open) -> None:
     await expect(page.locator(".e-inside").first).to_contain_text(EVIL)
     await page.get_by_role("link", name="Dead letters").click()
     await expect(page.locator(".letter pre")).to_contain_text(EVIL)
-    await press(page, "Mend and requeue…")
+    await press(page, "Edit and requeue…")
     await press(page, "Not now")
     assert await page.locator("main script, main img").count() == 0
 
@@ -192,7 +192,7 @@ async def test_dead_letters_are_mended(shop: Shop, visit: Open) -> None:
     page = await visit("/dead-letters")
     letter = page.locator(".letter").filter(has_text="by-letter.signal.go")
     await until(lambda: _shown(page, letter))
-    await letter.get_by_role("button", name="Mend and requeue…").click()
+    await letter.get_by_role("button", name="Edit and requeue…").click()
     await page.get_by_label("Body").fill('{"ok": true}')
     await press(page, "Send it again")
     await expect(letter).to_have_count(0)

@@ -70,7 +70,7 @@ def test_any_other_address_gets_a_token(spawn: Spawn) -> None:  # noqa: F811
 def test_a_token_of_ones_own_is_not_printed(spawn: Spawn) -> None:  # noqa: F811
     running = spawn("ui", "--port", "0", JETFLOW_UI_TOKEN=TOKEN)
     url = address(running)
-    running.wait_for("it asks for your token")
+    running.wait_for("browsers must give your token")
     assert TOKEN not in "\n".join(running.out + running.err)
     assert get(f"{url}/api/about").status_code == 401
     assert get(f"{url}/api/about", authorization=f"Bearer {TOKEN}").status_code == 200

@@ -142,7 +142,7 @@ async def test_a_time_range(shop: Shop, visit: Open) -> None:
 
 async def test_what_begins_outside_of_the_filter_does_not_appear(shop: Shop, visit: Open) -> None:
     page = await visit("/?text=inside-&type=wai&started=1h")
-    await expect(page.get_by_role("heading", name="No workflow is like that")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No matching workflows")).to_be_visible()
     await shop.client.start("waiting", workflow_id="outside-1")
     await shop.client.execute("echo", 1, workflow_id="inside-2", timeout="30s")
     await shop.client.start("waiting", workflow_id="inside-3")
@@ -156,7 +156,7 @@ async def test_typing_asks_once_and_what_is_superseded_is_given_up(visit: Open, 
     asked, ended = asks(page, "workflows"), []
     page.on("requestfailed", lambda request: ended.append(request.url))
     await page.get_by_placeholder("Id contains…").press_sequentially("quick-typing", delay=20)
-    await expect(page.get_by_role("heading", name="No workflow is like that")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No matching workflows")).to_be_visible()
     assert len([request for request in asked if "text=quick-typing" in request.url]) == 1
     assert len(asked) <= 2
     walks: list[str] = []

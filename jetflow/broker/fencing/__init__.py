@@ -1,1 +1,1 @@
-"""Writes that the broker refuses once their owner's tenure is over."""
+"""Fenced writes: the broker refuses them once their owner's tenure is revoked."""

@@ -1,9 +1,9 @@
-"""The fence between owners: what one tenure may still write, as the broker sees it.
+"""The fence between owners: the broker refuses writes of a revoked tenure.
 
-Whoever takes partitions of a task queue has a *tenure* with a name that was never used before. Each write of an owner carries the
-condition that its tenure's *revocation* is not in that stream: "expect nothing on <namespace>_tenure.<stream>.<queue>.<tenure>…".
-Whoever takes over stores the revocation first, and reads afterwards. From then on nothing that the earlier owner has sent changes
-anything, however late it arrives, and whatever was removed meanwhile. See docs/design.md, "Ownership".
+A worker that claims partitions of a task queue has a *tenure* with a new name. Each write of an owner carries the condition that its tenure's
+*revocation* is not in that stream: "expect nothing on <namespace>_tenure.<stream>.<queue>.<tenure>…". The next owner stores the revocation first, and
+reads afterwards. From then on nothing that the earlier owner has sent changes anything, however late it arrives, and whatever was removed meanwhile.
+See docs/design.md, "Ownership".
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ from jetflow.protocol.headers import header_block
 from jetflow.protocol.subjects import Names
 
 SPELLINGS = 10
-"""Tokens of a revocation that a check may spell in two ways: 1,024 writes of a tenure may be under way on replicated streams."""
+"""Tokens of a revocation's subject that a check can write in two ways. So 1,024 writes of a tenure can be under way in a replicated stream."""
 REVOKED_FOR = 30 * 86_400
-"""Seconds that a revocation is kept; a server drops the connection of a silent client within minutes."""
+"""Seconds that a revocation stays. A server drops the connection of a silent client within minutes."""
 GUARDED_FOR = 86_400
-"""Seconds that the guard of one workflow's first key is kept."""
+"""Seconds that the guard of a workflow's first key stays."""
 EVERYTHING = 1 << 62
-"""A position behind every other, to remove up to where a subject is never written with another meaning."""
+"""A position behind every other, for removals on subjects that are never reused."""
 BUSY_PAUSE = 0.002
-"""Seconds before a write is sent again that a replicated stream's leader refused since it had not forgotten the one before."""
+"""Seconds before a write is sent again that a replicated stream's leader refused because the write before was still under way."""
 
 _EXPECT_NOTHING = "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:0\r\nNats-Expected-Last-Subject-Sequence-Subject:%s\r\n"
 _NUMBER = re.compile(r"\d+$")
 
 
 class TenureOverError(BrokerError):
-    """Raised when an owner acts under a tenure that is over: nothing was sent, or nothing of it may be used any more."""
+    """Raised when an owner acts under a tenure that is over. Nothing was sent, or the answer must not be used."""
 
 
 class Hold(Protocol):
-    """What the fence asks of the tenure it stands for.
+    """What the fence needs of its tenure.
 
     Attributes:
-        over: True once it is over, for good.
+        over: whether the tenure is over, for good.
     """
 
     over: bool
 
     def check(self) -> None:
-        """Raises TenureOverError unless the tenure lasts."""
+        """Raise TenureOverError unless the tenure lasts."""
         ...
 
     def lose(self, why: str) -> None:
-        """The tenure is over, for good."""
+        """End the tenure, for good."""
         ...
 
 
 def revocation(names: Names, kind: str, queue_token: str, tenure: str) -> str:
-    """Subject of the message that revokes a tenure in one stream."""
+    """Return the subject of the message that revokes a tenure in one stream."""
     return names.revocation(kind, queue_token, tenure) + ".0" * SPELLINGS
 
 
 async def revoke(lane: Lane, names: Names, queue_token: str, tenure: str, *, replicated: bool) -> int:
-    """Ends a tenure in every stream that an owner writes; doing it again changes nothing. Gives the inbox's position of it.
+    """Revoke a tenure in every stream that owners write. Return the revocation's position in the inbox. A repeat changes nothing.
 
-    The leader of a replicated stream checks a write against what is applied, so that some which it had proposed with the
-    revocation may be stored behind it. Once another write is acked, all of those are applied too.
+    The leader of a replicated stream checks a write against what is applied. So writes that it proposed together with the revocation may be stored
+    behind it. Once another write is acked, all of those are applied too.
 
     Raises:
-        BrokerError: it may not be revoked everywhere: do it again before anything is read.
+        BrokerError: the tenure may not be revoked everywhere. Repeat the call before any read.
     """
     headers = header_block(Nats_TTL=f"{REVOKED_FOR}s")
     subjects = {kind: revocation(names, kind, queue_token, tenure) for kind in names.owned_streams}
@@ -79,10 +79,10 @@ async def revoke(lane: Lane, names: Names, queue_token: str, tenure: str, *, rep
 
 
 class Spellings:
-    """The ways to write one revocation's subject in a check, for one stream.
+    """The spellings of one revocation's subject in checks, for one stream.
 
-    The leader of a replicated stream refuses a write while another with the same check subject is under way, and goes by the spelling. A
-    ``*`` in place of a token is another spelling that finds the same message.
+    The leader of a replicated stream refuses a write while another with the same spelling of the check subject is under way. A ``*`` in place of a
+    token is another spelling that finds the same message.
     """
 
     def __init__(self, subject: str) -> None:
@@ -92,7 +92,7 @@ class Spellings:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def take(self) -> int:
-        """The number of a spelling that nobody else has; waits while all are taken."""
+        """Return the number of a free spelling. Wait while all are taken."""
         while not self._free:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -105,7 +105,7 @@ class Spellings:
         return self._free.popleft()
 
     def give_back(self, number: int) -> None:
-        """Makes a spelling free; it is used again last, since the leader may not have forgotten it."""
+        """Free a spelling. It is reused last, since the leader may not have forgotten it."""
         self._free.append(number)
         self._next_turn()
 
@@ -117,32 +117,32 @@ class Spellings:
                 break
 
     def block(self, number: int) -> bytes:
-        """The check with this number, as header lines without the empty line at the end."""
+        """Return the check with this spelling, as header lines without the empty line at the end."""
         found = self._blocks.get(number)
         if found is None:
             found = self._blocks[number] = (_EXPECT_NOTHING % self.subject(number)).encode()
         return found
 
     def subject(self, number: int) -> str:
-        """The check subject with this number."""
+        """Return the check subject with this spelling."""
         return self._stem + "".join(".*" if number >> place & 1 else ".0" for place in range(SPELLINGS))
 
 
 class FencedLane:
-    """A worker's lane as one tenure may use it: the only way from an owner to the broker.
+    """A worker's lane under one tenure: the only way from an owner to the broker.
 
-    Nothing is sent once the tenure is over, and no answer is handed out that came after its end. ``store`` adds the fence.
+    Once the tenure is over, it sends nothing and raises instead of returning an answer. ``store`` adds the fence.
 
     Args:
         lane: the worker's connection.
         names: the namespace.
-        queue_token: whose partitions.
-        tenure: its name.
+        queue_token: the task queue of the partitions.
+        tenure: the tenure's name.
         replicated: whether streams have more than one replica.
         hold: the tenure.
 
     Attributes:
-        under_way: writes that are not answered yet.
+        under_way: the number of writes without an answer.
         is_in_doubt: whether the outcome of a write is unknown.
     """
 
@@ -166,26 +166,26 @@ class FencedLane:
         self._spellings = {kind: Spellings(subject) for kind, subject in self._subjects.items()}
 
     def check(self) -> None:
-        """Raises TenureOverError unless the tenure lasts."""
+        """Raise TenureOverError unless the tenure lasts."""
         self._hold.check()
 
     def lose(self, why: str) -> None:
-        """The tenure is over, for good."""
+        """End the tenure, for good."""
         self._hold.lose(why)
 
     # ---- writes
 
     async def store(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> PubAck:
-        """Stores a message in one of the ``owned_streams``, provided that the tenure is not revoked there.
+        """Store a message in one of the ``owned_streams``, on the condition that the tenure is not revoked there.
 
         Args:
-            kind: which stream, as in ``Names.owned_streams``.
-            subject: where.
-            body: what.
+            kind: the stream, as in ``Names.owned_streams``.
+            subject: the subject of the message.
+            body: the body of the message.
             fields: further header lines, each with its line end.
 
         Raises:
-            TenureOverError: it is revoked; nothing was stored.
+            TenureOverError: the tenure is revoked; nothing was stored.
             BrokerUnavailableError: whether it was stored is unknown, which ends the tenure.
             BrokerError: the server refused it.
         """
@@ -202,17 +202,17 @@ class FencedLane:
         except (ConflictError, BrokerUnavailableError) as error:
             if isinstance(error, ConflictError) and is_busy(error):
                 if not self._spellings:
-                    self._begin_spelling()  # the streams have been given replicas since this worker connected
+                    self._begin_spelling()  # the streams have got replicas since this worker connected
                 return await self._store_replicated(kind, subject, body, fields)
             self._end(error)
         finally:
             self.under_way -= 1
         if hold.over:
-            raise TenureOverError(f"the tenure ended before {subject} was answered")
+            raise TenureOverError(f"the tenure ended before the broker answered for {subject}")
         return ack
 
     def _end(self, error: BrokerError) -> NoReturn:
-        """What a lost fence, or an unknown outcome, means: the tenure is over."""
+        """End the tenure after a refused fence or an unknown outcome, and raise."""
         if isinstance(error, ConflictError):
             self._hold.lose("another worker has taken over")
             raise TenureOverError(str(error)) from error
@@ -221,10 +221,10 @@ class FencedLane:
         raise error
 
     async def room(self, size: int) -> None:
-        """Waits until a message of so many bytes may be written; see ``Lane.room``.
+        """Wait until a message of ``size`` bytes may be written. See ``Lane.room``.
 
         Raises:
-            TenureOverError: the tenure ended meanwhile, or there was no connection; nothing was sent.
+            TenureOverError: the tenure ended meanwhile, or there was no connection. Nothing was sent.
         """
         try:
             await self._lane.room(size)
@@ -233,8 +233,8 @@ class FencedLane:
         self._hold.check()
 
     async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
-        """Stores a message under a condition of its own, which stands in for the fence. Errors as ``Lane.publish``; an unknown outcome
-        ends the tenure.
+        """Store a message with a condition of its own in place of the fence. Errors are those of ``Lane.publish``. An unknown outcome ends the
+        tenure.
         """
         self._hold.check()
         if not self._lane.has_room:
@@ -264,19 +264,19 @@ class FencedLane:
                 spellings.give_back(number)
 
     def send(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> None:
-        """Stores a message as ``store`` does, without an answer: it may get lost.
+        """Store a message as ``store`` does, without an answer. It may get lost.
 
         Raises:
             TenureOverError, BrokerUnavailableError: nothing was sent.
         """
         self._hold.check()
-        if self._spellings or (self.wire.is_connected and not self.wire.takes_writes):  # one that is refused since another is under way must go again
+        if self._spellings or (self.wire.is_connected and not self.wire.takes_writes):  # a write that the leader refuses as a collision must go again
             asyncio.ensure_future(self.store(kind, subject, body, fields)).add_done_callback(_look_at)
         else:
             self.wire.send(subject, body, headers=self._blocks[kind] + fields + b"\r\n")
 
     def begin_store(self, kind: str, subject: str, body: bytes, fields: bytes = b"") -> asyncio.Future[Any]:
-        """Sends a message as ``store`` does, for several that go out at once; its answer is for ``stored``.
+        """Send a message as ``store`` does, without waiting. Pass the returned answer to ``stored``.
 
         Raises:
             TenureOverError, BrokerUnavailableError: nothing was sent.
@@ -289,7 +289,7 @@ class FencedLane:
         return answer
 
     async def stored(self, answer: asyncio.Future[Any], subject: str) -> PubAck:
-        """The ack of what ``begin_store`` has sent; errors as of ``store``."""
+        """Return the ack of a message that ``begin_store`` has sent. Errors are those of ``store``."""
         if isinstance(answer, asyncio.Task):
             return await answer  # type: ignore[no-any-return]
         try:
@@ -303,31 +303,31 @@ class FencedLane:
         return ack
 
     def block(self, kind: str, spelling: int | None = None) -> bytes:
-        """The fence as header lines, without the empty line at the end; for one who sends by himself."""
+        """Return the fence as header lines, without the empty line at the end, for callers that send on their own."""
         if spelling is None:
             return self._blocks[kind]
         return self._spellings[kind].block(spelling)
 
     async def take_spelling(self, kind: str) -> int | None:
-        """A spelling for writes that go out together; None where one is enough for all."""
+        """Return a spelling for a batch of writes, or None if the stream is not replicated and needs no spellings."""
         return await self._spellings[kind].take() if self._spellings else None
 
     def give_back(self, kind: str, spelling: int | None) -> None:
-        """Those writes are answered."""
+        """Free a spelling: its writes are answered."""
         if spelling is not None:
             self._spellings[kind].give_back(spelling)
 
     async def purge(self, stream: str, subject_filter: str, before: int) -> int:
-        """Removes what a filter takes before a position; gives how much. It cannot be fenced: what came later it never touches."""
+        """Remove the messages of a filter before a position, and return how many. It has no fence, but never touches later messages."""
         if before <= 1:
             return 0
         answer = await self.api(f"STREAM.PURGE.{stream}", {"filter": subject_filter, "seq": before})
         return int(answer.get("purged", 0))
 
-    # ---- the rest, as ``Lane`` has it
+    # ---- the other calls of ``Lane``
 
     def _still(self) -> None:
-        """An answer that came after the end of the tenure is not handed out."""
+        """Raise TenureOverError if the tenure ended before the answer came."""
         if self._hold.over:
             raise TenureOverError("the tenure ended before the answer came")
 
@@ -406,11 +406,11 @@ class FencedLane:
 
 
 def _look_at(answer: asyncio.Future[Any]) -> None:
-    """Nobody waits for this answer."""
+    """Read the answer's exception, so that asyncio does not warn: no caller awaits it."""
     if not answer.cancelled():
         answer.exception()
 
 
 def is_busy(error: ConflictError) -> bool:
-    """Whether a refusal only means that another write with the same check subject is under way: it names no sequence."""
+    """Return whether a refusal only means that a write with the same check subject is under way. Such a refusal names no sequence."""
     return _NUMBER.search(str(error)) is None

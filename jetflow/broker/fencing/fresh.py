@@ -1,9 +1,9 @@
-"""Reads that something is decided on, and that no compare-and-set settles afterwards: they must not be stale.
+"""Fresh reads, for decisions that no compare-and-set settles afterwards.
 
-On one server every read is fresh. On replicated streams a follower that lags may answer a direct get, so each call of one says
-why that does no harm there (``may_lag=`` of ``Lane.read_many``, ``read_last`` and ``read_data``). All others come here, or ask the
-leader for one message (``Lane.last_message``, ``Lane.message``). A follower applies in order: one that has the newest message
-which the leader named has all before it.
+On one server every read is fresh. On replicated streams a follower that lags may answer a direct get, so each direct get says at its call why a
+stale answer does no harm (``may_lag=`` of ``Lane.read_many``, ``read_last`` and ``read_data``). All other reads use this module, or ask the leader
+for one message (``Lane.last_message``, ``Lane.message``). A follower applies messages in order: if it has the newest message that the leader named,
+it has all earlier ones.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from jetflow.errors import BrokerError, BrokerUnavailableError
 from jetflow.protocol import clock
 
 PAGE = 1000
-"""Messages asked for at once; the server gives at most 1,024."""
+"""Messages read at once. The server returns at most 1,024."""
 PAUSE = 0.02
 PATIENCE = 5.0
-"""Seconds in which a follower may catch up."""
+"""Seconds that a follower has to catch up."""
 COMPARED = "it is compared with the newest message that the leader named"
 
 
 async def newest_of_each(lane: Lane | FencedLane, stream: str, subject_filter: str, *, replicated: bool) -> list[StoredMessage]:
-    """The last message of each subject of a bucket's stream that a filter takes, as the leader has them, in the order of storing.
+    """Return the last message of each subject that a filter matches, in the order of storing. The result is as fresh as the leader's.
 
     Raises:
-        BrokerUnavailableError: no answer, or a follower that does not catch up.
+        BrokerUnavailableError: no server answered, or a follower did not catch up.
     """
     deadline = clock.monotonic() + PATIENCE
     while True:
@@ -50,7 +50,7 @@ async def _all(lane: Lane | FencedLane, stream: str, subject_filter: str) -> lis
         found = await lane.read_many(stream, {"multi_last": [subject_filter]}, may_lag=COMPARED)
     except BrokerUnavailableError:
         raise
-    except BrokerError:  # more than fit into one answer
+    except BrokerError:  # too many for one answer
         found = []
         while True:
             start = found[-1].seq + 1 if found else 1

@@ -1,9 +1,9 @@
-"""Messages of one stream that go to the disk together, where that is quicker.
+"""Group commit: several messages of one stream in one batch, when that is quicker.
 
-With ``sync_interval: always`` the server flushes the disk for each message before its ack, and the flushes of a stream wait for
-each other. An atomic batch is flushed once, but is some milliseconds of work for the server however few are in it: with
-many under way it can double the rate, and where nothing waits for the disk it would halve it. No client can ask a server how
-it syncs, so both ways are measured, while this process has time to spare: where it has none, the disk is not what it waits for.
+With ``sync_interval: always`` the server flushes the disk for each message before its ack, and the flushes of a stream wait for each other. The
+server flushes an atomic batch once, but works on it for some milliseconds, however few messages are in it. With many messages under way a batch can
+double the rate. Where nothing waits for the disk, it would halve the rate. A client cannot ask a server how it syncs. So this module measures both
+ways while the process is mostly idle: a busy process does not wait for the disk.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from jetflow.protocol import clock
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
 CROWD = 16
-"""Messages under way from which on a rate means something, and a batch may pay."""
+"""With this many messages under way or more, a measured rate counts, and a batch may be quicker."""
 STRETCH = 128
-"""Answers after which a stretch of work is looked at, if it does not end before."""
+"""Answers after which a stretch of work is measured, if it has not ended before."""
 PERIOD = 0.25
-"""Seconds of work that make a rate."""
+"""Seconds of work in one measurement."""
 SLOW = 80e-6
-"""Seconds a message below which batches are not even tried."""
+"""Seconds for each message. Below this, batches are not tried."""
 BUSY = 0.5
-"""Part of the time that this thread may want a CPU for, for batches to be tried."""
+"""The most CPU use of this thread, as a part of the time, at which batches are tried."""
 GAIN = 0.8
-"""What a batch must take for each message at first, as a part of what one alone takes; later, to be no slower is enough."""
+"""The time for each message in a batch that a trial must reach, as a part of the time of a single message. Later, equal time is enough."""
 AGAIN = 20.0
-"""Seconds that a comparison holds."""
+"""Seconds until the comparison is made again."""
 SOON = 2.0
-"""Seconds until the next one where batches have paid and then did not, as when the crowd was small for a moment; and that a crowd may be away."""
+"""Seconds until the next comparison after batches were quicker and then slower. Also the seconds without a crowd after which batches end."""
 MOST = 500
-"""Messages of a batch at most; the server takes 1,000."""
+"""The most messages of a batch. The server accepts 1,000."""
 MOST_BYTES = 4 * 1024 * 1024
 
 
 class Pace:
-    """Seconds a message took over the last period of work; ``each`` is 0 before there was one."""
+    """Seconds for each message in the last period of work. ``each`` is 0 before the first period ends."""
 
     def __init__(self) -> None:
         self.each = 0.0
         self._messages, self._seconds = 0, 0.0
 
     def add(self, messages: int, seconds: float) -> bool:
-        """Counts messages that took so long together; True when a period is full."""
+        """Count messages that took ``seconds`` together. Return True when a period is complete."""
         self._messages += messages
         self._seconds += seconds
         if self._seconds < PERIOD:
@@ -62,13 +62,13 @@ class Pace:
 
 
 class Choice:
-    """Whether messages go alone or together: by measuring first the one, then the other.
+    """Decides whether messages go alone or in batches, by measuring first the one, then the other.
 
     Args:
-        cpu: what tells how much of a CPU this thread has wanted so far, in seconds.
+        cpu: returns the CPU seconds that this thread has needed so far.
 
     Attributes:
-        together: what is quicker now, or is being tried.
+        together: whether messages go in batches, since that is quicker or on trial.
     """
 
     def __init__(self, cpu: Callable[[], float] = clock.cpu) -> None:
@@ -80,7 +80,7 @@ class Choice:
         self._looked_at, self._wanted = -inf, 0.0
 
     def went_alone(self, messages: int, seconds: float, now: float) -> None:
-        """A crowd of messages was stored one by one."""
+        """Note that a crowd of messages was stored one by one."""
         if self.together:  # they were under way when the trial began
             return
         if self._alone.add(messages, seconds) and self._alone.each > SLOW and now >= self._until and self._has_time(now):
@@ -88,15 +88,15 @@ class Choice:
             self._grouped, self._grouped_at = Pace(), now
 
     def _has_time(self, now: float) -> bool:
-        """Whether this thread was mostly idle since this was asked before; no if that is long ago."""
+        """Return whether this thread was mostly idle since the last call. False if the last call is long ago."""
         passed, before = now - self._looked_at, self._wanted
         self._looked_at, self._wanted = now, self._cpu()
         return passed < AGAIN and self._wanted - before < BUSY * passed
 
     def went_together(self, messages: int, seconds: float, now: float) -> None:
-        """A batch was stored. After a while messages alone are measured again: the server's day may have changed."""
+        """Note that a batch was stored. After ``AGAIN`` seconds single messages are measured again, since the server's load may have changed."""
         self._grouped_at = now
-        if not self.together or not self._grouped.add(messages, seconds):  # given up meanwhile: not to be thought over
+        if not self.together or not self._grouped.add(messages, seconds):  # batches have ended meanwhile
             return
         alone, grouped = self._alone.each, self._grouped.each
         if grouped > (alone if self._proven else GAIN * alone):
@@ -105,21 +105,21 @@ class Choice:
             self.together, self._alone = False, Pace()
         self._proven = self.together
         log.debug(
-            "a message takes %.0f us alone, %.0f us in a batch: %s from here on", alone * 1e6, grouped * 1e6, "together" if self.together else "alone"
+            "a message takes %.0f us alone, %.0f us in a batch: %s from now on", alone * 1e6, grouped * 1e6, "together" if self.together else "alone"
         )
 
     def were_few(self, now: float) -> None:
-        """There was no crowd to make a batch of: few are quicker when they do not wait for each other."""
+        """Note that there were too few messages for a batch. A few messages are quicker when each goes alone."""
         if self.together and now - self._grouped_at > SOON:
             self.give_up(now, 0)
 
     def give_up(self, now: float, seconds: float = AGAIN) -> None:
-        """No batches for so many seconds."""
+        """Use no batches for ``seconds``."""
         self.together, self._until = False, now + seconds
 
 
 class _Message(NamedTuple):
-    """``headers`` are a whole block with a condition of its own; without them the message is fenced, and has ``fields`` beside."""
+    """A message. ``headers`` are a whole block with a condition of its own. Without them the message has the fence and ``fields``."""
 
     subject: str
     body: bytes
@@ -129,12 +129,12 @@ class _Message(NamedTuple):
 
 
 class GroupCommit:
-    """Publishes to one stream under one tenure. Messages may travel together, but each is stored or refused by itself.
+    """Publishes to one stream under one tenure. Messages may go in batches, but each is stored or refused on its own.
 
     Args:
-        lane: the tenure's.
-        kind: which stream, as in ``Names.owned_streams``.
-        choice: how messages travel; it outlives the tenure.
+        lane: the tenure's fenced lane.
+        kind: the stream, as in ``Names.owned_streams``.
+        choice: decides on batches; it outlives the tenure.
     """
 
     def __init__(self, lane: FencedLane, kind: str, choice: Choice) -> None:
@@ -147,16 +147,16 @@ class GroupCommit:
         self._sender: asyncio.Task[None] | None = None
 
     async def publish(self, subject: str, body: bytes, fields: bytes = b"", *, headers: bytes | None = None) -> int:
-        """Stores a message, and gives its position.
+        """Store a message, and return its position.
 
         Args:
-            subject: where.
-            body: what.
-            fields: header lines beside the fence.
-            headers: a whole header block with another condition instead of the fence.
+            subject: the subject of the message.
+            body: the body of the message.
+            fields: header lines besides the fence.
+            headers: a whole header block with another condition in place of the fence.
 
         Raises:
-            ConflictError: its own condition does not hold.
+            ConflictError: the condition in ``headers`` does not hold.
             TenureOverError: the tenure is revoked.
             BrokerUnavailableError: whether it was stored is unknown, which ends the tenure.
             BrokerError: the server refused it.
@@ -198,9 +198,9 @@ class GroupCommit:
         return await position
 
     async def _send(self) -> None:
-        """One group after the other, each of whatever has come while the one before was under way."""
+        """Send one group after the other. Each has the messages that came while the one before was under way."""
         try:
-            await asyncio.sleep(0)  # for whoever else comes in this turn of the loop
+            await asyncio.sleep(0)  # wait for other messages of this turn of the event loop
             while group := self._next_group():
                 begun = clock.monotonic()
                 if len(group) >= CROWD and self.choice.together and self._lane.wire.is_connected:
@@ -218,7 +218,7 @@ class GroupCommit:
         size = 0
         while self._waiting and len(group) < MOST and size < MOST_BYTES:
             message = self._waiting.popleft()
-            if not message.position.done():  # else nobody waits for it any more
+            if not message.position.done():  # otherwise its caller was cancelled
                 group.append(message)
                 size += len(message.body)
         return group
@@ -234,7 +234,7 @@ class GroupCommit:
             _settle(message, error)
 
     async def _together(self, group: list[_Message]) -> None:
-        """One batch: the server takes all of it or nothing. What it takes lies in the stream as it stands here, without a gap."""
+        """Send one batch. The server stores all of it or nothing, in this order and without a gap."""
         spelling = await self._lane.take_spelling(self._kind)
         try:
             await self._send_batch(group, self._lane.block(self._kind, spelling))
@@ -244,12 +244,12 @@ class GroupCommit:
         except TenureOverError as error:
             for message in group:
                 _settle(message, error)
-        except Exception as error:  # one of them is refused, or the batch is: nothing is stored
+        except Exception as error:  # one message or the whole batch is refused: nothing is stored
             if not isinstance(error, ConflictError):
                 log.debug("no batches: %s", error)
                 self.choice.give_up(clock.monotonic(), inf if getattr(error, "err_code", 0) == BATCHES_OFF else AGAIN)
             await asyncio.gather(*(self._alone(message) for message in group if message.headers is None))
-            # these last: if the tenure is revoked that is known now, and they are not sent
+            # these last: if the tenure is revoked, the fenced messages have shown it, and these are not sent
             await asyncio.gather(*(self._alone(message) for message in group if message.headers is not None))
         finally:
             self._lane.give_back(self._kind, spelling)

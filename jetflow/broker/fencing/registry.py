@@ -1,7 +1,7 @@
-"""Which tenures there are of a task queue, so that whoever takes partitions knows whose to revoke.
+"""The registry: the tenures of a task queue, by which a new owner finds the ones to revoke.
 
-One key for each task queue, in the timeline's stream beside the bucket's keys: partitions by tenure. It is changed by compare-and-set
-alone. An entry stays until somebody has revoked its tenure in every stream, or its owner has let go with nothing under way.
+Each task queue has one key in the timeline's stream, beside the bucket's keys: the partitions of each tenure. Workers change it by compare-and-set
+alone. An entry stays until a new owner has revoked its tenure in every stream, or its owner has removed it with no write under way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jetflow.protocol.subjects import Names
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
 TRIES = 50
-"""Times that an entry is tried again when another worker was faster."""
+"""Times that a change is tried while other workers are faster."""
 
 
 class _Known(msgspec.Struct, omit_defaults=True):
@@ -30,7 +30,7 @@ class _Known(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         tenures: partitions by tenure, as the bits of a number in hex.
-        doubt: position of the inbox up to which a tenure that had to be revoked may have been given commands.
+        doubt: position of the inbox up to which a revoked tenure may have received commands.
     """
 
     tenures: dict[str, str] = {}
@@ -38,11 +38,11 @@ class _Known(msgspec.Struct, omit_defaults=True):
 
 
 class Taken(NamedTuple):
-    """What a tenure that has been entered must know.
+    """What a new tenure must know.
 
     Attributes:
-        position: a position of the inbox behind which nothing of those before can lie, 0 if there were none.
-        doubt: of a command behind this position no tenure that had to be revoked can have made anything.
+        position: a position of the inbox; no write of a revoked tenure lies behind it. 0 if there were none.
+        doubt: the position of the inbox up to which a revoked tenure may have received commands.
     """
 
     position: int
@@ -65,16 +65,17 @@ class Registry:
         self._subject = names.registry(queue_token)
 
     async def take(self, tenure: str, partitions: frozenset[int], born_at: int) -> Taken:
-        """Enters a tenure, for which the caller holds the consumer of the partitions, once every tenure is revoked that had any of
-        them before. Whoever dies half-way leaves something that the next one repeats.
+        """Revoke every earlier tenure of the partitions, then enter a tenure. The caller holds the consumer of the partitions.
+
+        If the worker dies half-way, the next owner repeats what it left.
 
         Args:
-            tenure: its name.
-            partitions: which.
-            born_at: the inbox's last position when the consumer had been created.
+            tenure: the tenure's name.
+            partitions: the partitions of the tenure.
+            born_at: the inbox's last position after the creation of the consumer.
 
         Raises:
-            BrokerError: it is not entered: nothing may be read or written under it.
+            BrokerError: the tenure is not entered. Read and write nothing under it.
         """
         for _ in range(TRIES):
             known, position = await self._read(born_at)
@@ -85,14 +86,14 @@ class Registry:
             doubt = max(known.doubt, born_at) if before else known.doubt
             if await self._write(_Known(kept | {tenure: _bits(partitions)}, doubt), position):
                 return Taken(max(ends, default=0), doubt)
-        raise BrokerError(f"the tenures of {self._queue_token} change all the time; trying again")
+        raise BrokerError(f"the registry of {self._queue_token} changed {TRIES} times while this worker wrote it; trying again")
 
     async def leave(self, tenure: str) -> None:
-        """Takes a tenure out that is over with nothing under way: it need not be revoked. With the last one the key goes, unless a command
-        waits of which there is doubt.
+        """Remove a tenure that has ended with no write under way, so that it need not be revoked. Remove the key with the last tenure, unless a
+        command in doubt waits.
 
         Raises:
-            BrokerError: it stays, and will be revoked.
+            BrokerError: the entry stays, and the next owner revokes the tenure.
         """
         for _ in range(TRIES):
             known, position = await self._read(0)
@@ -104,28 +105,28 @@ class Registry:
             else:
                 purge = {"filter": self._subject, "seq": position + 1}
                 if (await self._lane.api(f"STREAM.PURGE.{self._names.timeline_stream}", purge)).get("purged"):
-                    return  # else another one was faster
+                    return  # otherwise another worker was faster
 
     async def _waits(self, doubt: int) -> bool:
-        """Whether a command of the queue waits that is not behind a position."""
+        """Return whether a command of the queue waits at or before position ``doubt``."""
         if not doubt:
             return False
         first = await self._lane.next_message(self._names.inbox_stream, f"{self._names.namespace}.*.{self._queue_token}.>")
         return first is not None and first.seq <= doubt
 
     async def _read(self, born_at: int) -> tuple[_Known, int]:
-        """What is known, and the position of it; where that cannot be read, everything up to ``born_at`` is in doubt."""
+        """Return the registry and its position. If it cannot be read, everything up to ``born_at`` is in doubt."""
         message = await self._lane.last_message(self._names.timeline_stream, self._subject)
         if message is None:
             return _Known(), 0
         try:
             found = _decode(message.data) if message.data else _Known()
         except msgspec.DecodeError as error:
-            log.error("%s is not what a worker wrote, and is written anew; earlier owners are not revoked: %s", self._subject, error)
+            log.error("%s was not written by a worker, and is replaced; earlier owners are not revoked: %s", self._subject, error)
             return _Known(doubt=born_at), message.seq
         known = {name: bits for name, bits in found.tenures.items() if _NAME.fullmatch(name)}
         if strange := found.tenures.keys() - known.keys():
-            log.error("%s has what no worker wrote, and that is left out: %s", self._subject, sorted(strange))
+            log.error("%s has entries that no worker wrote, and they are ignored: %s", self._subject, sorted(strange))
         return _Known(known, found.doubt), message.seq
 
     async def _write(self, known: _Known, position: int) -> bool:
@@ -143,7 +144,7 @@ def _bits(partitions: frozenset[int]) -> str:
 
 
 def _has_any(bits: str, partitions: frozenset[int]) -> bool:
-    """Whether an entry has one of the partitions; one that cannot be read may have any."""
+    """Return whether an entry has one of the partitions. An unreadable entry may have any."""
     if not _BITS.fullmatch(bits):
         return True
     number = int(bits, 16)

@@ -1,7 +1,7 @@
-"""Dead letters: commands that nothing could be done with, and signals that expired, kept with the reason for a person to look at.
+"""Dead letters: commands that could not be applied, and expired signals, stored with the reason for people to look at.
 
-A letter is numbered by its place in the stream. ``requeue`` sends the command again, as it was or with another body or
-subject, and then removes the letter; should it fail in between the letter is still there.
+A letter's number is its position in the stream. ``requeue`` sends the command again, as it was or with another body or subject, and then removes
+the letter. After a crash in between, the letter is still there.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ OWN = (SUBJECT, REASON, SIZE)
 
 PAGE = 100
 HEADER_ROOM = 1024
-"""Bytes of a message left for the fence and what the server adds."""
+"""Bytes of a message left for the fence and for the headers that the server adds."""
 
 
 class DeadLetter(Struct, frozen=True):
-    """One command that was refused.
+    """One dead letter.
 
     Attributes:
-        number: what ``get``, ``requeue`` and ``drop`` know it by.
-        subject: where it was published.
-        reason: what was wrong with it.
-        body: what was published.
-        headers: jetflow's headers of it, such as ``Jetflow-Expire``.
-        at: when it was refused, ISO 8601.
-        size: bytes of the whole body where ``body`` is not all of it, otherwise None.
+        number: its number, for ``get``, ``requeue`` and ``drop``.
+        subject: the subject of the message.
+        reason: why the message became a dead letter.
+        body: the body of the message.
+        headers: jetflow's headers of the message, such as ``Jetflow-Expire``.
+        at: when it became a dead letter, ISO 8601.
+        size: bytes of the whole body if ``body`` was cut, otherwise None.
     """
 
     number: int
@@ -48,7 +48,7 @@ class DeadLetter(Struct, frozen=True):
 
 
 class OwnedDeadLetters:
-    """Dead letters as an owner has them, who alone writes."""
+    """The dead letters of an owner. Only owners write them."""
 
     def __init__(self, lane: FencedLane, names: Names, max_payload: int) -> None:
         self._lane = lane
@@ -56,8 +56,9 @@ class OwnedDeadLetters:
         self._max_payload = max_payload
 
     async def write(self, subject: str, body: bytes, headers: bytes | None, reason: str, *, origin: int | str, expired: bool = False) -> None:
-        """Keeps a command; ``origin`` is its sequence in the inbox, or what else names it, so that a repeat within minutes is dropped. One
-        that is ``expired`` is a signal, and counted as such.
+        """Store a dead letter. The broker drops a repeat of the same ``origin`` (the inbox sequence, or another name) within two minutes.
+
+        ``expired`` marks an expired signal.
         """
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
         kept = {name: value for name, value in own_headers(parse_headers(headers)).items() if name not in OWN}
@@ -71,14 +72,14 @@ class OwnedDeadLetters:
 
 
 class DeadLetters:
-    """The dead letters of one namespace, for people."""
+    """The dead letters of one namespace, for clients."""
 
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
 
     async def list(self, *, limit: int | None = None, start: int = 1) -> AsyncIterator[DeadLetter]:
-        """Oldest first, from the number ``start`` on."""
+        """Yield the letters from number ``start`` on, oldest first."""
         seq, found = start, 0
         while limit is None or found < limit:
             asked = {"seq": seq, "next_by_subj": self._names.every_dead_letter, "batch": PAGE if limit is None else min(PAGE, limit - found)}
@@ -91,31 +92,31 @@ class DeadLetters:
             seq = page[-1].seq + 1
 
     async def get(self, number: int) -> DeadLetter:
-        """One letter.
+        """Return one letter.
 
         Raises:
-            InvalidInputError: there is none of this number.
+            InvalidInputError: there is no letter of this number.
         """
         asked = {"seq": number, "next_by_subj": self._names.every_dead_letter, "batch": 1}
         found = await self._lane.read_many(self._names.dead_stream, asked, may_lag="people look again") if number > 0 else []
         if not found or found[0].seq != number:
-            raise InvalidInputError(f"there is no dead letter {number}: it was requeued or dropped, or never was")
+            raise InvalidInputError(f"there is no dead letter {number}: it was requeued or dropped, or never existed")
         return _letter(found[0])
 
     async def requeue(self, number: int, *, body: bytes | None = None, subject: str | None = None) -> DeadLetter:
-        """Sends the command again and removes the letter; gives what was sent.
+        """Send the command again and remove the letter. Return the letter as it was sent.
 
         Args:
-            number: which letter.
-            body: instead of its own.
-            subject: instead of its own.
+            number: the letter's number.
+            body: a body in place of the letter's.
+            subject: a subject in place of the letter's.
 
         Raises:
-            InvalidInputError: there is no such letter, it does not have all of its body, or the subject is not a command's.
+            InvalidInputError: there is no such letter, its body was cut, or the subject is not that of a command.
         """
         letter = await self.get(number)
         if body is None and letter.size is not None:
-            raise InvalidInputError(f"dead letter {number} keeps only {len(letter.body):,} of {letter.size:,} bytes: give the body anew")
+            raise InvalidInputError(f"dead letter {number} has only {len(letter.body):,} of {letter.size:,} bytes: pass the whole body")
         chosen = letter.subject if subject is None else subject
         self._check_subject(chosen)
         sent = letter.body if body is None else body
@@ -133,10 +134,10 @@ class DeadLetters:
             raise InvalidInputError(f"subject {subject!r} must be {wanted}")
 
     async def drop(self, number: int) -> None:
-        """Removes a letter.
+        """Remove a letter.
 
         Raises:
-            InvalidInputError: there is none of this number.
+            InvalidInputError: there is no letter of this number.
         """
         await self.get(number)
         try:

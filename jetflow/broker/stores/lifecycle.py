@@ -1,4 +1,4 @@
-"""The stream of lifecycle events: there when somebody wants them, and published to for as long as it is."""
+"""The stream of lifecycle events. Owners publish to it while it exists."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from jetflow.protocol.lifecycle import CONTENT_TYPE
 from jetflow.protocol.subjects import Names
 
 DUPLICATE_WINDOW = 120
-"""Seconds in which the broker drops an event that a crash has sent again; later ones are for the consumer to tell by their id."""
+"""Seconds in which the broker drops a repeated event. Consumers recognise later repeats by the id."""
 
 
 class LifecycleStream:
-    """One namespace's stream."""
+    """The stream of lifecycle events of one namespace."""
 
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
 
     async def exists(self) -> bool:
-        """Whether events are wanted."""
+        """Return whether the stream exists."""
         return await stream_config(self._lane, self._names.events_stream) is not None
 
     async def create(self, keep_ms: int | None, replicas: int) -> None:
-        """Makes the stream, or changes how long it keeps events.
+        """Create the stream, or change how long it stores events (ms; None for forever).
 
         Raises:
-            BrokerError: another stream takes its subjects, or its rights are missing.
+            BrokerError: another stream has its subjects, or this user lacks the rights.
         """
         config: dict[str, Any] = {
             "name": self._names.events_stream,
@@ -49,7 +49,7 @@ class LifecycleStream:
         await self._lane.api(f"STREAM.{operation}.{self._names.events_stream}", config)
 
     async def delete(self) -> None:
-        """Ends the stream, with every event in it; no stream is fine."""
+        """Delete the stream with all its events. Do nothing if there is no stream."""
         try:
             await self._lane.api(f"STREAM.DELETE.{self._names.events_stream}")
         except BrokerError as error:
@@ -57,7 +57,7 @@ class LifecycleStream:
                 raise
 
     def send(self, queue_token: str, id_token: str, kind: str, event_id: str, body: bytes) -> asyncio.Future[Any]:
-        """Publishes one event; the future is the answer, a status if there is no stream any more.
+        """Publish one event and return the future of the answer: a status if the stream is gone.
 
         Raises:
             BrokerUnavailableError: not connected now; nothing was sent.

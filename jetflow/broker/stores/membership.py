@@ -1,7 +1,7 @@
-"""Who is alive: heartbeats from a thread of their own, and what is heard of the others.
+"""The live workers of a task queue: this worker's heartbeats, and those of the others.
 
-The heartbeat thread has its own event loop and connection, so that user code which blocks the worker's loop does not cost
-it its partitions; a loop that stays blocked does, after ``BLOCKED_LIMIT``.
+The heartbeat thread has its own event loop and connection, so a worker does not lose its partitions when user code blocks its loop for a moment. It
+loses them when the loop stays blocked for ``BLOCKED_LIMIT``.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 
 BEAT_EVERY = 0.5
 LATE_AFTER = 1.25
-"""Seconds without a heartbeat until a member is asked whether it is there."""
+"""Seconds without a heartbeat until a member is asked on its presence subject."""
 DEAD_AFTER = 3.0
-"""Seconds without a heartbeat until a member counts as dead, and its lease as over by its own clock."""
+"""Seconds without a heartbeat until others count a member as dead, and until the member's own lease ends."""
 PAUSE = 1.5
-"""Seconds without a look at the others after which it was this process that stood still."""
+"""Seconds between two looks at the other workers that show that this process stood still."""
 MAX_MEMBERS = 10_000
-"""Workers of one task queue that are heard; heartbeats of further ones are ignored until others are gone."""
+"""The most workers of one task queue. Heartbeats of further ones are ignored until others are gone."""
 BLOCKED_WARNING = 5.0
 BLOCKED_LIMIT = 60.0
 
 
 class Member(Struct, omit_defaults=True):
-    """A worker as it tells of itself. ``version`` changes with the partitions it has.
+    """What a worker's heartbeat says. ``version`` changes with its partitions.
 
     Attributes:
-        failures: unexpected ends of its own loops and tasks, by name.
-        set_aside: workflows (as tokens) whose timeline its janitor cannot read, with the reason; the first of them.
-        complaints: what it cannot work with in the namespace's streams, each a sentence.
+        failures: numbers of unexpected ends of its loops and tasks, by name.
+        set_aside: the first workflows (as tokens) whose timeline its janitor cannot read, with the reason.
+        complaints: problems of the namespace's streams, each a sentence.
         shortages: what it has too little of, such as threads, each a sentence.
     """
 
@@ -72,11 +72,11 @@ _decoder = msgspec.json.Decoder(Member)
 
 
 class Lease:
-    """Whether this worker may still act as an owner, by its own clock; safe to read from any thread.
+    """Whether this worker may act as an owner, by its own clock. Safe to read from any thread.
 
     Attributes:
-        beat_at: when the last heartbeat that got through was sent, by the monotonic clock.
-        term: how often it has begun; another number than before tells that it was over in between.
+        beat_at: when the last acked heartbeat was sent, by the monotonic clock.
+        term: how often the lease has begun. A changed number shows that it was over in between.
     """
 
     def __init__(self) -> None:
@@ -84,19 +84,19 @@ class Lease:
         self.term: int = 0
 
     def lasts(self, term: int) -> bool:
-        """Whether it is valid, and has been since it had this term."""
+        """Return whether the lease is valid and has been since it had this term."""
         return self.term == term and clock.monotonic() - self.beat_at < DEAD_AFTER
 
     @property
     def valid(self) -> bool:
-        """False once others may count this worker as dead."""
+        """Whether the lease is valid. Once it is not, others may count this worker as dead."""
         return clock.monotonic() - self.beat_at < DEAD_AFTER
 
     def renew(self, at: float) -> bool:
-        """A heartbeat that was sent at that time got through; True if the lease begins with it, for the first time or anew."""
+        """Note that a heartbeat sent at ``at`` was acked. Return True if the lease begins with it, for the first time or again."""
         begins = not self.valid
         if begins:
-            self.term += 1  # before it is valid again, for whoever looks from another thread
+            self.term += 1  # before the lease is valid again, since other threads may look now
         self.beat_at: float = at
         return begins
 
@@ -105,12 +105,12 @@ class Heart:
     """The heartbeat thread of one worker.
 
     Args:
-        connect: opens a connection of its own, called in the thread.
+        connect: opens the heartbeat's own connection; called in the thread.
         names: the namespace.
-        member: what to tell; replace it with ``tell``.
+        member: what the heartbeats say; replace it with ``tell``.
 
     Attributes:
-        on_lease: called on the worker's loop when its lease begins, for the first time or anew.
+        on_lease: called on the worker's loop when its lease begins, for the first time or again.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[tuple[Wire, Lane]]], names: Names, member: Member) -> None:
@@ -129,23 +129,23 @@ class Heart:
         self._warned = False
 
     def start(self) -> None:
-        """Begins to beat."""
+        """Begin to send heartbeats."""
         self._main_loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="jetflow-heart", daemon=True)
         self._thread.start()
 
     def tick(self) -> None:
-        """The worker's event loop says that it runs."""
+        """Note that the worker's event loop runs."""
         self._main_tick = clock.monotonic()
         self._warned = False
 
     def tell(self, member: Member) -> None:
-        """Changes what is told, and tells it at once."""
+        """Change what the heartbeats say, and send one at once."""
         self._member = member
         self._nudge()
 
     async def stop(self) -> None:
-        """Tells that this worker leaves, and ends the thread."""
+        """Send that this worker leaves, and end the thread."""
         self._member = msgspec.structs.replace(self._member, leaving=True)
         self._stop.set()
         self._nudge()
@@ -178,7 +178,7 @@ class Heart:
             subject = f"{self._names.worker_prefix}{to_token(self._member.task_queue)}.{self._member.worker_id}"
 
             def answer(_subject: bytes, reply: bytes, _data: bytes, _headers: bytes | None) -> None:
-                with contextlib.suppress(BrokerError):  # the connection has just broken: whoever asks, asks again
+                with contextlib.suppress(BrokerError):  # the connection has just broken: the asking worker asks again
                     wire.send(reply.decode(), b"here")
 
             wire.listen(presence_subject(self._names, self._member.worker_id), answer)
@@ -190,7 +190,7 @@ class Heart:
                     async with asyncio.timeout(BEAT_EVERY):
                         await self._wake.wait()
             if wire.is_connected:
-                await self._beat_once(lane, subject)  # the last one says that it leaves
+                await self._beat_once(lane, subject)  # the last one says that the worker leaves
         finally:
             await wire.close()
 
@@ -200,7 +200,7 @@ class Heart:
             headers = header_block(Nats_TTL="1s") if self._member.leaving else None
             await lane.publish(subject, _encoder.encode(self._member), headers)
         except BrokerError as error:
-            log.debug("heartbeat failed: %s", error)
+            log.debug("a heartbeat failed: %s", error)
         else:
             if self.lease.renew(at):
                 _call(self._main_loop, self.on_lease)
@@ -216,26 +216,26 @@ class Heart:
 
 
 def _call(loop: asyncio.AbstractEventLoop | None, function: Callable[[], None]) -> None:
-    """Calls something on another thread's loop, unless that is over."""
+    """Call a function on another thread's loop, unless that loop is closed."""
     if loop is not None:
-        with contextlib.suppress(RuntimeError):  # it is closed already
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(function)
 
 
 def presence_subject(names: Names, worker_id: str) -> str:
-    """Where a live worker answers."""
+    """Return the subject on which a live worker answers."""
     return f"{names.namespace}_worker.{worker_id}"
 
 
 class Members:
-    """The live workers of one task queue, as heard by one of them.
+    """The live workers of one task queue, as one of them sees them.
 
     Args:
-        lane: the worker's own connection.
+        lane: the connection of this worker.
         names: the namespace.
-        task_queue: whose workers.
-        me: this worker's id.
-        on_change: called when somebody comes, goes, or changes its partitions.
+        task_queue: the task queue.
+        me: the id of this worker.
+        on_change: called when a worker comes, goes, or changes its partitions.
     """
 
     def __init__(self, lane: Lane, names: Names, task_queue: str, me: str, on_change: Callable[[], None]) -> None:
@@ -251,33 +251,33 @@ class Members:
         self._last_look = clock.monotonic()
 
     async def open(self) -> None:
-        """Listens, and asks those known from their last heartbeat whether they are there."""
+        """Begin to listen, and ask each worker with a stored heartbeat whether it is there."""
         self._sid = self._lane.wire.listen(f"{self._names.worker_prefix}{self._queue_token}.*", self._on_beat)
         asked = {"multi_last": [f"{self._names.worker_prefix}{self._queue_token}.*"]}
-        known = await self._lane.read_many(self._names.worker_stream, asked, may_lag="whoever is missed is heard within half a second")
+        known = await self._lane.read_many(self._names.worker_stream, asked, may_lag="a missed worker is heard within half a second")
         for message in known:
             self._on_beat(message.subject.encode(), b"", message.data, None)
         asking = [self._ask(worker_id) for worker_id in list(self._heard)]
         await asyncio.gather(*asking)
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stop listening."""
         if self._sid is not None:
             with contextlib.suppress(BrokerError):
                 self._lane.wire.unlisten(self._sid)
             self._sid = None
 
     def alive(self) -> dict[str, Member]:
-        """Everybody else who is alive, by worker id."""
+        """Return all other live workers by worker id."""
         return {worker_id: member for worker_id, (member, _) in self._heard.items()}
 
     def forgive(self) -> None:
-        """Everybody counts as just heard: after a pause or a reconnect of our own, silence means nothing."""
+        """Count every worker as just heard: after a pause or a reconnect of this worker, their silence means nothing."""
         now = clock.monotonic()
         self._heard = {worker_id: (member, now) for worker_id, (member, _) in self._heard.items()}
 
     def look(self) -> None:
-        """Called at least a few times a second: asks the late, drops the dead."""
+        """Ask late workers, and drop dead ones. Call it at least a few times a second."""
         now = clock.monotonic()
         paused = now - self._last_look > PAUSE
         self._last_look = now
@@ -293,7 +293,7 @@ class Members:
                 task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, worker_id: str) -> None:
-        """No responders means that its connection is gone: it need not be waited for."""
+        """Ask a worker whether it is there. Drop it at once if there are no responders: its connection is gone."""
         self._asking.add(worker_id)
         try:
             async with asyncio.timeout(1):
@@ -301,7 +301,7 @@ class Members:
             if status_of(headers) == 503:
                 self._drop(worker_id)
         except (BrokerError, TimeoutError):
-            log.debug("worker %s did not say that it is there", worker_id)
+            log.debug("worker %s did not answer", worker_id)
         finally:
             self._asking.discard(worker_id)
 

@@ -1,4 +1,4 @@
-"""All stores of one tenure, on NATS: each writes through the tenure's fence."""
+"""All stores of one tenure on NATS. Each writes through the tenure's fence."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class OwnedStores:
 
     Args:
         broker: the worker's connection.
-        queue_token: whose partitions.
-        tenure: its name.
-        hold: the tenure, as the fence asks for it.
-        commits, records: whether commits and records go alone or together, as measured so far.
+        queue_token: the task queue of the partitions.
+        tenure: the tenure's name.
+        hold: the tenure, for the fence.
+        commits, records: whether commits and records go in batches, as measured so far.
 
     Attributes:
-        lane: the tenure's way to the broker, which the stores share.
+        lane: the tenure's fenced lane, which the stores share.
     """
 
     def __init__(self, broker: Broker, queue_token: str, tenure: str, hold: Hold, *, commits: Choice, records: Choice) -> None:

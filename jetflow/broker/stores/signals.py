@@ -1,6 +1,6 @@
-"""Signals that nobody waits for yet: kept until somebody does, or until they expire.
+"""The bucket of early signals: it stores them until a workflow waits for them, or until they expire.
 
-An expired signal stays for ``KEPT_AFTER`` seconds at most, in which an owner makes a dead letter of it.
+An expired signal stays for at most ``KEPT_AFTER`` seconds, in which an owner makes a dead letter of it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 KEPT_AFTER = 30 * 86_400
 """Seconds that an expired signal waits for an owner."""
 CANCEL = "=cancel"
-"""Reserved name token, which no text escapes to: a cancel that came before the start."""
+"""The name token of a cancel that came before the start. No name escapes to it."""
 
 
 class EarlySignal(Struct, omit_defaults=True):
-    """A buffered signal; ``seq`` is its place in the inbox, ``expires`` ms since the epoch; its sender may have numbered it, and may have said
-    for how many ms it is to be kept.
+    """A buffered signal. ``seq`` is its position in the inbox, ``expires`` is in ms since the epoch. ``sender`` and ``number`` are those of a
+    numbered signal, and ``kept_for`` (ms) is the ``expire`` that the sender asked for.
     """
 
     signal: str
@@ -46,7 +46,7 @@ _decoder = msgspec.json.Decoder(EarlySignal)
 
 
 class Stored(NamedTuple):
-    """A signal as the bucket has it; ``position`` is where its stream has it."""
+    """A stored signal. ``position`` is its position in the bucket's stream."""
 
     name_token: str
     signal: EarlySignal
@@ -54,7 +54,7 @@ class Stored(NamedTuple):
 
 
 class EarlySignals:
-    """The signals bucket of one namespace, for those who look."""
+    """The signals bucket of one namespace, read only."""
 
     def __init__(self, lane: Lane | FencedLane, names: Names, *, replicated: bool) -> None:
         self._lane = lane
@@ -62,7 +62,7 @@ class EarlySignals:
         self._replicated = replicated
 
     async def load(self, queue_token: str, id_token: str) -> list[Stored]:
-        """Everything kept for a workflow, in inbox order. It must be fresh: what is missed here is never looked for again."""
+        """Return a workflow's stored signals in inbox order. The read must be fresh: nothing looks for a missed signal again."""
         prefix = f"{self._names.signal_prefix}{queue_token}.{id_token}."
         found = await newest_of_each(self._lane, self._names.signal_stream, f"{prefix}>", replicated=self._replicated)
         kept: list[Stored] = []
@@ -70,8 +70,8 @@ class EarlySignals:
             if message.data:
                 try:
                     kept.append(Stored(message.subject[len(prefix) :].split(".")[0], _decoder.decode(message.data), message.seq))
-                except msgspec.DecodeError as error:  # whoever wrote it was no worker
-                    log.error("early signal %s cannot be read and is left out: %s", message.subject, error)
+                except msgspec.DecodeError as error:  # no worker wrote it
+                    log.error("early signal %s cannot be read and is ignored: %s", message.subject, error)
         return sorted(kept, key=lambda stored: stored.signal.seq)
 
     def _subject(self, queue_token: str, id_token: str, name_token: str, seq: int) -> str:
@@ -79,15 +79,15 @@ class EarlySignals:
 
 
 class OwnedSignals(EarlySignals):
-    """The signals bucket as the owner of its workflows' partitions has it, who alone writes."""
+    """The signals bucket of an owner. Only the owner of a workflow's partition writes."""
 
     def __init__(self, lane: FencedLane, names: Names) -> None:
         super().__init__(lane, names, replicated=lane.replicated)
         self._owned = lane
 
     async def put(self, queue_token: str, id_token: str, signal: EarlySignal, now: int, name_token: str | None = None) -> int:
-        """Keeps a signal until it expires, and then for its owner to see; a cancel only until it expires. Putting the same one again changes
-        nothing. Gives its position.
+        """Store a signal until its expiry and for ``KEPT_AFTER`` more, or a cancel until its expiry. Return its position. A repeat changes
+        nothing.
 
         Raises:
             TenureOverError: another worker has taken over.
@@ -98,11 +98,11 @@ class OwnedSignals(EarlySignals):
         return ack.seq
 
     async def remove(self, queue_token: str, id_token: str, name_token: str, seq: int, position: int) -> None:
-        """Forgets the one that is at a position. A purge, since what a marker replaces may come back with a server that is killed."""
+        """Remove the signal at a position. A purge lasts; a value that a marker replaces may come back after ``kill -9`` of the server."""
         await self._owned.purge(self._names.signal_stream, self._subject(queue_token, id_token, name_token, seq), position + 1)
 
     async def remove_before(self, queue_token: str, id_token: str, time: str) -> None:
-        """Forgets what was kept for a workflow up to a time, as the server writes it."""
+        """Remove a workflow's signals that were stored up to a time, in the server's format (ISO 8601)."""
         subject_filter = f"{self._names.signal_prefix}{queue_token}.{id_token}.>"
         found = await newest_of_each(self._lane, self._names.signal_stream, subject_filter, replicated=self._replicated)
         old = [message.seq for message in found if from_iso(message.time) <= from_iso(time)]
@@ -110,14 +110,14 @@ class OwnedSignals(EarlySignals):
             await self._owned.purge(self._names.signal_stream, subject_filter, max(old) + 1)
 
     async def known(self, queue_token: str, partitions: frozenset[int], of: int) -> set[str]:
-        """Id tokens in these partitions (of ``of``) that have something kept."""
+        """Return the id tokens in these partitions that have stored signals. ``of`` is the number of all partitions."""
         subjects = await self._list(f"{self._names.signal_prefix}{queue_token}.>")
         at = len(self._names.signal_prefix) + len(queue_token) + 1
         tokens = {subject[at:].split(".")[0] for subject in subjects}
         return {token for token in tokens if partition_of(queue_token, token, of) in partitions}
 
     async def _list(self, subject_filter: str) -> list[str]:
-        """Subjects that exist, from the stream's leader."""
+        """Return the subjects that exist, from the stream's leader."""
         subjects: list[str] = []
         while True:
             info = await self._lane.api(f"STREAM.INFO.{self._names.signal_stream}", {"subjects_filter": subject_filter, "offset": len(subjects)})

@@ -1,4 +1,4 @@
-"""The state bucket: what a person wants to know of a workflow. Derived from the timeline, never read to decide a step."""
+"""The state bucket: one record of each workflow for people to read. The engine derives it from the timeline and never decides a step by it."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ class StateStore:
         self._names = names
 
     def subject(self, queue_token: str, id_token: str) -> str:
-        """Subject of a workflow's state key."""
+        """Return the subject of a workflow's state key."""
         return f"{self._names.state_prefix}{queue_token}.{id_token}"
 
     async def newest(self, queue_token: str, id_token: str) -> StoredMessage | None:
-        """The key as the leader has it: a record, or without data the marker that is left of an expired one."""
+        """Return the key's newest message from the leader: the record, or without data the marker of an expired record."""
         return await self._lane.last_message(self._names.state_stream, self.subject(queue_token, id_token))
 
     async def get(self, queue_token: str, id_token: str, *, fresh: bool = False) -> StateRecord | None:
-        """The record; ``fresh`` asks the leader, for reads that something is decided on."""
+        """Return the record. ``fresh`` asks the leader. Use it if a decision rests on the record."""
         subject = self.subject(queue_token, id_token)
         if fresh:
             message = await self._lane.last_message(self._names.state_stream, subject)
             return None if message is None else decode_state(message.data)
-        data = await self._lane.read_data(self._names.state_stream, subject, may_lag="whoever decides something asks with fresh=True")
+        data = await self._lane.read_data(self._names.state_stream, subject, may_lag="reads that a decision rests on use fresh=True")
         return None if data is None else decode_state(data)
 
 
 class OwnedStates(StateStore):
-    """State records as the owner of their partitions has them, who alone writes.
+    """The state records of an owner. Only the owner of a workflow's partition writes.
 
     Args:
-        lane: the tenure's.
+        lane: the tenure's fenced lane.
         names: the namespace.
-        choice: whether records go alone or together, as measured so far.
+        choice: whether records go in batches, as measured so far.
     """
 
     def __init__(self, lane: FencedLane, names: Names, choice: Choice) -> None:
@@ -58,7 +58,7 @@ class OwnedStates(StateStore):
         self._records = GroupCommit(lane, "state", choice)
 
     async def put(self, record: StateRecord) -> None:
-        """Writes the record; a closed one with ``expire`` (ms) goes when that time is over.
+        """Write the record. A closed record with ``expire`` (ms) goes when that time is over.
 
         Raises:
             TenureOverError: another worker has taken over.
@@ -68,5 +68,5 @@ class OwnedStates(StateStore):
         await self._records.publish(subject, encode_state(record), fields)
 
     async def remove_marker(self, queue_token: str, id_token: str, position: int) -> None:
-        """Removes the marker at a position; a record that has taken its place stays."""
+        """Remove the marker at a position. A record that has taken its place stays."""
         await self._owned.purge(self._names.state_stream, self.subject(queue_token, id_token), position + 1)

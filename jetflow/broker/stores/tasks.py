@@ -1,12 +1,12 @@
-"""The task stream: activities that run on other workers, or in other languages.
+"""The task stream: attempts of activities for other workers, or other languages.
 
-A task is one attempt of one activity. Its subject says whose attempt it is, which makes publishing it again harmless while
-it is there, and lets it be taken back:
+A task is one attempt of one activity. Its subject names the attempt, so the owner can recognise a stored copy before it publishes the task again,
+and can withdraw it:
 
     <namespace>_task.<activity queue>.<activity>.<workflow's queue>.<workflow id>.<run>.<index>.<attempt>
 
-Everybody who serves an activity of a queue pulls from the same durable consumer. A task is leased: it comes again when
-nobody has said for ``ack_wait`` that it is being worked on.
+All workers that serve an activity of a queue pull from the same durable consumer. A worker has a task with a lease: if the worker does not extend
+the lease within ``ack_wait``, the broker delivers the task again.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ MAX_NAME = 200
 
 
 class Task(Struct, omit_defaults=True):
-    """The body of a task: plain JSON, all that a worker in any language needs.
+    """The body of a task: plain JSON, with all that a worker in any language needs.
 
     Attributes:
-        workflow_id, task_queue, run, index: whose operation it is.
-        attempt: from 1; goes back with the outcome.
-        activity: what to run, with ``args``.
-        reply: the subject to publish the outcome to.
-        start_to_close: the longest it may take, ms.
-        heartbeat: the longest it may be silent, ms.
-        details: what the attempt before said last with a heartbeat.
-        again: it may have been published before: whoever can should look whether it is still wanted.
+        workflow_id, task_queue, run, index: the operation that it belongs to.
+        attempt: the number of the attempt, from 1; the outcome repeats it.
+        activity: the activity to run with ``args``.
+        reply: the subject of the outcome.
+        start_to_close: the most ms that the attempt may take.
+        heartbeat: the most ms between two heartbeats.
+        details: the last heartbeat details of the attempt before.
+        again: whether it may have been published before. A worker that can should look up whether it is still needed.
     """
 
     workflow_id: str
@@ -69,13 +69,13 @@ class Task(Struct, omit_defaults=True):
 
 
 class TaskDelivery:
-    """A task as it came, which is leased to this worker.
+    """A delivered task, which this worker has the lease of.
 
     Attributes:
-        seq: its sequence in the stream, the same when it comes again.
-        delivered: how many times it has been given to a worker.
-        stored_ms: when it was published.
-        reply: where to ack it, and to say that it is being worked on.
+        seq: its position in the stream, the same in each delivery.
+        delivered: how many times the broker has delivered it.
+        stored_ms: when the broker stored it, ms since the epoch.
+        reply: the subject for its ack and for lease extensions.
     """
 
     __slots__ = ("data", "delivered", "reply", "seq", "stored_ms", "subject")
@@ -96,14 +96,14 @@ decode_task: Callable[[bytes | str], Task] = msgspec.json.Decoder(Task).decode
 
 
 class OwnedTasks:
-    """Tasks as the owner of their workflows has them: it publishes them, and takes them back."""
+    """Tasks on the owner's side: it publishes and withdraws them."""
 
     def __init__(self, lane: FencedLane, names: Names) -> None:
         self._lane = lane
         self._names = names
 
     async def publish(self, queue: str, task: Task) -> None:
-        """Stores a task for the workers of a queue; one that may have been published before (``again``) is looked for first.
+        """Store a task for the workers of a queue. If it is ``again``, store it only if it is not there.
 
         Raises:
             TenureOverError: another worker has taken over.
@@ -115,45 +115,45 @@ class OwnedTasks:
         await self._lane.store("tasks", subject, _encode(task))
 
     async def withdraw(self, operation: str) -> None:
-        """Takes back the tasks of an operation, ``<queue>.<id>.<run>.<index>`` in tokens, or of all with ``*`` as the index. They name run
-        and operation, so no later one is meant.
+        """Remove the tasks of an operation, ``<queue>.<id>.<run>.<index>`` in tokens, or of all operations with ``*`` as the index. The tasks name
+        run and operation, so the removal reaches no later ones.
         """
         await self._lane.purge(self._names.task_stream, f"{self._names.task_prefix}*.*.{operation}.*", EVERYTHING)
 
     def tell_ended(self, queue: str, operation: str) -> None:
-        """Tells the workers of a queue that nobody waits for an operation any more; it may be lost."""
+        """Notify the workers of a queue that an operation has ended. The notice may get lost."""
         self._lane.check()
         self._lane.wire.send(f"{self._names.ended_prefix}{to_token(queue)}.{operation}", b"")
 
 
 class Tasks:
-    """Tasks as those have them who run them: outcomes, and what running ones said last."""
+    """Tasks on the side of the workers that run them: outcomes and heartbeat details."""
 
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
 
     async def outcome(self, task: Task, body: bytes) -> None:
-        """Tells the workflow what became of a task."""
+        """Publish the outcome of a task to its workflow."""
         await self._lane.publish(task.reply, body)
 
     async def waiting(self, queue_token: str) -> bool:
-        """Whether there are tasks for a queue."""
+        """Return whether there are tasks for a queue."""
         return await self._lane.last_message(self._names.task_stream, f"{self._names.task_prefix}{queue_token}.>") is not None
 
-    # ---- what running ones said last
+    # ---- heartbeat details
 
     async def keep_details(self, task: Task, details: bytes) -> None:
-        """Keeps a heartbeat's details for whoever gets the task if this worker dies."""
+        """Store a heartbeat's details for the next worker of the task, if this one dies."""
         await self._lane.publish(self._details_key(task), details)
 
     async def kept_details(self, task: Task) -> bytes | None:
-        """What was kept, None for nothing."""
+        """Return the stored heartbeat details, or None."""
         message = await self._lane.last_message(self._names.heartbeat_stream, self._details_key(task))
         return message.data if message is not None and message.data else None
 
     async def forget_details(self, task: Task) -> None:
-        """Removes what was kept."""
+        """Remove the stored heartbeat details."""
         await self._lane.api(f"STREAM.PURGE.{self._names.heartbeat_stream}", {"filter": self._details_key(task)})
 
     def _details_key(self, task: Task) -> str:
@@ -165,12 +165,12 @@ def _operation(task: Task) -> str:
 
 
 def operation_tokens(queue_token: str, id_token: str, run: int, index: int | str) -> str:
-    """An operation of a workflow as a part of a subject."""
+    """Return the part of a subject that names an operation."""
     return f"{queue_token}.{id_token}.{run}.{index}"
 
 
 def consumer_name(queue_token: str, activity_token: str) -> str:
-    """The durable consumer that all workers of an activity share; a ``-`` in the queue is written ``=2D``, so that no two are the same."""
+    """Return the name of the durable consumer that all workers of an activity share. A ``-`` in the queue becomes ``=2D``, to keep names apart."""
     name = f"task-{queue_token.replace('-', '=2D')}-{activity_token}"
     return name if len(name) <= MAX_NAME else f"task-{blake2b(name.encode(), digest_size=16).hexdigest()}"
 
@@ -179,16 +179,16 @@ class TaskConsumer:
     """One worker's pulls from the consumer of one activity.
 
     Args:
-        lane: where to ask.
+        lane: the connection.
         names: the namespace.
-        queue_token, activity_token: what is served.
-        lease: the consumer's ``ack_wait`` in seconds, if it is to be created.
-        room: how many more tasks may come now.
-        on_task: gets each.
+        queue_token, activity_token: the task queue and the activity.
+        lease: the consumer's ``ack_wait`` in seconds, if this worker creates it.
+        room: returns how many more tasks may come now.
+        on_task: called with each task.
 
     Attributes:
-        lease: the consumer's real ``ack_wait`` in seconds.
-        is_open: the consumer exists, and tasks can come.
+        lease: the consumer's actual ``ack_wait`` in seconds.
+        is_open: whether the consumer exists and tasks can come.
     """
 
     def __init__(
@@ -220,12 +220,12 @@ class TaskConsumer:
         self._lost = asyncio.Event()
 
     def start(self) -> None:
-        """Creates the consumer if need be, pulls, and goes on doing so whatever happens to the connection."""
+        """Create the consumer if it is missing, and pull from it until ``stop``, also after reconnects."""
         if self._keeper is None and not self._closing:
             self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        """Stops pulling. Tasks that were on their way are handed to ``on_task`` before this returns."""
+        """Stop pulling. Call ``on_task`` with the tasks that are on their way before this returns."""
         self._closing = True
         if self._keeper is not None:
             self._keeper.cancel()
@@ -234,13 +234,13 @@ class TaskConsumer:
             return
         try:
             self._lane.wire.stop_listening(self._sid)
-            await self._info()  # once it is answered, all that was sent before the server knew has arrived
+            await self._info()  # its answer comes after all tasks that the server sent before it knew
         except BrokerError as error:
             log.debug("tasks on their way to this worker come again when their lease ends: %s", error)
         self._close()
 
     def refill(self) -> None:
-        """Asks for as many more tasks as there is room for, once half of what was asked for has come."""
+        """Ask for as many more tasks as there is room for, once half of the tasks asked for have come."""
         if not self.is_open or self._closing:
             return
         wanted = self._room()
@@ -267,7 +267,7 @@ class TaskConsumer:
                 try:
                     await self._open()
                 except BrokerError as error:
-                    log.warning("tasks of %s cannot be had yet: %s", self.name, error)
+                    log.warning("this worker cannot pull tasks of %s yet: %s", self.name, error)
                     await asyncio.sleep(RETRY_OPEN)
                     continue
                 while not self._lost.is_set():
@@ -283,7 +283,7 @@ class TaskConsumer:
 
     def _look(self) -> None:
         if self._asked and clock.monotonic() - self._heard > 2.5 * HEARTBEAT:
-            log.info("no word from %s; pulling anew", self.name)
+            log.info("no message from %s; pulling again", self.name)
             self._lost.set()
         else:
             self.refill()
@@ -294,7 +294,7 @@ class TaskConsumer:
         if lease and lease != self.lease:
             log.info("the lease of %s is %g s, not %g s: `nats consumer edit` changes it", self.name, lease, self.lease)
             self.lease = lease
-        # a new inbox each time: the server drops the pulls of the one before
+        # a new reply inbox each time: the server drops the pulls of the earlier one
         self._inbox = inbox(f"task.{clock.token(8)}")
         self._sid = self._lane.wire.listen(self._inbox, self._on_message)
         self._asked, self.is_open = 0, True
@@ -318,7 +318,7 @@ class TaskConsumer:
         except BrokerError as error:
             if error.err_code != CONSUMER_EXISTS:
                 raise
-            return await self._info()  # with other settings, such as another lease
+            return await self._info()  # it exists with other settings, such as another lease
 
     async def _info(self) -> Any:
         return await self._lane.consumer_info(self._stream, self.name)
@@ -355,6 +355,6 @@ class TaskConsumer:
             if status in (404, 408):
                 self.refill()
             elif not self._closing:
-                level = logging.DEBUG if "shutdown" in fields[""].lower() else logging.WARNING  # the connection says more of a server that stops
+                level = logging.DEBUG if "shutdown" in fields[""].lower() else logging.WARNING  # the connection logs that the server stops
                 log.log(level, "consumer %s got no tasks: %s", self.name, fields[""])
                 asyncio.get_running_loop().call_later(RETRY_OPEN, self.refill)

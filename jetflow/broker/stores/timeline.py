@@ -1,7 +1,6 @@
-"""The timeline bucket: one key is one commit, read back whole.
+"""The timeline bucket: one key is one commit.
 
-A run that has ended is compacted: its last key then holds every event of it, and the keys before go. The last key stays
-until the run expires.
+A run that has ended is compacted: its last key then holds all its events, and the earlier keys go. The last key stays until the run expires.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from jetflow.protocol.subjects import Names
 
 EXPECT_NO_KEY = "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:0\r\nNats-Expected-Last-Subject-Sequence-Subject:%s\r\n\r\n"
 MAX_COMPACTED = 256 * 1024
-"""Bytes of a whole run that may become one key; a longer one keeps its keys until it expires."""
+"""The most bytes of a run in one key. A longer run keeps its keys until it expires."""
 PAGE = 500
-"""Keys asked for in one batch; the server gives at most 1,024."""
+"""Keys read in one batch. The server returns at most 1,024."""
 
 
 class UnreadableTimelineError(BrokerError):
-    """Raised for a timeline key that is not what this version writes: a newer version's, or somebody else's."""
+    """Raised for a timeline key that this version did not write: a newer version did, or another program."""
 
 
 class Entry(NamedTuple):
-    """A timeline key and its commit; ``position`` is where its stream has it, ``size`` its bytes, ``stored`` when it was stored, by the
-    broker's clock (ISO 8601).
+    """A timeline key and its commit. ``position`` is its position in the stream, ``size`` its bytes, ``stored`` the time at which the broker
+    stored it (ISO 8601).
     """
 
     seq: int
@@ -48,18 +47,18 @@ class Timeline:
         self._names = names
 
     def key(self, queue_token: str, id_token: str, seq: int | str) -> str:
-        """Subject of a timeline key."""
+        """Return the subject of a timeline key."""
         return f"{self._names.timeline_prefix}{queue_token}.{id_token}.{seq}"
 
     async def last(self, queue_token: str, id_token: str) -> Entry | None:
-        """The newest entry, asked of the leader; None for a workflow without a timeline."""
+        """Return the newest entry from the leader, or None for a workflow without a timeline."""
         asked = self.key(queue_token, id_token, "*")
         message = await self._lane.last_message(self._names.timeline_stream, asked)
         assert message is None or message.subject.rpartition(".")[0] == asked[:-2], f"{message.subject} was read instead of {asked}"
         return None if message is None else to_entry(message)
 
     async def run(self, queue_token: str, id_token: str, last: Entry) -> list[Entry]:
-        """Every entry of the run that ``last`` belongs to, in order; a compacted run has one.
+        """Return every entry of the run that ``last`` belongs to, in order. A compacted run has one.
 
         Raises:
             BrokerUnavailableError: the answering server lags behind ``last``; ask again.
@@ -68,7 +67,7 @@ class Timeline:
         try:
             return await self._run(queue_token, id_token, last)
         except BrokerError:
-            newer = await self.last(queue_token, id_token)  # compacted while it was read?
+            newer = await self.last(queue_token, id_token)  # perhaps compacted meanwhile
             if newer is None or newer.commit.run != last.commit.run or not newer.commit.compacted:
                 raise
             return [newer]
@@ -87,7 +86,7 @@ class Timeline:
         return found
 
     async def between(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
-        """The keys that there are from ``low`` to ``high``, of whatever run, in order; a server that lags may leave some out."""
+        """Return the existing keys from ``low`` to ``high``, of any run, in order. A server that lags may leave some out."""
         keys = [self.key(queue_token, id_token, seq) for seq in range(low, high + 1)]
         why = "readers look whether the last key of the row is there, and ask the leader for it if not"
         messages = await self._lane.read_many(self._names.timeline_stream, {"multi_last": keys}, may_lag=why)
@@ -98,7 +97,7 @@ class Timeline:
         return found
 
     async def has(self, queue_token: str, id_token: str, seq: int) -> bool:
-        """Whether there is such a key, asked of the leader."""
+        """Return whether a key exists, from the leader."""
         return await self._lane.last_message(self._names.timeline_stream, self.key(queue_token, id_token, seq)) is not None
 
     async def _page(self, queue_token: str, id_token: str, low: int, high: int) -> list[Entry]:
@@ -106,7 +105,7 @@ class Timeline:
         if not entries or entries[-1].seq != high:
             if not await self.has(queue_token, id_token, high):
                 raise BrokerError(f"timeline of {id_token} on {queue_token} is incomplete: entry {high} is missing")
-            raise BrokerUnavailableError(f"timeline of {id_token}: entry {high} is not on the server that answered yet")
+            raise BrokerUnavailableError(f"timeline of {id_token}: the server that answered does not have entry {high} yet")
         return entries
 
     def _check(self, entries: list[Entry], queue_token: str, id_token: str) -> None:
@@ -118,12 +117,12 @@ class Timeline:
 
 
 class OwnedTimeline(Timeline):
-    """Timelines as the owner of their partitions has them, who alone writes.
+    """The timelines of an owner. Only the owner of a workflow's partition writes.
 
     Args:
-        lane: the tenure's.
+        lane: the tenure's fenced lane.
         names: the namespace.
-        choice: whether commits go alone or together, as measured so far.
+        choice: whether commits go in batches, as measured so far.
     """
 
     def __init__(self, lane: FencedLane, names: Names, choice: Choice) -> None:
@@ -132,10 +131,10 @@ class OwnedTimeline(Timeline):
         self._commits = GroupCommit(lane, "timeline", choice)
 
     async def begin(self, queue_token: str, id_token: str, body: bytes) -> int:
-        """Writes key 1 of a workflow that nobody has heard of, without looking before; gives its position.
+        """Write key 1 of a new workflow without a read, and return its position.
 
-        To be used only for a start that no earlier tenure can have been given: it is not fenced by this tenure's revocation but
-        by there being no key of the workflow, and no guard of it (see ``guard``).
+        Use it only for a start that no earlier tenure can have received. Its condition is not the tenure's revocation, but that the workflow has
+        no key and no guard (see ``guard``).
 
         Raises:
             ConflictError: the id is taken.
@@ -145,12 +144,12 @@ class OwnedTimeline(Timeline):
         return await self._commits.publish(self.key(queue_token, id_token, 1), body, headers=expect.encode())
 
     async def guard(self, queue_token: str, id_token: str) -> None:
-        """Keeps ``begin`` of every earlier tenure from writing key 1, however late it arrives; look at the timeline after it."""
+        """Store a guard, so that the broker refuses an earlier tenure's ``begin``, however late it arrives. Read the timeline afterwards."""
         for _ in range(2 if self._owned.replicated else 1):  # see ``revoke``
             await self._owned.store("timeline", self._names.guard(queue_token, id_token), b"", b"Nats-TTL:%ds\r\n" % GUARDED_FOR)
 
     async def append(self, queue_token: str, id_token: str, seq: int, body: bytes) -> int:
-        """Writes a key, or writes it anew, and gives its position.
+        """Write or overwrite a key, and return its position.
 
         Raises:
             TenureOverError: another worker has taken over.
@@ -161,21 +160,21 @@ class OwnedTimeline(Timeline):
         return await self._commits.publish(self.key(queue_token, id_token, seq), body)
 
     async def remove(self, queue_token: str, id_token: str, before: int, *, only: int | str = "*") -> None:
-        """Removes a workflow's keys, or ``only`` one, that are before a position of the stream: what comes later is never touched."""
+        """Remove a workflow's keys, or ``only`` one, before a position of the stream. Later keys stay."""
         await self._owned.purge(self._names.timeline_stream, self.key(queue_token, id_token, only), before)
 
 
 def begins_run(entry: Entry) -> bool:
-    """Whether a run's history begins with this key."""
+    """Return whether a run's history begins with this key."""
     first = entry.commit.events[0] if entry.commit.events else None
     return getattr(first, "generation", 0) == 1
 
 
 def to_entry(message: StoredMessage) -> Entry:
-    """A timeline key as it was read.
+    """Return the entry in a message of the timeline's stream.
 
     Raises:
-        UnreadableTimelineError: it is none.
+        UnreadableTimelineError: the message is not a commit.
     """
     try:
         commit = decode_commit(message.data)

@@ -13,11 +13,11 @@ from jetflow.core.times import from_iso, to_iso
 from jetflow.protocol.subjects import Names
 
 LATEST = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
-"""The last moment that is scheduled, ms since the epoch; the server counts nanoseconds in 64 bits."""
+"""The latest time that can be scheduled, ms since the epoch. The server counts nanoseconds in 64 bits."""
 
 
 class ScheduledStart(NamedTuple):
-    """A start that is yet to come: of which type (as a token), when it was asked for, and when it is due, ms since the epoch."""
+    """A delayed start: its workflow type (as a token), when it was scheduled, and when it is due (ms since the epoch)."""
 
     type_token: str
     since: int
@@ -25,7 +25,7 @@ class ScheduledStart(NamedTuple):
 
 
 class ScheduledStarts:
-    """Starts that are yet to come, of one namespace: for clients."""
+    """The delayed starts of one namespace, for clients."""
 
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
@@ -34,10 +34,10 @@ class ScheduledStarts:
     async def schedule_start(
         self, queue_token: str, id_token: str, type_token: str, due: int, body: bytes, headers: dict[str, str], *, instead: bool
     ) -> None:
-        """A start command at ``due`` (ms since the epoch) with the body and headers it is to have.
+        """Schedule a start command with a body and headers at ``due`` (ms since the epoch).
 
         Raises:
-            ConflictError: a start of this workflow is scheduled already; with ``instead`` it is replaced.
+            ConflictError: a start of this workflow is scheduled already. With ``instead`` it is replaced.
         """
         subject = self._start(queue_token, id_token)
         schedule = {"Nats_Schedule": _at(due), "Nats_Schedule_Target": self._names.command(queue_token, id_token, f"start.{type_token}")}
@@ -45,11 +45,11 @@ class ScheduledStarts:
         await self._lane.publish_once(subject, body, self._lane.message_id(), **headers, **schedule, **fence)
 
     async def start_is_scheduled(self, queue_token: str, id_token: str) -> bool:
-        """Whether a start of a workflow is yet to come, asked of the leader."""
+        """Return whether a workflow has a delayed start, from the leader."""
         return await self.scheduled_start(queue_token, id_token) is not None
 
     async def scheduled_start(self, queue_token: str, id_token: str) -> ScheduledStart | None:
-        """The start of a workflow that is yet to come, asked of the leader."""
+        """Return the delayed start of a workflow from the leader, or None."""
         message = await self._lane.last_message(self._names.inbox_stream, self._start(queue_token, id_token))
         if message is None:
             return None
@@ -62,9 +62,9 @@ class ScheduledStarts:
 
 
 class Timers:
-    """Schedules and cancels timers, for the owner of their workflows' partitions.
+    """Schedules and cancels timers, for the owner of the workflows' partitions.
 
-    Every removal goes up to a position of the inbox that this tenure knows of: whatever a later owner schedules lies behind it.
+    Every removal goes up to a position of the inbox that this tenure knows. Everything that a later owner schedules lies behind it.
     """
 
     def __init__(self, lane: FencedLane, names: Names) -> None:
@@ -72,7 +72,7 @@ class Timers:
         self._names = names
 
     async def schedule(self, queue_token: str, id_token: str, run: int, index: int, due: int) -> int:
-        """A ``timer.<index>`` command at ``due`` (ms since the epoch). Scheduling it again replaces it. Gives its position.
+        """Schedule a ``timer.<index>`` command at ``due`` (ms since the epoch) and return its position. A later call replaces it.
 
         Raises:
             TenureOverError: another worker has taken over.
@@ -83,20 +83,20 @@ class Timers:
         return (await self._lane.store("inbox", self._subject(queue_token, id_token, index), body, fields)).seq
 
     async def take_start_back(self, queue_token: str, id_token: str, before: int) -> bool:
-        """Removes a start that was scheduled before a position of the inbox; False if there is none."""
+        """Remove a delayed start before a position of the inbox. Return False if there is none."""
         subject = _start_subject(self._names, queue_token, id_token)
         return bool(await self._lane.purge(self._names.inbox_stream, subject, before))
 
     async def cancel(self, queue_token: str, id_token: str, index: int, before: int) -> None:
-        """Removes a schedule that lies before a position of the inbox; one that has fired already is fine."""
+        """Remove a schedule before a position of the inbox. It may have fired already."""
         await self._lane.purge(self._names.inbox_stream, self._subject(queue_token, id_token, index), before)
 
     async def cancel_all(self, queue_token: str, id_token: str, before: int) -> None:
-        """Removes every schedule of a workflow that lies before a position of the inbox."""
+        """Remove every schedule of a workflow before a position of the inbox."""
         await self._lane.purge(self._names.inbox_stream, self._subject(queue_token, id_token, "*"), before)
 
     async def newest(self, queue_token: str, id_token: str) -> int:
-        """Position in the inbox of a workflow's newest schedule, asked of the leader; 0 without any."""
+        """Return the inbox position of a workflow's newest schedule from the leader, 0 without any."""
         message = await self._lane.last_message(self._names.inbox_stream, self._subject(queue_token, id_token, "*"))
         return 0 if message is None else message.seq
 
@@ -105,7 +105,7 @@ class Timers:
 
 
 def _start_subject(names: Names, queue_token: str, id_token: str) -> str:
-    """Not among those of a run's timers."""
+    """Return the subject of a delayed start, which no timer of a run has."""
     return f"{names.timer_prefix}{queue_token}.{id_token}.start.at"
 
 

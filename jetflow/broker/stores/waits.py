@@ -1,8 +1,8 @@
-"""Signals by id: kept in a stream of their own, and the waits of resting workflows that they are matched with.
+"""Signals by id, in a stream of their own, and the waits of resting workflows that the router matches them with.
 
-A wait is a key of the waits bucket, ``<signal>.<queue>.<id>.<run>.<index>``: written once, when its workflow comes to rest, and
-removed when the wait is over. A *claim* is a key of the same bucket that says which wait a signal is for. It is only ever changed by
-compare-and-set, so that no two routers choose two waits; and whoever made one looks afterwards whether the signal is still there.
+A wait is a key of the waits bucket, ``<signal>.<queue>.<id>.<run>.<index>``. The owner writes it once, when the workflow rests, and removes it when
+the wait is over. A *claim* is a key of the same bucket that says which wait a signal is for. Routers change it only by compare-and-set, so two
+routers cannot choose two waits. After a claim the router checks that the signal is still there.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ log: logging.Logger = logging.getLogger("jetflow.worker")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _GONE = b"KV-Operation:PURGE\r\nNats-TTL:1s\r\n"
 CLAIM = "=claim"
-"""Reserved first token, which no signal's name escapes to."""
+"""The first token of a claim's key. No signal id escapes to it."""
 EXPIRED = "=expired"
-"""Value of a claim that no wait has: the signal is for nobody any more, and becomes a dead letter."""
+"""The value of a claim for no wait: the signal has expired and becomes a dead letter."""
 
 
 class Wait(NamedTuple):
-    """One wait of one workflow for one signal; all tokens as in subjects."""
+    """One wait of one workflow for one signal, with all names escaped for subjects."""
 
     signal: str
     queue: str
@@ -47,15 +47,15 @@ class Wait(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its key in the bucket."""
+        """The wait's key in the bucket."""
         return ".".join(map(str, self))
 
     @classmethod
     def of(cls, key: str) -> Wait:
-        """The wait that has a key.
+        """Return the wait that has a key.
 
         Raises:
-            ValueError, InvalidInputError: it is none.
+            ValueError, InvalidInputError: it is not the key of a wait.
         """
         signal, queue, workflow, run, index = key.split(".")
         for token in (signal, queue, workflow):
@@ -66,7 +66,7 @@ class Wait(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A wait as it is in the bucket: where its stream has it, and when the wait began (ms since the epoch)."""
+    """A registered wait, its position in the bucket's stream, and when it began (ms since the epoch)."""
 
     wait: Wait
     position: int
@@ -74,14 +74,14 @@ class Registered(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Which wait a signal is for, None for none, ``EXPIRED`` for none ever; ``revision`` is what a change of it must name."""
+    """The wait that a signal is for, None without a claim, ``EXPIRED`` for no wait. A change must name the ``revision``."""
 
     revision: int
     wait: str | None
 
 
 class Since(Struct):
-    """Value of a wait's key: when the wait began, ms since the epoch."""
+    """The value of a wait's key: when the wait began, ms since the epoch."""
 
     since: int
 
@@ -91,17 +91,17 @@ _since = msgspec.json.Decoder(Since)
 
 
 class Waits:
-    """The waits bucket and the stream of signals by id, as an owner and the router have them."""
+    """The waits bucket and the stream of signals by id, for owners and the router."""
 
     def __init__(self, lane: FencedLane, names: Names, partitions: int) -> None:
         self._lane = lane
         self._names = names
         self._partitions = partitions
 
-    # ---- for the owner of a workflow that waits
+    # ---- for the owner of a waiting workflow
 
     def register(self, waits: Iterable[tuple[Wait, int]]) -> list[asyncio.Future[Any]]:
-        """Writes waits, each with its beginning (ms since the epoch); writing one again changes nothing. The answers are for ``registered``.
+        """Send waits, each with the time at which it began (ms since the epoch). A repeat changes nothing. Pass the answers to ``registered``.
 
         Raises:
             TenureOverError, BrokerUnavailableError: not all of them were sent.
@@ -109,9 +109,9 @@ class Waits:
         return [self._lane.begin_store("waits", self._subject(wait.key), _encode(Since(since))) for wait, since in waits]
 
     async def registered(self, answers: list[asyncio.Future[Any]]) -> None:
-        """Returns once the broker has the waits; errors as of ``FencedLane.store``."""
+        """Return once the broker has stored the waits. Errors are those of ``FencedLane.store``."""
         problem: BrokerError | None = None
-        for answer in answers:  # each is heard, since what is under way is counted
+        for answer in answers:  # await each, since the lane counts the writes under way
             try:
                 await self._lane.stored(answer, self._names.wait_prefix)
             except BrokerError as error:
@@ -120,8 +120,8 @@ class Waits:
             raise problem
 
     def remove(self, wait: Wait) -> None:
-        """Forgets a wait, without waiting for the answer. What is put in its place goes by itself, and is told to the router. Should the wait
-        come back with a server that was killed, whoever is sent a signal for it says that it is over.
+        """Replace a wait with a marker that expires, without an answer. The router gets a notice of it. If ``kill -9`` of the server brings the
+        wait back, its owner answers a signal for it with the word that it is over.
 
         Raises:
             TenureOverError, BrokerUnavailableError: nothing was sent.
@@ -129,12 +129,12 @@ class Waits:
         self._lane.send("waits", self._subject(wait.key), b"", _GONE)
 
     async def taken(self, number: int) -> None:
-        """A wait has got the signal, in a commit, or a dead letter has: it goes, and only then its claim, which tells nobody anything any more."""
+        """Remove a signal that a commit has taken, or that has become a dead letter. Remove its claim only after the signal."""
         await self.discard(number)
         await self.withdraw(number)
 
     async def give_back(self, wait: Wait, number: int) -> None:
-        """The wait was over before the signal came: unless that has been noticed before, the signal is free for another one."""
+        """Free the claim of a signal whose wait was over, unless the claim has changed meanwhile. Remove the wait."""
         claim = await self.claim_of(number)
         if claim.wait == wait.key:
             with contextlib.suppress(ConflictError):
@@ -144,35 +144,35 @@ class Waits:
     # ---- for the router
 
     async def waiting_for(self, signal: str) -> list[Registered]:
-        """Who waits for a signal, longest first."""
+        """Return the waits for a signal, the oldest first."""
         subject = f"{self._names.wait_prefix}{signal}.>"
         found = await newest_of_each(self._lane, self._names.wait_stream, subject, replicated=self._lane.replicated)
         at = len(self._names.wait_prefix)
         waits: list[Registered] = []
         for one in found:
             if one.data:
-                with contextlib.suppress(ValueError, InvalidInputError, msgspec.DecodeError):  # somebody else's key
+                with contextlib.suppress(ValueError, InvalidInputError, msgspec.DecodeError):  # a key that jetflow did not write
                     waits.append(Registered(Wait.of(one.subject[at:]), one.seq, _since.decode(one.data).since))
         return sorted(waits, key=lambda one: (one.since, one.position))
 
     async def claim(self, number: int, wait: Wait, revision: int = 0) -> None:
-        """Says which wait a signal is for.
+        """Claim a signal for a wait.
 
         Raises:
-            ConflictError: somebody has said so before.
+            ConflictError: another claim came before.
         """
         await self._write_claim(number, wait.key.encode(), revision)
 
     async def claim_expired(self, number: int, revision: int = 0) -> None:
-        """Says that a signal is for nobody any more.
+        """Claim an expired signal for no wait.
 
         Raises:
-            ConflictError: somebody has said otherwise before.
+            ConflictError: another claim came before.
         """
         await self._write_claim(number, EXPIRED.encode(), revision)
 
     async def claim_of(self, number: int) -> Claim:
-        """Which wait a signal is for, asked of the leader."""
+        """Return a signal's claim from the leader."""
         message = await self._lane.last_message(self._names.wait_stream, self._subject(f"{CLAIM}.{number}"))
         if message is None:
             return Claim(0, None)
@@ -181,7 +181,7 @@ class Waits:
             if key:
                 Wait.of(key)
         except (ValueError, InvalidInputError):
-            log.warning("%s is not what a worker wrote, and is removed: %r", message.subject, message.data[:80])
+            log.warning("%s was not written by a worker, and is removed: %r", message.subject, message.data[:80])
             await self._lane.purge(self._names.wait_stream, message.subject, message.seq + 1)
             return Claim(0, None)
         return Claim(message.seq, key or None)
@@ -191,11 +191,11 @@ class Waits:
         await self._lane.publish(self._subject(f"{CLAIM}.{number}"), value, headers)
 
     async def withdraw(self, number: int) -> None:
-        """Removes the claim of a signal that is not there any more, whose number never comes again."""
+        """Remove the claim of a signal that is gone. The signal's number is never reused."""
         await self._lane.purge(self._names.wait_stream, self._subject(f"{CLAIM}.{number}"), EVERYTHING)
 
     async def claims(self) -> list[int]:
-        """Numbers of the signals that have a claim."""
+        """Return the numbers of the signals that have a claim."""
         prefix = self._subject(f"{CLAIM}.")
         found = await newest_of_each(self._lane, self._names.wait_stream, f"{prefix}*", replicated=self._lane.replicated)
         numbers: list[int] = []
@@ -204,16 +204,16 @@ class Waits:
             if _NUMBER.fullmatch(text):
                 numbers.append(int(text))
             else:
-                log.warning("%s is not what a worker wrote, and is removed", one.subject)
+                log.warning("%s was not written by a worker, and is removed", one.subject)
                 await self._lane.purge(self._names.wait_stream, one.subject, one.seq + 1)
         return numbers
 
     async def signal(self, number: int) -> StoredMessage | None:
-        """A signal by its number, asked of the leader; None once a wait has got it, or it has expired."""
+        """Return a signal by its number from the leader, or None if it was taken or has expired."""
         return await self._lane.message(self._names.by_id_stream, number)
 
     async def discard(self, number: int) -> None:
-        """Removes a signal; one that is gone already is fine."""
+        """Remove a signal. It may be gone already."""
         try:
             await self._lane.delete_message(self._names.by_id_stream, number)
         except BrokerUnavailableError:
@@ -223,7 +223,7 @@ class Waits:
                 raise
 
     async def forward(self, wait: Wait, routed: RoutedSignal) -> None:
-        """Sends a signal to its wait as a command, unless one is under way there."""
+        """Send a signal to its wait as a command, unless the inbox has one for that wait already."""
         command = f"routed.{wait.operation}"
         partition = partition_of(wait.queue, wait.workflow, self._partitions)
         stored = f"{self._names.namespace}.{partition}.{wait.queue}.{wait.workflow}.{command}"

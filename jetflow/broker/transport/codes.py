@@ -1,7 +1,7 @@
-"""JetStream's numbers for what it refuses, as ``BrokerError.err_code`` has them."""
+"""JetStream's error codes, as in ``BrokerError.err_code``."""
 
 NO_LEADER = 10008
-"""JetStream is there, and cannot answer just now."""
+"""JetStream cannot answer at the moment."""
 CONSUMER_NOT_FOUND = 10014
 NO_MESSAGE = 10037
 STREAM_NAME_IN_USE = 10058

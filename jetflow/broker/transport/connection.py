@@ -1,4 +1,4 @@
-"""Connecting: options, what the server must offer, and errors that say what to do."""
+"""Connects to nats-server: options, checks of the server, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ CLOSE_TIMEOUT = 5
 PING_EVERY = 0.65
 """Seconds between two pings."""
 MOST_SILENT = 3
-"""A server that has not answered so many pings in a row counts as frozen: in 2.6 seconds at most."""
+"""Pings in a row without an answer, after which a server counts as frozen: within 2.6 seconds."""
 
 
 class Broker:
-    """A connection ready for use: the streams exist, the lane is open.
+    """A connection that is ready for use: the streams exist, and the lane is open.
 
     Attributes:
         wire: the connection.
         lane: pipelined requests on it.
         names: streams, buckets and subjects of the namespace.
-        topology: what was found or created, such as the number of partitions.
+        topology: the streams that were found or created, and the number of partitions.
     """
 
     def __init__(self, wire: Wire, lane: Lane, names: Names, topology: Topology) -> None:
@@ -67,21 +67,21 @@ class Broker:
         timeout: float = 5,
         refuse: bool = True,
     ) -> Broker:
-        """Connects, checks the server, and makes sure that the namespace's streams exist.
+        """Connect, check the server, and create the namespace's streams if they are missing.
 
         Args:
-            servers: one address or several; ``JETFLOW_URL`` (comma-separated) or the local default when not given.
-            namespace: which set of streams to use.
+            servers: one address or several. The default is ``JETFLOW_URL`` (comma-separated), or the local server.
+            namespace: the set of streams to use.
             credentials: a ``.creds`` file.
             tls: an SSL context.
             name: shown in the server's connection list.
-            partitions: for a new namespace; an existing one keeps its own.
-            replicas: copies of every stream, for a new namespace.
+            partitions: the number of partitions of a new namespace. An existing one keeps its number.
+            replicas: the number of copies of every stream of a new namespace.
             timeout: seconds to wait for the first connection.
-            refuse: whether a namespace that the engine cannot work with is an error; otherwise ``topology.complaints`` has what is wrong.
+            refuse: whether a namespace that the engine cannot work with raises an error. Otherwise ``topology.complaints`` says what is wrong.
 
         Raises:
-            BrokerError: which of address, version, JetStream or rights is missing, and what to do.
+            BrokerError: address, version, JetStream or rights are wrong. The message says which, and what to do.
         """
         names = Names(namespace)
         addresses = _addresses(servers)
@@ -100,23 +100,23 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """Address of the server connected to, without user and password."""
+        """The address of the connected server, without user and password."""
         connected = self.wire.connected_url
         return shown([connected.geturl()]) if connected is not None else ""
 
     @property
     def max_payload(self) -> int:
-        """Bytes the server takes in one message."""
+        """The most bytes that the server accepts in one message."""
         return self.wire.max_payload
 
     async def complaints(self, *, newer_than: float = 0) -> list[str]:
-        """Looks at what the engine cannot work with in this namespace; logs what is new since the last look, and what is mended.
+        """Check the namespace, and return what the engine cannot work with. Log what is new since the last check, and what is mended.
 
         Args:
-            newer_than: seconds that the last look may be ago, to be good enough.
+            newer_than: the age (s) up to which the result of the last check is good enough.
 
         Raises:
-            BrokerUnavailableError: no answer.
+            BrokerUnavailableError: the server did not answer.
         """
         async with self._look:
             if clock.monotonic() - self._looked_at >= newer_than:
@@ -131,7 +131,7 @@ class Broker:
             return self._complaints
 
     async def close(self) -> None:
-        """Writes what is pending and closes."""
+        """Write what is pending and close the connection."""
         await _shielded_close(self.wire)
 
 
@@ -141,7 +141,7 @@ def _addresses(servers: str | Sequence[str] | None) -> list[str]:
     if isinstance(servers, str):
         servers = [part.strip() for part in servers.split(",") if part.strip()]
     if not servers:
-        raise BrokerError('no server address given: pass one, or set JETFLOW_URL, for example "nats://127.0.0.1:4222"')
+        raise BrokerError('no server address: pass one, or set JETFLOW_URL, for example to "nats://127.0.0.1:4222"')
     return list(servers)
 
 
@@ -160,7 +160,7 @@ async def open_wire(
     timeout: float,
     secondary: bool = False,
 ) -> Wire:
-    """A connection that reconnects for ever; the arguments are those of ``Broker.connect``, and ``secondary`` as in ``Outage``.
+    """Open a connection that reconnects forever. The arguments are those of ``Broker.connect``, and ``secondary`` as in ``Outage``.
 
     Raises:
         BrokerError: the server cannot be reached, or refuses the credentials.
@@ -198,7 +198,7 @@ async def open_wire(
                 disconnected_cb=disconnected,
                 reconnected_cb=reconnected,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; a fraction is fine
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; fractions work
                 ping_interval=PING_EVERY,  # type: ignore[arg-type]
                 max_outstanding_pings=MOST_SILENT - 1,
                 pending_size=16 * 1024 * 1024,
@@ -244,7 +244,7 @@ async def _check_jetstream(lane: Lane, addresses: list[str]) -> None:
 
 
 async def _shielded_close(wire: Wire) -> None:
-    """Closes out of reach of the caller's cancellation: nats-py does not survive a cancelled flush."""
+    """Close the connection, shielded from the caller's cancellation: nats-py does not survive a cancelled flush."""
     task = asyncio.ensure_future(wire.close())
     try:
         await _closed(task, wire)

@@ -1,11 +1,10 @@
-"""The connection that reaches into nats-py: everything in jetflow that rests on that library's internals is in this module.
+"""The fast connection, which uses nats-py's internals. Only this module of jetflow uses them.
 
-nats-py keeps what it is good at: connecting, TLS, authentication, reconnecting. Messages for our own subscriptions are handed
-over as bytes in the call that brings them, without a queue and a task each; our own publishes are joined and written once
-per turn of the event loop.
+nats-py does what it is good at: connecting, TLS, authentication, reconnecting. The handlers of jetflow's own subscriptions get messages as bytes in
+the call that reads them, without a queue and a task for each. Jetflow's own publishes are joined and written once in each turn of the event loop.
 
-``usable`` says whether the installed nats-py is one that this was checked with. Otherwise, and with ``nats`` in the environment
-variable ``JETFLOW_PLAIN``, connections are made by ``jetflow.broker.transport.plain``.
+``usable`` says whether this module works with the installed nats-py. If not, or with ``nats`` in the environment variable ``JETFLOW_PLAIN``,
+``jetflow.broker.transport.plain`` makes the connections.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from jetflow.errors import BrokerUnavailableError, PayloadTooLargeError
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
 CHECKED_WITH = ("2.16.0",)
-"""Versions of nats-py that this module was checked with; ``tests/broker/test_pins.py`` says what to do about another one."""
+"""Versions of nats-py that this module was checked with. ``tests/broker/test_pins.py`` says what to do about another version."""
 
 _ATTRIBUTES = (
     "_max_payload",
@@ -59,7 +58,7 @@ _METHODS = (
 
 
 def missing() -> list[str]:
-    """What this module uses and the installed nats-py or asyncio does not have."""
+    """Return the internals that this module uses and that the installed nats-py or asyncio does not have."""
     client = NatsClient()
     gone = [f"nats.aio.client.Client.{name}" for name in _ATTRIBUTES if not hasattr(client, name)]
     gone += [f"nats.aio.client.Client.{name}()" for name in _METHODS if not inspect.iscoroutinefunction(getattr(NatsClient, name, None))]
@@ -71,14 +70,14 @@ def missing() -> list[str]:
 
 
 def usable() -> bool:
-    """Whether connections may be made this way here."""
+    """Return whether this module can make connections here."""
     if asked_for("nats"):
         return False
     installed = version("nats-py")
     if installed in CHECKED_WITH:
         return True
     if installed.split(".")[:2] not in [checked.split(".")[:2] for checked in CHECKED_WITH] or missing():
-        log.warning("nats-py %s is not one of %s: jetflow uses its public calls alone, which is slower", installed, ", ".join(CHECKED_WITH))
+        log.warning("nats-py %s is not one of %s: jetflow uses only its public calls, which is slower", installed, ", ".join(CHECKED_WITH))
         return False
     return True
 
@@ -100,7 +99,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
 
     @property
     def server_info(self) -> dict[str, Any]:  # type: ignore[override]
-        """What the server says of itself."""
+        """The server's description of itself."""
         return self._server_info
 
     async def close(self) -> None:
@@ -137,8 +136,8 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
         return sid not in self._subs
 
     def _read_at_once(self) -> None:
-        """Has messages for our handlers handed over when their bytes come, not a task switch later. The rest goes on to nats-py's reading,
-        and everything after it until that has been seen to, so that the order stays.
+        """Call jetflow's handlers when the bytes of a message come, not a task switch later. Pass everything else to nats-py's reading, and also
+        what follows until nats-py has handled it, so that the order stays.
         """
         parser: Parser = self._ps  # type: ignore[assignment]
         reader = getattr(self._transport, "_io_reader", None)
@@ -174,7 +173,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
         self.write(f"PUB {reply} 0\r\n\r\n".encode())
 
     def write(self, command: bytes) -> None:
-        """Adds protocol bytes to this turn's write."""
+        """Add protocol bytes to the write of this turn."""
         if self._status != NatsClient.CONNECTED:
             raise BrokerUnavailableError("not connected to nats-server; nothing was sent")
         self._pending.append(command)
@@ -190,7 +189,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
             io: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
             if io is None:
                 self._transport.write(b"".join(commands))
-            elif not io.is_closing():  # otherwise it has just broken, which is noticed next
+            elif not io.is_closing():  # otherwise the connection has just broken, which nats-py notices next
                 io.write(b"".join(commands))
                 if io.transport.get_write_buffer_size() > TURN and self._flowing is None:
                     self._allowed = 0
@@ -218,19 +217,19 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
     async def _until_it_flows(self, io: asyncio.StreamWriter) -> None:
         try:
             await io.drain()
-        except Exception as error:  # it broke, which the reading notices
-            log.debug("the connection does not flow: %s", error)
+        except Exception as error:  # the connection broke, which the read loop notices
+            log.debug("waiting for the connection failed: %s", error)
         finally:
             if self._flowing is asyncio.current_task():
                 self._flowing = None
                 self._let_in_next_turn()
 
     def _let_all_in(self) -> None:
-        self._flowing = None  # of the connection that was
+        self._flowing = None  # it belongs to the broken connection
         super()._let_all_in()
 
     def abort(self) -> None:
-        """See ``Wire.abort``. nats-py waits for the socket to take what is left, which a server that stands still never does."""
+        """See ``Wire.abort``. nats-py would wait for the socket to take the rest, which never happens while the server stands still."""
         io: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
         if io is not None and io.transport.get_write_buffer_size():
             io.transport.abort()
@@ -238,7 +237,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
     # ---- staying alive
 
     async def _read_loop(self) -> None:
-        """nats-py ends reading after an exception it does not know, and goes on looking connected: reconnect instead."""
+        """Reconnect after an unknown exception: nats-py would stop reading and still look connected."""
         self._read_at_once()
         io: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
         if io is not None:
@@ -253,14 +252,14 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
         await super()._attempt_reconnect()
 
     async def _process_pong(self) -> None:
-        """Lets a cancelled flush have its PONG, which in nats-py would end all reading."""
+        """Accept the PONG of a cancelled flush, which would end all reading in nats-py."""
         self.heard = True
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
     async def _process_err(self, err_msg: str) -> None:
-        """Keeps the connection where nats-py would close it for good: every error but a permission one means reconnecting."""
+        """Reconnect after every error except a permission error. nats-py would close the connection for good."""
         if "permissions violation" in err_msg:
             self.violated(err_msg)
             await super()._process_err(err_msg)
@@ -269,7 +268,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
             await self._process_op_err(NatsError(f"nats: {err_msg}"))
 
     async def _process_connect_init(self) -> None:
-        """nats-py gives up reconnecting, in silence, for an exception it does not know, such as for a credentials file that is half written."""
+        """Turn unknown exceptions, such as for a half-written credentials file, into a NatsError: nats-py would silently stop reconnecting."""
         try:
             await super()._process_connect_init()
         except (OSError, NatsError, TimeoutError):
@@ -278,7 +277,7 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
             raise NatsError(f"nats: {type(error).__name__}: {error}") from error
 
     async def _ping_interval(self) -> None:
-        """Pings, and reconnects when nothing comes any more. Whatever the server sends shows that it lives: a PONG may wait behind much else."""
+        """Send pings, and reconnect when nothing comes any more. Any message shows that the server lives: a PONG may wait behind other messages."""
         silent, self.heard = 0, True
         while True:
             await asyncio.sleep(self.options["ping_interval"])
@@ -289,12 +288,12 @@ class DirectWire(Wire, NatsClient):  # type: ignore[misc]
                 log.log(self.outage.level, "nats-server does not answer")
                 await self._process_op_err(StaleConnectionError())
                 return
-            self._pongs.append(asyncio.get_running_loop().create_future())  # else its PONG would end somebody's flush
+            self._pongs.append(asyncio.get_running_loop().create_future())  # otherwise its PONG would end another caller's flush
             self.write(b"PING\r\n")
 
 
 class _Listening:
-    """What nats-py's own book-keeping wants to know of a subscription: enough to subscribe again, and nothing to close."""
+    """A subscription in nats-py's own table: enough to subscribe again after a reconnect, and nothing to close."""
 
     __slots__ = ("_subject",)
     _queue = ""
@@ -309,4 +308,4 @@ class _Listening:
         self._subject = subject
 
     def _stop_processing(self) -> None:
-        """Nothing is processed elsewhere."""
+        """Do nothing: no task processes the messages."""

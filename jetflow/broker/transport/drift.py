@@ -1,7 +1,7 @@
-"""How the streams of a namespace differ from what the engine needs, and who else takes messages out of them.
+"""Finds how the streams of a namespace differ from what the engine needs, and what else takes messages out of them.
 
-Anybody with the ``nats`` CLI can change a stream, source it from another one, or add a consumer, while workers run. Each difference is a
-sentence that names the stream and the field, and says how to mend it: connecting refuses them, and running workers look again every few minutes.
+People can change a stream, source from it, or add a consumer with the ``nats`` CLI while workers run. Each difference is a sentence that names the
+stream and the field, and says how to mend it. Connecting refuses them, and running workers check again every few minutes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from jetflow.protocol.subjects import Names
 
 SECOND = 1_000_000_000
 LIST_STREAMS = "STREAM.LIST"
-"""What shows who sources or mirrors a stream; a user may lack the right."""
+"""The API call that shows which streams source or mirror another. A user may lack the right."""
 
 AS_WANTED: dict[str, Any] = {
     "subjects": [], "retention": "limits", "subject_transform": None, "storage": "file", "max_msgs": -1, "max_bytes": -1, "max_age": 0,
     "max_msgs_per_subject": -1, "max_msg_size": -1, "max_consumers": -1, "discard": "old", "discard_new_per_subject": False, "no_ack": False,
     "deny_purge": False, "sealed": False, "mirror": None, "sources": None, "allow_msg_counter": False, "consumer_limits": None,
 }  # fmt: skip
-"""Fields that must be as jetflow makes them, with what the server takes for a field that is not given."""
+"""Fields that must have jetflow's value, with the server's default for a missing field."""
 ON = ("allow_msg_schedules", "allow_msg_ttl", "allow_direct", "allow_rollup_hdrs")
-"""Fields that must be on where jetflow switches them on; elsewhere they do no harm."""
+"""Fields that must be on where jetflow switches them on. Elsewhere they do no harm."""
 AT_LEAST = ("duplicate_window", "subject_delete_marker_ttl")
 """Fields that may be larger, in nanoseconds."""
 
@@ -54,11 +54,11 @@ _FLAGS: dict[str, Callable[[Any], list[str]]] = {
     "allow_direct": lambda _: ["--allow-direct"],
     "allow_rollup_hdrs": lambda _: ["--allow-rollup"],
 }
-"""Flags of ``nats stream edit`` that put a field right; the server lets nobody change the others."""
+"""Flags of ``nats stream edit`` that mend a field. The server refuses to change other fields."""
 
 
 class Wrong(NamedTuple):
-    """A field of a stream that is not as jetflow needs it."""
+    """A field of a stream that does not have the value that jetflow needs."""
 
     field: str
     found: Any
@@ -66,11 +66,11 @@ class Wrong(NamedTuple):
 
 
 def wrong_fields(wanted: dict[str, Any], found: dict[str, Any]) -> list[Wrong]:
-    """The fields of a stream's configuration that the engine cannot work with.
+    """Return the fields of a stream's configuration that the engine cannot work with.
 
     Args:
-        wanted: the configuration that jetflow makes.
-        found: the server's.
+        wanted: jetflow's configuration.
+        found: the server's configuration.
     """
     return list(_wrong_fields(wanted, found))
 
@@ -78,7 +78,7 @@ def wrong_fields(wanted: dict[str, Any], found: dict[str, Any]) -> list[Wrong]:
 def _wrong_fields(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[Wrong]:
     for field, usual in AS_WANTED.items():
         need, has = wanted.get(field, usual), found.get(field, usual)
-        if need != _plain(has, need) and (need or has):  # an empty list or object is none
+        if need != _plain(has, need) and (need or has):  # an empty list or object counts as missing
             yield Wrong(field, has, need)
     if "republish" in wanted and _republish(found) != wanted["republish"]:
         yield Wrong("republish", found.get("republish"), wanted["republish"])
@@ -95,7 +95,7 @@ def _wrong_fields(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[Wro
 
 
 def _plain(found: Any, wanted: Any) -> Any:
-    """The found value without fields that the server adds, and without limits that limit nothing."""
+    """Return the found value without fields that the server adds, and without limits that limit nothing."""
     if isinstance(found, dict):
         return {key: found.get(key) for key in wanted} if isinstance(wanted, dict) else {key: value for key, value in found.items() if value}
     return found
@@ -107,27 +107,27 @@ def _republish(found: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def describe(stream: str, wrong: Iterable[Wrong]) -> str:
-    """One sentence for a stream: the fields, what jetflow needs, and what to do."""
+    """Return one sentence for a stream: the fields, what jetflow needs, and what to do."""
     wrong = list(wrong)
     fields = ", ".join(f"{each.field} = {each.found!r} (jetflow needs {each.wanted!r})" for each in wrong)
     fixed = [each.field for each in wrong if each.field not in _FLAGS]
     if fixed:
         return (
-            f"stream {stream} exists with {fields}: the server does not change {' and '.join(fixed)} of a stream; "
+            f"stream {stream} exists with {fields}: the server cannot change {' and '.join(fixed)} of a stream; "
             "rename or remove that stream, or use another namespace"
         )
     flags = shlex.join(flag for each in wrong for flag in _FLAGS[each.field](each.wanted))
     return f"stream {stream} exists with {fields}: run `nats stream edit {stream} {flags}`, or use another namespace"
 
 
-# ---- others who take messages
+# ---- other consumers of messages
 
 
 async def takers(lane: Lane, names: Names) -> list[str]:
-    """A sentence for each stream that sources or mirrors a stream whose messages go when they are taken. Empty without the right to look.
+    """Return a sentence for each stream that sources or mirrors a work queue, or nothing without the right to look.
 
     Raises:
-        BrokerUnavailableError: no answer.
+        BrokerUnavailableError: the server did not answer.
     """
     found: list[str] = []
     for stream in await _all_streams(lane):
@@ -138,18 +138,18 @@ async def takers(lane: Lane, names: Names) -> list[str]:
         for origin, does in origins:
             if origin.get("name") in work_queues(names) and not origin.get("external"):
                 found.append(
-                    f"stream {config['name']} {does} {origin['name']}, and so takes its messages away before workers get them: "
+                    f"stream {config['name']} {does} {origin['name']}, and so takes its messages before workers get them: "
                     f"remove it with `nats stream rm {config['name']}`, or without that origin"
                 )
     return found
 
 
 async def strangers(lane: Lane, names: Names) -> list[str]:
-    """A sentence for each consumer of a work queue that is not one of jetflow's, and each of jetflow's that is paused. A consumer may be
-    another account's stream that sources ours. Empty without the right to look.
+    """Return a sentence for each foreign consumer of a work queue, and for each of jetflow's consumers that is paused. A foreign consumer may be
+    another account's stream that sources the queue. Return nothing without the right to look.
 
     Raises:
-        BrokerUnavailableError: no answer.
+        BrokerUnavailableError: the server did not answer.
     """
     found: list[str] = []
     for stream in work_queues(names):
@@ -166,7 +166,7 @@ async def strangers(lane: Lane, names: Names) -> list[str]:
 
 
 def work_queues(names: Names) -> tuple[str, ...]:
-    """Streams whose messages go once somebody has taken them."""
+    """Return the streams with workqueue retention: an acked message is gone."""
     return (names.inbox_stream, names.task_stream, names.by_id_stream)
 
 
@@ -201,7 +201,7 @@ async def _consumers(lane: Lane, stream: str) -> list[dict[str, Any]]:
 
 
 async def _if_allowed(lane: Lane, operation: str, request: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a question that this user need not be allowed to ask."""
+    """Return the answer to an API call that this user may not be allowed to make, or an empty one."""
     subject = f"$JS.API.{operation}"
     lane.wire.optional.add(subject)
     try:

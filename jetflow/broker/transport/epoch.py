@@ -1,9 +1,9 @@
-"""Which inbox the positions in timelines are of.
+"""Checks that the inbox is the one whose positions the timelines name.
 
-Run ids and high-water marks are positions of the inbox. They are comparable as long as it is the same stream, which never gives a position
-twice. Somebody may remove it and make it anew, or put an older copy of it in its place: then new commands get positions that were
-used before, and would pass for repeats. So the timeline's stream has one message that says which inbox its positions are of, by the time
-of that stream's creation, which no other stream and no restored copy has. Each claim of partitions compares it. See docs/design.md.
+Run ids and high-water marks are positions of the inbox. They are comparable as long as it is the same stream, which never gives a position twice.
+If people remove the stream and create it again, or restore an older copy, new commands get positions that were used before, and would pass for
+repeats. So the timeline's stream has one message that identifies the inbox by the time of its creation. No other stream and no restored copy has the
+same time. Each claim of partitions compares it. See docs/design.md.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log: logging.Logger = logging.getLogger("jetflow.broker")
 
 
 class _Known(msgspec.Struct):
-    """Which inbox it is.
+    """The identity of the inbox.
 
     Attributes:
-        created: when the inbox was made, as the server says it.
-        position: one that it had reached.
-        since: commits of causes before this position were made with another inbox; 0 if there never was another.
+        created: when the server created the inbox.
+        position: a position that the inbox had reached.
+        since: commits whose cause lies before this position were made with another inbox; 0 if there never was another.
     """
 
     created: str
@@ -38,7 +38,7 @@ class _Known(msgspec.Struct):
 
 
 class _Positions(msgspec.Struct):
-    """What a timeline key, or an early signal, says of the inbox."""
+    """The inbox positions in a timeline key or an early signal."""
 
     run: int = 0
     cause: int = 0
@@ -46,17 +46,17 @@ class _Positions(msgspec.Struct):
 
 
 MOST = 1 << 53
-"""No inbox comes as far: a greater number was written by somebody else."""
+"""No inbox reaches this position. jetflow did not write a greater number."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Known).decode
 _positions = msgspec.json.Decoder(_Positions).decode
 
 
 class Epoch:
-    """Which inbox a namespace has.
+    """Identifies the inbox of a namespace.
 
     Args:
-        lane: where to ask.
+        lane: the connection.
         names: the namespace.
     """
 
@@ -66,20 +66,20 @@ class Epoch:
         self._subject = names.epoch
 
     async def check(self, inbox: dict[str, Any]) -> int:
-        """Make sure that the inbox gives no position that it, or another one before it, has given.
+        """Check that the inbox gives no position that it or an earlier inbox has given already.
 
         Args:
-            inbox: what the server says of the stream.
+            inbox: the server's description of the stream.
 
         Returns:
-            The position from which on it is this inbox. What waited in the one before is gone: timers, commands, notices.
+            The first position of this inbox. What waited in an earlier inbox is gone: timers, commands, notices.
 
         Raises:
-            TopologyError: it does, or has done so already; says how to mend it.
+            TopologyError: it gives such positions, or has done so. The message says how to mend it.
         """
         known, revision = await self._read()
         used, since = await self._compare(known, inbox)
-        if since <= used:  # other workers go on meanwhile: so look at everything once more
+        if since <= used:  # other workers go on meanwhile, so compare once more
             inbox = await self._lane.api(f"STREAM.INFO.{self._names.inbox_stream}")
             known, revision = await self._read()
             used, since = await self._compare(known, inbox, at_most=used)
@@ -94,15 +94,15 @@ class Epoch:
         if known is None:
             return 0
         log.error(
-            "stream %s was made anew, or restored, at %s: what waited in the one before may be gone. Workflows go on from their timelines",
+            "stream %s was created again or restored at %s: what waited in the earlier stream may be gone. Workflows resume from their timelines",
             self._names.inbox_stream, created,
         )  # fmt: skip
         return since
 
     async def _compare(self, known: _Known | None, inbox: dict[str, Any], *, at_most: int | None = None) -> tuple[int, int]:
-        """The highest position that is in use, and the lowest one that this inbox gives from now on, or has given since it was made.
+        """Return the highest position in use, and the lowest position that this inbox has given since its creation, or gives next.
 
-        ``at_most``: the highest one is known, and not looked for.
+        ``at_most`` is the highest position if it is known, so that nothing is read for it.
         """
         created, last = inbox["created"], inbox["state"]["last_seq"]
         if known is None:
@@ -113,7 +113,7 @@ class Epoch:
         return max(highest, known.position), await self._first_of(created, last)
 
     async def complaint(self, inbox: dict[str, Any]) -> str | None:
-        """What is wrong with the inbox as far as that is seen at once: it is behind a position that is in use."""
+        """Return a complaint if the inbox is behind a position in use, as far as one read shows, otherwise None."""
         known, _ = await self._read()
         used = 0 if known is None else known.position
         if used > inbox["state"]["last_seq"]:
@@ -127,23 +127,23 @@ class Epoch:
         try:
             return _decode(message.data), message.seq
         except msgspec.DecodeError as error:
-            log.error("%s is not what a worker wrote, and is written anew: %s", self._subject, error)
+            log.error("%s was not written by a worker, and is replaced: %s", self._subject, error)
             return None, message.seq
 
     async def _write(self, known: _Known, revision: int) -> None:
-        with contextlib.suppress(ConflictError):  # another worker has just looked too
+        with contextlib.suppress(ConflictError):  # another worker has just written it
             await self._lane.publish(self._subject, _encode(known), header_block(Nats_Expected_Last_Subject_Sequence=str(revision)))
 
     def _behind(self, inbox: dict[str, Any], used: int) -> str:
         name = self._names.inbox_stream
         return (
-            f"stream {name}, made at {inbox['created']}, is not the one that the workflows' timelines are of, or has lost its end: they have its "
+            f"stream {name}, created at {inbox['created']}, is not the one that the workflows' timelines name, or has lost its end: they have its "
             f"positions up to {used}, which it would give again, so that new commands would pass for old ones. No worker takes commands from it. "
-            f"Run `jetflow mend`: the stream then goes on behind those, with what waits in it"
+            f"Run `jetflow mend`: the stream then continues behind those positions, with its waiting messages"
         )
 
     async def note(self) -> None:
-        """Write down how far the inbox is, for whoever compares it later."""
+        """Store the position that the inbox has reached, for later comparisons."""
         known, revision = await self._read()
         inbox = await self._lane.api(f"STREAM.INFO.{self._names.inbox_stream}")
         last = inbox["state"]["last_seq"]
@@ -151,7 +151,7 @@ class Epoch:
             await self._write(_Known(known.created, last, known.since), revision)
 
     async def _highest(self) -> int:
-        """The highest position in any timeline key or early signal. It reads all of them, and is asked for when the inbox is another one."""
+        """Return the highest position in any timeline key or early signal. It reads all of them, so call it only if the inbox has changed."""
         highest = 0
         async for rows in Walk(self._lane, self._names.timeline_stream, f"{self._names.timeline_prefix}>").upwards(1):
             highest = max(highest, *(_highest_in(row.data) for row in rows))
@@ -160,15 +160,15 @@ class Epoch:
         return highest
 
     async def _first_of(self, created: str, last: int) -> int:
-        """The first position that a stream has given since it was made: what it was restored with is older."""
+        """Return the first position that a stream has given since its creation. Restored messages are older."""
         rows = await self._lane.read_many(
-            self._names.inbox_stream, {"start_time": created, "batch": 1}, may_lag="a stream that was just made, and nothing is taken from it"
+            self._names.inbox_stream, {"start_time": created, "batch": 1}, may_lag="the stream is new, and no worker takes commands from it"
         )
         return rows[0].seq if rows else last + 1
 
 
 def _highest_in(data: bytes) -> int:
-    """The highest position that a value names; 0 for what no worker wrote."""
+    """Return the highest position in a value, 0 if no worker wrote it."""
     try:
         found = _positions(data)
     except (msgspec.DecodeError, RecursionError):

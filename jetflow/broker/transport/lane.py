@@ -1,7 +1,7 @@
-"""The publish lane: pipelined requests with their own reply inbox.
+"""The lane: pipelined requests with their own reply inbox.
 
-Any number of requests are under way at once; each has a future that is always settled: by its answer, by its deadline, or
-at once when the connection breaks. A permit is a place in the table of requests under way, so it cannot leak.
+Many requests are under way at once. Each has a future that is always resolved: by its answer, by its deadline, or at once when the connection
+breaks. A permit is a place in the table of requests under way, so it cannot leak.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from jetflow.protocol.headers import header_block, parse_headers, status_of
 from jetflow.protocol.subjects import inbox
 
 TIMEOUT = 10.0
-"""Seconds until a request without an answer counts as unknown."""
+"""Seconds without an answer after which the outcome of a request counts as unknown."""
 MAX_UNDER_WAY = 8192
-"""Requests under way from which on writers wait."""
+"""With this many requests under way, writers wait."""
 MAX_AT_ALL = 2 * MAX_UNDER_WAY
-"""Requests under way from which on those that cannot wait are refused."""
+"""With this many requests under way, the lane refuses those that cannot wait."""
 ONCE_WITHIN = 30.0
-"""Seconds in which a message id is tried again; well within the inbox's dedupe window."""
+"""Seconds in which a message id is tried again. They lie well within the inbox's dedupe window."""
 RETRY_DELAYS = (0.05, 0.1, 0.25)
 """Seconds between tries while no leader answers (503)."""
 _TICK = 0.25
@@ -45,8 +45,8 @@ class PubAck(Struct):
     """JetStream's answer to a publish.
 
     Attributes:
-        duplicate: the message id was there before.
-        repeated: it was sent more than once, and a server that was restarted in between may have stored an earlier copy too.
+        duplicate: whether the stream has the message id already.
+        repeated: whether the message was sent more than once. A server that restarted in between may have stored an earlier copy too.
     """
 
     stream: str = ""
@@ -57,7 +57,7 @@ class PubAck(Struct):
 
 
 class StoredMessage(NamedTuple):
-    """A message read back from a stream. ``time`` is ISO 8601 as the server gives it."""
+    """A stored message of a stream. ``time`` is the server's text, ISO 8601."""
 
     subject: str
     seq: int
@@ -67,7 +67,7 @@ class StoredMessage(NamedTuple):
 
 
 class _Slot(Struct):
-    """One request under way. ``collected``: answers so far, where there may be many."""
+    """One request under way. ``collected`` has the answers so far, if there may be many."""
 
     future: Any
     subject: str
@@ -83,7 +83,7 @@ _decode_ack = msgspec.json.Decoder(PubAck).decode
 
 
 class Lane:
-    """Requests over one connection, in the event loop it is made in; it listens for the answers from then on."""
+    """Requests over one connection, on the event loop that created the lane. It listens for answers from its creation on."""
 
     def __init__(self, wire: Wire, timeout: float = TIMEOUT) -> None:
         self.wire = wire
@@ -102,22 +102,22 @@ class Lane:
 
     @property
     def under_way(self) -> int:
-        """Requests that wait for their answer."""
+        """The number of requests that wait for their answer."""
         return len(self._slots)
 
     @property
     def has_room(self) -> bool:
-        """Whether a request may be sent now; otherwise ``room`` waits until one may."""
+        """Whether a request may be sent now. If not, ``room`` waits until it may."""
         return self.wire.takes_writes and len(self._slots) < MAX_UNDER_WAY
 
     def submit(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> asyncio.Future[Any]:
-        """Sends a request; the future gives ``(payload, headers)``, or with ``many`` the list of them up to the end marker.
-        Without ``retry`` the server's word that nobody listens (status 503) is an answer like any other.
+        """Send a request. The future gives ``(payload, headers)``, or with ``many`` the list of them up to the end marker.
+        Without ``retry``, "no responders" (status 503) is an answer like any other.
 
         It does not wait for room: see ``ask``, and ``begin``.
 
         Raises:
-            BrokerUnavailableError: at once when not connected, or with ``MAX_AT_ALL`` under way; from the future when the outcome is unknown.
+            BrokerUnavailableError: at once if not connected or with ``MAX_AT_ALL`` under way, or from the future if the outcome is unknown.
         """
         if len(self._slots) >= MAX_AT_ALL:
             raise BrokerUnavailableError(f"{len(self._slots):,} requests wait for an answer; nothing was sent")
@@ -125,7 +125,7 @@ class Lane:
         token = str(self._count)
         try:
             self.wire.send(subject, body, self._inbox + token, headers)
-        except Exception:  # the place stays free, for whoever waits next
+        except Exception:  # the place stays free for the next waiting writer
             self._next_turn()
             raise
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -135,36 +135,36 @@ class Lane:
         return future
 
     async def request(self, subject: str, body: bytes = b"", headers: bytes | None = None) -> tuple[bytes, bytes | None]:
-        """One request and its answer, waiting first for a connection, and for room.
+        """Send a request and return its answer. Wait first for a connection and for room.
 
         Raises:
-            BrokerUnavailableError: no connection within the timeout, so nothing was sent; or the outcome is unknown.
+            BrokerUnavailableError: there was no connection within the timeout, so nothing was sent, or the outcome is unknown.
         """
         if not self.wire.takes_writes or len(self._slots) >= MAX_UNDER_WAY:
             await self.room(len(body))
         return await self.submit(subject, body, headers)  # type: ignore[no-any-return]
 
     async def ask(self, subject: str, body: bytes, headers: bytes | None = None, *, many: bool = False, retry: bool = True) -> Any:
-        """As ``submit``, waiting first for room; errors as of ``submit``, at once when not connected."""
+        """Like ``submit``, but wait first for room. Errors are those of ``submit``, at once if not connected."""
         if not self.has_room and self.wire.is_connected:
             await self.room(len(body))
         return await self.submit(subject, body, headers, many=many, retry=retry)
 
     def begin(self, subject: str, body: bytes, headers: bytes | None = None, *, retry: bool = True) -> asyncio.Future[Any]:
-        """As ``submit``, for several that go out at once: what there is no room for waits in a task of its own.
+        """Like ``submit``, for several requests at once. A request without room waits in an asyncio task of its own.
 
         Raises:
-            BrokerUnavailableError: at once when not connected; from the future when the outcome is unknown.
+            BrokerUnavailableError: at once if not connected, or from the future if the outcome is unknown.
         """
         if self.has_room or not self.wire.is_connected:
             return self.submit(subject, body, headers, retry=retry)
         return asyncio.ensure_future(self.ask(subject, body, headers, retry=retry))
 
     async def room(self, size: int) -> None:
-        """Waits until a request with so many bytes may be sent. Whoever waits must send it before waiting for anything else.
+        """Wait until a request of ``size`` bytes may be sent. The caller must send it before it awaits anything else.
 
         Raises:
-            BrokerUnavailableError: no connection within the timeout, so nothing was sent.
+            BrokerUnavailableError: there was no connection within the timeout. Nothing was sent.
         """
         if not self.wire.takes_writes:
             await self.wire.room(size, self.timeout)
@@ -173,12 +173,12 @@ class Lane:
             if self.wire.is_connected and not self.wire.takes_writes:
                 try:
                     await self.wire.room(size, self.timeout)
-                except BaseException:  # this place is for whoever waits next
+                except BaseException:  # the place goes to the next waiting writer
                     self._next_turn()
                     raise
 
     async def _slot(self) -> None:
-        """Waits for a place in the table."""
+        """Wait for a place in the table."""
         while len(self._slots) >= MAX_UNDER_WAY:
             turn: asyncio.Future[None] = self._loop.create_future()
             self._waiting.append(turn)
@@ -190,10 +190,10 @@ class Lane:
                 raise
 
     async def publish(self, subject: str, body: bytes, headers: bytes | None = None) -> PubAck:
-        """Stores a message, waiting first for a connection, and for room.
+        """Store a message. Wait first for a connection and for room.
 
         Raises:
-            ConflictError: its compare-and-set lost.
+            ConflictError: its condition does not hold.
             BrokerUnavailableError: whether it was stored is unknown.
             BrokerError: the server refused it.
         """
@@ -203,24 +203,25 @@ class Lane:
         return check_ack(data, subject)
 
     def message_id(self) -> str:
-        """An id that no other message has."""
+        """Return an id that no other message has."""
         self._ids += 1
         return f"{self._nonce}-{self._ids}"
 
     async def publish_once(
         self, subject: str, body: bytes, message_id: str, *, at_first: str = "", expect_none_of: str = "", **headers: str
     ) -> PubAck:
-        """Stores a message once, trying again while the outcome is unknown; the broker drops repeats of a message id.
+        """Store a message once. Try again while the outcome is unknown: the broker drops repeats of a message id.
 
         Args:
             subject, body: the message.
-            message_id: by which the broker knows it.
-            at_first: name of a header, with the value 1, that the first attempt alone has.
+            message_id: the message id.
+            at_first: the name of a header, with the value 1, that only the first attempt has.
             expect_none_of: a subject filter; the message is refused while a message of that filter is stored.
-            headers: further ones; ``_`` in a name stands for ``-``.
+            headers: further headers; ``_`` in a name stands for ``-``.
 
         Raises:
-            ConflictError, BrokerError: as ``publish``; BrokerUnavailableError once ``ONCE_WITHIN`` is over.
+            ConflictError, BrokerError: as for ``publish``.
+            BrokerUnavailableError: the outcome is still unknown after ``ONCE_WITHIN``.
         """
         if expect_none_of:
             headers |= {"Nats_Expected_Last_Subject_Sequence": "0", "Nats_Expected_Last_Subject_Sequence_Subject": expect_none_of}
@@ -246,17 +247,17 @@ class Lane:
             repeated, block = True, header_block(Nats_Msg_Id=message_id, **headers)
 
     async def _own(self, stream: str, subject: str, message_id: str) -> PubAck | None:
-        """The first copy of a message whose second one lost its compare-and-set: one server looks at that before it looks at the id."""
+        """Return the ack of this message's first copy, if that is why a repeat was refused: one server checks the condition before the id."""
         found = await self.last_message(stream, subject)
         if found is None or found.headers.get("Nats-Msg-Id") != message_id:
             return None
         return PubAck(stream=stream, seq=found.seq, duplicate=True)
 
     async def api(self, operation: str, request: Any = None) -> Any:
-        """A JetStream API call, ``$JS.API.<operation>``; the answer as plain JSON types.
+        """Make a JetStream API call, ``$JS.API.<operation>``, and return the answer as plain JSON types.
 
         Raises:
-            BrokerError: with the server's words; ``err_code`` is its number.
+            BrokerError: the server refused it. It has the server's words, and ``err_code``.
         """
         body, deadline = b"" if request is None else msgspec.json.encode(request), clock.monotonic() + self.timeout
         while True:
@@ -269,26 +270,26 @@ class Lane:
                 return answer
             if error.get("err_code") != NO_LEADER or clock.monotonic() > deadline:
                 raise api_error(operation, error)
-            await asyncio.sleep(RETRY_DELAYS[-1])  # a cluster is electing one; nothing was done
+            await asyncio.sleep(RETRY_DELAYS[-1])  # the cluster elects a leader; nothing was done
 
     async def stream_info(self, stream: str) -> dict[str, Any]:
-        """A stream as the server describes it."""
+        """Return the server's description of a stream."""
         return await self.api(f"STREAM.INFO.{stream}")  # type: ignore[no-any-return]
 
     async def delete_message(self, stream: str, seq: int) -> None:
-        """Removes the message of a sequence.
+        """Remove the message at a position.
 
         Raises:
-            BrokerError: it is not there, or may not be removed.
+            BrokerError: the message is not there, or may not be removed.
         """
         await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
 
     async def consumer_info(self, stream: str, name: str) -> dict[str, Any]:
-        """A consumer as the server describes it."""
+        """Return the server's description of a consumer."""
         return await self.api(f"CONSUMER.INFO.{stream}.{name}")  # type: ignore[no-any-return]
 
     async def consumers(self, stream: str) -> list[dict[str, Any]]:
-        """Every consumer of a stream as the server describes it, page by page."""
+        """Return the server's descriptions of every consumer of a stream."""
         found: list[dict[str, Any]] = []
         while True:
             page = await self.api(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
@@ -298,15 +299,15 @@ class Lane:
                 return found
 
     async def last_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
-        """The newest message of a subject filter, asked of the stream's leader, so never stale; None if there is none."""
+        """Return the newest message of a subject filter from the stream's leader, so never stale, or None."""
         return await self._stored(stream, {"last_by_subj": subject_filter})
 
     async def next_message(self, stream: str, subject_filter: str) -> StoredMessage | None:
-        """The oldest message of a subject filter, asked of the stream's leader; None if there is none."""
+        """Return the oldest message of a subject filter from the stream's leader, or None."""
         return await self._stored(stream, {"seq": 1, "next_by_subj": subject_filter})
 
     async def message(self, stream: str, seq: int) -> StoredMessage | None:
-        """The message of a sequence, asked of the stream's leader; None if it is not there any more."""
+        """Return the message at a position from the stream's leader, or None if it is gone."""
         return await self._stored(stream, {"seq": seq})
 
     async def _stored(self, stream: str, request: dict[str, Any]) -> StoredMessage | None:
@@ -322,15 +323,15 @@ class Lane:
         return StoredMessage(message["subject"], message["seq"], data, headers, message["time"])
 
     async def read_many(self, stream: str, request: dict[str, Any], *, may_lag: str) -> list[StoredMessage]:
-        """A batched direct get: the messages it gives, [] for none. A follower that lags may answer.
+        """Return the messages of a batched direct get. A follower that lags may answer.
 
         Args:
-            stream: which.
-            request: as the server takes it.
-            may_lag: why a stale answer does no harm here, for the reader; see ``jetflow.broker.fencing.fresh``.
+            stream: the stream.
+            request: the request in the server's format.
+            may_lag: why a stale answer does no harm at this call; see ``jetflow.broker.fencing.fresh``.
 
         Raises:
-            BrokerError: the server refused it, such as for asking too much at once.
+            BrokerError: the server refused it, for example because it asks for too much at once.
         """
         found: list[StoredMessage] = []
         while True:
@@ -344,10 +345,10 @@ class Lane:
                     raise BrokerError(f"reading {stream}: {fields['']}")
             if "multi_last" not in request or fields.get("Nats-Num-Pending", "0") == "0" or len(parts) == 1:
                 return found
-            request = {**request, "seq": found[-1].seq + 1, "up_to_seq": int(fields["Nats-UpTo-Sequence"])}  # the server cut it at 64 MiB
+            request = {**request, "seq": found[-1].seq + 1, "up_to_seq": int(fields["Nats-UpTo-Sequence"])}  # the server cuts answers at 64 MiB
 
     async def read_data(self, stream: str, subject: str, *, may_lag: str) -> bytes | None:
-        """The last payload of one subject by direct get, or None; as ``read_last`` without the rest."""
+        """Return the last payload of one subject by direct get, or None. Like ``read_last``, without the rest of the message."""
         data, headers = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
         status = status_of(headers)
         if status and status != 404:
@@ -355,7 +356,7 @@ class Lane:
         return None if status else data
 
     async def read_last(self, stream: str, subject: str, *, may_lag: str) -> StoredMessage | None:
-        """The last message of one subject by direct get, or None. A follower that lags may answer; ``may_lag`` as in ``read_many``."""
+        """Return the last message of one subject by direct get, or None. A follower that lags may answer. ``may_lag`` is as in ``read_many``."""
         data, headers = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
         if status_of(headers) == 404:
             return None
@@ -391,7 +392,7 @@ class Lane:
         delay = RETRY_DELAYS[min(slot.tries, len(RETRY_DELAYS) - 1)]
         slot.tries += 1
         if clock.monotonic() + delay > slot.deadline or slot.tries > 12:
-            self._settle(token, BrokerUnavailableError(f"nobody answers on {slot.subject}; is JetStream on, and does the stream exist?"))
+            self._settle(token, BrokerUnavailableError(f"no responder on {slot.subject}; is JetStream on, and does the stream exist?"))
             return
         self._loop.call_later(delay, self._send_again, token, slot)
 
@@ -431,7 +432,7 @@ class Lane:
             self._ticker = self._loop.call_later(_TICK, self._tick)
 
     def _on_violation(self, text: str) -> None:
-        """A request that may not be sent, or not be answered, need not wait for its deadline; the server tells it in lower case."""
+        """Resolve requests that the server does not allow to be sent or answered, before their deadline. ``text`` is in lower case."""
         unheard = f'subscription to "{self._inbox}'.lower() in text
         for token, slot in list(self._slots.items()):
             if unheard or f'"{slot.subject}"'.lower() in text:
@@ -443,7 +444,7 @@ class Lane:
 
 
 def check_ack(data: bytes, subject: str) -> PubAck:
-    """A publish's ack, its error raised.
+    """Return the ack of a publish, or raise its error.
 
     Raises:
         ConflictError, BrokerError: see ``Lane.publish``.
@@ -459,7 +460,7 @@ def check_ack(data: bytes, subject: str) -> PubAck:
 
 
 def api_error(what: str, error: dict[str, Any]) -> BrokerError:
-    """A server's refusal as an exception with ``err_code``."""
+    """Return a server's refusal as an exception with ``err_code``."""
     failure = BrokerError(f"{what}: {error.get('description', 'refused')}")
     failure.err_code = error.get("err_code", 0)
     return failure

@@ -1,13 +1,13 @@
-"""An inbox that would give positions again is made to go on behind all that are in use, with what waits in it.
+"""Mends an inbox that would give used positions again: it continues behind all positions in use, with its waiting messages.
 
-A stream's positions can only be moved on by purging it, so what waits is kept in another stream meanwhile. Each step can be repeated: whoever is
-ended half-way calls it again.
+Only a purge moves a stream's positions forward, so another stream holds the waiting messages meanwhile. Each step can be repeated: after a crash,
+call ``mend`` again.
 
-    1  the inbox takes no message for the moment; publishers are told so
-    2  what waits in it is copied, under a subject that names its position
+    1  the inbox refuses messages for the moment; their publishers get an error
+    2  the waiting messages are copied, each under a subject that names its position
     3  the inbox is purged up to a position that no counter of messages reaches
-    4  it takes messages again, the copies first
-    5  the copies go
+    4  the inbox accepts messages again, the copies first
+    5  the copies are removed
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from jetflow.protocol.subjects import Names
 PAGE = 500
 SUBJECT = "Jetflow-Subject"
 OF_THE_SERVER = ("", "Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence", "Nats-Msg-Id")
-"""Headers that are not a message's own, or must not come again: a message id would have the copy dropped."""
+"""Headers that the server adds, or that must not be copied: the broker would drop a copy with the same message id."""
 _CLOSED = 1
-"""Bytes of the largest message that a closed inbox takes; 0 would mean any."""
+"""The most bytes of a message that a closed inbox accepts; 0 would mean any number."""
 
 
 async def mend(lane: Lane, names: Names) -> int | None:
-    """Mend the inbox; gives how many messages waited in it, None if there is nothing to mend.
+    """Mend the inbox. Return how many messages waited in it, or None if there is nothing to mend.
 
     Raises:
-        BrokerError: it is not done; call it again.
+        BrokerError: the work is not finished. Call it again.
     """
     inbox = await lane.api(f"STREAM.INFO.{names.inbox_stream}")
     aside = f"{names.inbox_stream}_MENDING"
@@ -73,15 +73,15 @@ async def _copy(lane: Lane, names: Names) -> None:
     async for message in _all(lane, names.inbox_stream):
         subject = message.subject
         if subject.startswith(names.tenure_prefix):
-            continue  # of owners that are gone
-        if subject.startswith(f"{names.namespace}."):  # without the partition, which the stream puts in again
+            continue  # revocations of earlier owners
+        if subject.startswith(f"{names.namespace}."):  # without the partition, which the stream adds again
             first, _, *rest = subject.split(".")
             subject = ".".join([first, *rest])
         headers = _own(message) | {SUBJECT: subject, "Nats-Expected-Last-Subject-Sequence": "0"}
         try:
             await lane.publish(f"{names.namespace}_mending.{message.seq}", message.data, _block(headers))
         except ConflictError:
-            continue  # copied before
+            continue  # already copied
 
 
 async def _give_back(lane: Lane, aside: str) -> int:
@@ -97,7 +97,7 @@ async def _give_back(lane: Lane, aside: str) -> int:
 
 
 async def _all(lane: Lane, stream: str) -> AsyncIterator[StoredMessage]:
-    """Every message of a stream, oldest first."""
+    """Yield every message of a stream, oldest first."""
     seq = 1
     while True:
         page = await lane.read_many(stream, {"seq": seq, "next_by_subj": ">", "batch": PAGE}, may_lag="no owner takes anything from it")

@@ -1,4 +1,4 @@
-"""What a connection tells of a server that cannot be reached: once when it is lost, once for each reason why, once when it is back."""
+"""Logs the outages of a connection: once when it is lost, once for each reason, once when it is back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jetflow.protocol import clock
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
 _ORDINARY = (ConnectionError, TimeoutError, NoServersError, UnexpectedEOF)
-"""Failures to reconnect that mean no more than that the server is not there."""
+"""Failures to reconnect that only mean that the server is not there."""
 _REFUSED = re.compile("authoriz|authentic|credential|account|user|expired|revoked|nkey|jwt|permission", re.IGNORECASE)
 
 
@@ -21,7 +21,7 @@ class Outage:
     """The log lines of one connection.
 
     Args:
-        secondary: the connection stands beside one that logs what happens to the server, and does not repeat it.
+        secondary: whether another connection of the process logs the same outages, so that this one logs them at debug level.
     """
 
     def __init__(self, *, secondary: bool = False) -> None:
@@ -30,20 +30,20 @@ class Outage:
         self._told: set[str] = set()
 
     def begins(self, address: str) -> None:
-        """Say that the connection broke, and is made again from now on."""
+        """Log that the connection broke and that jetflow reconnects."""
         if self._since is None:
             self._since = clock.monotonic()
             log.log(self.level, "Lost connection to %s; reconnecting", address)
 
     def ends(self, address: str) -> None:
-        """Say that the connection is there again."""
+        """Log that the connection is back."""
         if self._since is not None:
             log.log(self.level, "Reconnected to %s after %.0f s", address, clock.monotonic() - self._since)
         self._since = None
         self._told.clear()
 
     def failed(self, problem: Exception, address: str) -> None:
-        """Say why the connection cannot be made again, each reason once until it has been made."""
+        """Log why reconnecting fails, each reason once until the connection is back."""
         text = str(problem).removeprefix("nats: ").strip("'\" ") or type(problem).__name__
         if self._since is None or isinstance(problem, _ORDINARY) or text in self._told:
             log.debug("nats: %r", problem)
@@ -56,5 +56,5 @@ class Outage:
 
 
 def shown(addresses: Sequence[str]) -> str:
-    """Addresses for a message: without user and password."""
+    """Return addresses for a message, without user and password."""
     return ", ".join(re.sub(r"^((?:\w+://)?)[^/]*@", r"\1", address) for address in addresses)

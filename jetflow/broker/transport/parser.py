@@ -1,7 +1,7 @@
-"""The reading side of the NATS protocol: control lines and payloads out of whatever pieces the socket gives.
+"""Parses what the server sends: control lines and payloads, in whatever pieces the socket gives.
 
-It stands in for nats-py's parser, which matches seven regular expressions and awaits a coroutine for each message. Messages for our own
-handlers need nothing to be awaited: ``take`` hands them over in the very call that brings the bytes, and leaves all else to ``parse``.
+It replaces nats-py's parser, which matches seven regular expressions and awaits a coroutine for each message. Messages for jetflow's own handlers
+need no await: ``take`` passes them on in the call that brings the bytes, and leaves everything else to ``parse``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jetflow.broker.transport.wire import Handler
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
 MAX_CONTROL_LINE = 64 * 1024
-"""Bytes without a line end before the server counts as speaking something else."""
+"""The most bytes of a line. With more, the server does not speak NATS."""
 
 
 class Receiver(Protocol):
-    """What the parser hands over to: nats-py's client, which also remembers whether the server was heard."""
+    """Receives everything but messages from the parser: nats-py's client, with a note whether the server has sent anything."""
 
     heard: bool
 
@@ -34,7 +34,7 @@ class Receiver(Protocol):
 
 
 class Parser:
-    """Feeds ``wire`` with what the server says. nats-py calls ``parse`` with each read, and ``reset`` on a new connection.
+    """Passes what the server sends to ``wire``. nats-py calls ``parse`` with each read, and ``reset`` on a new connection.
 
     Args:
         wire: whose ``_process_…`` methods get everything else.
@@ -53,21 +53,21 @@ class Parser:
         self._rest = b""
 
     def reset(self) -> None:
-        """Forgets a message that was cut off."""
+        """Forget an incomplete message."""
         self._rest = b""
 
     def take(self, data: bytes) -> bytes:
-        """Takes in bytes as they came as far as nothing has to be awaited; what it gives back is for ``parse``."""
+        """Parse bytes as far as nothing must be awaited. Return the rest, for ``parse``."""
         data = self._rest + data if self._rest else data
         at, cut = self._messages(data, 0)
         self._rest = data[at:] if cut else b""
         return b"" if cut else data[at:]
 
     async def parse(self, data: bytes = b"") -> None:
-        """Takes in bytes as they came.
+        """Parse bytes.
 
         Raises:
-            ProtocolError: they are not NATS.
+            ProtocolError: the bytes are not NATS.
         """
         data = self._rest + data if self._rest else bytes(data)
         self._rest = b""
@@ -81,7 +81,7 @@ class Parser:
             self.busy: bool = False
 
     def _messages(self, data: bytes, at: int) -> tuple[int, bool]:
-        """Hands over whole messages from a place on: where it stopped, and whether because the next one, or its line, is cut off."""
+        """Pass on whole messages from an offset on. Return where it stopped, and whether it stopped at an incomplete message or line."""
         end_of_data, handlers = len(data), self._handlers
         while at < end_of_data:
             line_end = data.find(b"\r\n", at)
@@ -113,7 +113,7 @@ class Parser:
         return at, True
 
     async def _other(self, data: bytes, at: int) -> int:
-        """A control line, or a message of nats-py's own, which is whole: where it ends."""
+        """Process a control line, or a whole message of nats-py's own. Return where it ends."""
         line_end = data.find(b"\r\n", at)
         if line_end < 0:
             raise ProtocolError("nats: no end of a control line")

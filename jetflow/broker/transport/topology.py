@@ -1,4 +1,4 @@
-"""The streams and buckets of a namespace, created by the first to come and checked by everybody."""
+"""The streams and buckets of a namespace. The first connection creates them, and each later one checks them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SECOND = 1_000_000_000
 DUPLICATE_WINDOW = 60
 """Seconds in which the inbox drops a repeated message id."""
 HEARTBEAT_TTL = 30
-"""Seconds a worker's last heartbeat stays in its bucket; liveness is decided much earlier, by those who listen."""
+"""Seconds that a worker's last heartbeat stays in its bucket. The other workers notice its end much earlier."""
 
 DETAILS_TTL = 86_400
-"""Seconds that what a running task said last is kept for the worker that takes it over."""
+"""Seconds that a task's heartbeat details stay for the worker that takes it over."""
 
 MARKER_TTL = 30 * 86_400
-"""Seconds that the marker of an expired state record waits for a janitor; after that only its sweep finds what the run left."""
+"""Seconds that the marker of an expired state record waits for a janitor. After that, only the janitor's sweep finds the rest of the run."""
 
 
 class Topology(Struct, frozen=True):
-    """What was found or created.
+    """The streams that were found or created.
 
     Attributes:
-        complaints: what the engine cannot work with, where that is not refused.
+        complaints: what the engine cannot work with, if that was not refused.
     """
 
     partitions: int
@@ -46,7 +46,7 @@ class Topology(Struct, frozen=True):
 
 
 def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, dict[str, Any]]:
-    """The configuration of every stream of a namespace, by name."""
+    """Return the configuration of every stream of a namespace, by name."""
     ns = names.namespace
     inbox = {
         "subjects": [f"{ns}.*.*.>", f"{ns}_timer.>"],
@@ -118,17 +118,17 @@ def stream_configs(names: Names, partitions: int, replicas: int) -> dict[str, di
 
 
 async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, replicas: int | None, refuse: bool = True) -> Topology:
-    """Finds or creates the namespace's streams; safe to run by many at once.
+    """Find or create the namespace's streams. Many processes may do this at once.
 
     Args:
-        lane: where to ask.
+        lane: the connection.
         names: the namespace.
-        partitions: wanted number, 1 to 4096; None takes what exists, or the default.
-        replicas: copies of each stream when they are created; None for one.
-        refuse: whether what the engine cannot work with is an error; otherwise it is told in ``Topology.complaints``.
+        partitions: the number of partitions, 1 to 4096; None for the existing number, or the default.
+        replicas: the number of copies of each new stream; None for one.
+        refuse: whether a problem raises an error. Otherwise ``Topology.complaints`` has it.
 
     Raises:
-        TopologyError: a stream exists with another configuration, or loses messages to another one; says which field and what to do.
+        TopologyError: a stream exists with another configuration, or loses messages to another stream. The message says what to do.
     """
     if partitions is not None and not 1 <= partitions <= 4096:
         raise InvalidInputError(f"partitions must be 1 to 4096, not {partitions}")
@@ -156,14 +156,14 @@ async def ensure_topology(lane: Lane, names: Names, *, partitions: int | None, r
     for name, config in configs.items():
         if name not in found:
             found[name] = await _create(lane, names, config, again=in_use)
-            complaints += _differences(configs, {name: found[name]})  # made by somebody else at the same moment
+            complaints += _differences(configs, {name: found[name]})  # another process created it at the same moment
     if complaints and refuse:
         raise TopologyError("; ".join(complaints))
     return Topology(topology.partitions, topology.replicas, tuple(complaints))
 
 
 async def _streams(lane: Lane, names: Names) -> dict[str, dict[str, Any]]:
-    """What the server says of each stream of the namespace that exists, by name."""
+    """Return the server's description of each existing stream of the namespace, by name."""
     wanted = list(stream_configs(names, 1, 1))
     answers = await asyncio.gather(*(stream_info(lane, name) for name in wanted))
     return {name: info for name, info in zip(wanted, answers, strict=True) if info is not None}
@@ -175,13 +175,13 @@ def _differences(configs: dict[str, dict[str, Any]], found: dict[str, dict[str, 
 
 
 async def complaints_of(lane: Lane, names: Names, topology: Topology) -> list[str]:
-    """What the engine cannot work with, as the server has it now: streams that are gone or were changed, and others who take messages.
+    """Return what the engine cannot work with now: streams that are gone or changed, and others that take messages.
 
     Raises:
-        BrokerUnavailableError: no answer.
+        BrokerUnavailableError: the server did not answer.
     """
     configs, found = stream_configs(names, topology.partitions, topology.replicas), await _streams(lane, names)
-    gone = [f"stream {name} is gone: connecting again makes it anew, without what was in it" for name in configs if name not in found]
+    gone = [f"stream {name} is gone: the next connection creates it again, without its messages" for name in configs if name not in found]
     complaints = [*gone, *_differences(configs, found), *await takers(lane, names), *await strangers(lane, names)]
     if not gone and (behind := await Epoch(lane, names).complaint(found[names.inbox_stream])) is not None:
         complaints.append(behind)
@@ -189,27 +189,27 @@ async def complaints_of(lane: Lane, names: Names, topology: Topology) -> list[st
 
 
 def _is_of_before_tenures(names: Names, wanted: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether a stream was made by a version whose owners were not fenced, and has all the subjects of that version and no other."""
+    """Return whether a stream is of a version without the fence, with exactly that version's subjects."""
     before = [subject for subject in wanted["subjects"] if not subject.startswith((names.tenure_prefix, names.guard_prefix))]
     return found.get("subjects") == before != wanted["subjects"]
 
 
 async def _add_tenures(lane: Lane, wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Adds the subjects of tenures to a stream of before; safe to do by many at once."""
+    """Add the subjects of tenures to a stream of an earlier version. Many processes may do this at once."""
     name = wanted["name"]
-    log.info("stream %s is given the subjects by which owners are fenced", name)
+    log.info("stream %s of an earlier version gets the subjects that the fence needs", name)
     config = found | {"subjects": wanted["subjects"], "allow_msg_ttl": True}
     try:
         return await lane.api(f"STREAM.UPDATE.{name}", config)  # type: ignore[no-any-return]
     except BrokerError as error:
         raise TopologyError(
-            f"stream {name} is of an earlier version and cannot be given the subjects {wanted['subjects']}: {error}; "
-            f"have someone who may do it: nats stream edit {name} --subjects={','.join(wanted['subjects'])} --allow-msg-ttl"
+            f"stream {name} is of an earlier version and cannot get the subjects {wanted['subjects']}: {error}; "
+            f"ask a user with the right to run: nats stream edit {name} --subjects={','.join(wanted['subjects'])} --allow-msg-ttl"
         ) from error
 
 
 async def stream_info(lane: Lane, stream: str) -> dict[str, Any] | None:
-    """What the server says of a stream; None if there is no such stream."""
+    """Return the server's description of a stream, or None if there is no such stream."""
     try:
         return await lane.stream_info(stream)
     except BrokerError as error:
@@ -219,13 +219,13 @@ async def stream_info(lane: Lane, stream: str) -> dict[str, Any] | None:
 
 
 async def stream_config(lane: Lane, stream: str) -> dict[str, Any] | None:
-    """A stream's configuration; None if there is no such stream."""
+    """Return a stream's configuration, or None if there is no such stream."""
     info = await stream_info(lane, stream)
     return None if info is None else info["config"]
 
 
 async def _create(lane: Lane, names: Names, config: dict[str, Any], *, again: bool) -> dict[str, Any]:
-    """Makes a stream; ``again`` if others of the namespace have been used, so that this one may have been there before."""
+    """Create a stream. ``again`` says that other streams of the namespace are in use, so that this one may have been lost."""
     name = config["name"]
     if again and name in (names.inbox_stream, names.by_id_stream):
         config = config | {"first_seq": clock.now_ms() * 1000}
@@ -233,13 +233,13 @@ async def _create(lane: Lane, names: Names, config: dict[str, Any], *, again: bo
         made = await lane.api(f"STREAM.CREATE.{name}", config)
     except BrokerError as error:
         code = error.err_code
-        if code == STREAM_NAME_IN_USE:  # somebody created it at the same moment, perhaps otherwise
+        if code == STREAM_NAME_IN_USE:  # another process created it at the same moment, perhaps differently
             return await stream_info(lane, name) or {"config": config}
         if code == SUBJECTS_OVERLAP:
             raise TopologyError(f"stream {name} cannot be created: another stream already takes {config['subjects']}") from error
         raise TopologyError(f"stream {name} cannot be created: {error}") from error
     if again:
-        log.warning("stream %s was missing from namespace %s, and is made anew: what was in it is gone", name, names.namespace)
+        log.warning("stream %s was missing from namespace %s, and was created again: its messages are gone", name, names.namespace)
     return made  # type: ignore[no-any-return]
 
 

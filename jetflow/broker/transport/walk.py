@@ -1,7 +1,7 @@
-"""Reading a bucket by position, newest first, with no consumer and no index: windows of batched direct gets.
+"""Reads a bucket by position, newest first, in windows of batched direct gets. It needs no consumer and no index.
 
-A bucket keeps the last value of each key only, so its stream in falling order of position is its keys, the one written last first.
-What is overwritten meanwhile comes back above where the walk began; ``upwards`` reads that.
+A bucket stores only the last value of each key, so its stream in falling order of position is its keys, the newest first. A key that is overwritten
+meanwhile comes again above the position where the walk began. ``upwards`` reads those keys.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from jetflow.protocol.headers import parse_headers, status_of
 
 FIRST_ROWS = 64
 MOST_ROWS = 4000
-"""Rows that a window aims at: few first, for whoever wants only a page, then more and more."""
+"""The most rows that a window aims at. The first windows aim at fewer, since some readers want only one page."""
 MOST_BYTES = 8 * 1024 * 1024
-"""Of one batch."""
+"""The most bytes of one batch."""
 WIDEN = 16
-"""A window without a row is followed by one so many times as wide at most."""
+"""The most times that a window may be wider than the one before, if that had no row."""
 SETTLE = 10
-"""Seconds by which a replica may lag, at most, for a walk to miss nothing."""
+"""The most seconds that a replica may lag for a walk to miss nothing."""
 PATIENCE = 5
-"""Seconds that a lagging replica is given at the end of a walk."""
+"""Seconds that a lagging replica has to catch up at the end of a walk."""
 
 _SEQUENCE = b"\r\nNats-Sequence: "
 _TIME = b"\r\nNats-Time-Stamp: "
@@ -36,7 +36,7 @@ _PENDING = b"\r\nNats-Num-Pending: "
 
 
 class Row(NamedTuple):
-    """One key's value: its place in the stream, what it holds, and the headers that the server gave with it."""
+    """One key's value: its position in the stream, its data, and the headers that the server adds."""
 
     position: int
     data: bytes
@@ -44,13 +44,13 @@ class Row(NamedTuple):
 
     @property
     def stored_ms(self) -> int:
-        """When it was stored, ms since the epoch by the server's clock."""
+        """When it was stored, ms since the epoch, by the server's clock."""
         text = _field(self.headers, _TIME).decode()
         return int(datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 class Shape(NamedTuple):
-    """What there is of a bucket: first and last position, number of keys, and how many of them the filter takes."""
+    """The size of a bucket: first and last position, number of keys, and how many of them the filter matches."""
 
     first: int
     last: int
@@ -62,10 +62,10 @@ class Walk:
     """Reads of one bucket.
 
     Args:
-        lane: where to ask.
+        lane: the connection.
         stream: the bucket's stream.
-        subject_filter: which keys; all when not given.
-        replicated: whether answers may come from a replica that lags.
+        subject_filter: the filter of the keys; all keys if not given.
+        replicated: whether a replica that lags may answer.
     """
 
     def __init__(self, lane: Lane, stream: str, subject_filter: str | None = None, *, replicated: bool = False) -> None:
@@ -75,18 +75,18 @@ class Walk:
         self._replicated = replicated
 
     async def shape(self) -> Shape:
-        """Asked of the leader; with a filter one read more."""
+        """Return the bucket's size from the leader. A filter costs one more read."""
         state = (await self._lane.stream_info(self._stream))["state"]
         keys = state["messages"]
         return Shape(state["first_seq"], state["last_seq"], keys, keys if self._filter is None else await self.taken())
 
     async def taken(self) -> int:
-        """Keys that the filter takes, counted by the server; those deleted that still leave a marker too."""
+        """Return the number of keys that the filter matches, counted by the server, with the markers of deleted keys."""
         rows, pending = await self._batch(1, 1)
         return len(rows) + pending
 
     async def tail_from(self, top: int) -> int:
-        """Where ``upwards`` is to begin once all up to ``top`` was walked: for a replica that lags a little before it."""
+        """Return where ``upwards`` must begin after a walk from ``top`` down: a little earlier on replicated streams, since replicas may lag."""
         if not self._replicated:
             return top + 1
         since = datetime.fromtimestamp(clock.now_ms() / 1000 - SETTLE, UTC).isoformat().replace("+00:00", "Z")
@@ -94,12 +94,12 @@ class Walk:
         return min(top + 1, rows[0].position) if rows else top + 1
 
     async def downwards(self, shape: Shape, below: int, wanted: int = FIRST_ROWS) -> AsyncGenerator[tuple[int, list[Row]], None]:
-        """Windows from ``below`` down to the first key: where each begins, and its rows, newest first.
+        """Yield windows from ``below`` down to the first key: the position where each begins, and its rows, newest first.
 
         Args:
-            shape: as it was when the walk began, to guess how wide the windows are to be.
+            shape: the bucket's size at the start of the walk, to guess the width of windows.
             below: the first window ends before this position.
-            wanted: rows that the reader would like to have at once.
+            wanted: the number of rows that the reader wants at once.
         """
         rows_wanted = min(max(wanted, FIRST_ROWS), MOST_ROWS)
         density = max(shape.taken, 1) / max(shape.last - shape.first + 1, 1)
@@ -110,7 +110,7 @@ class Walk:
                 low, rows = await (ahead or self._windows(below, lowest, density, rows_wanted))
                 density = max(len(rows) / (below - low), density / WIDEN)
                 below, rows_wanted, ahead = low, min(rows_wanted * 2, MOST_ROWS), None
-                if rows_wanted == MOST_ROWS and below > lowest:  # a long way: the server reads on while these are looked at
+                if rows_wanted == MOST_ROWS and below > lowest:  # a long walk: read ahead while the caller handles this window
                     ahead = asyncio.create_task(self._windows(below, lowest, density, rows_wanted))
                 yield below, rows[::-1]
         finally:
@@ -118,14 +118,14 @@ class Walk:
                 ahead.cancel()
 
     async def _windows(self, below: int, lowest: int, density: float, rows_wanted: int) -> tuple[int, list[Row]]:
-        """A window of about so many rows, narrower if there is far more in it than was thought: where it begins, and what is there."""
+        """Return where a window of about ``rows_wanted`` rows begins, and its rows. Make it narrower if it has far more rows than expected."""
         span = min(int(rows_wanted / density) + 1, below - lowest)
         while (rows := await self._window(below - span, below, rows_wanted)) is None:
             span, rows_wanted = max(span // 8, 1), max(rows_wanted // 4, 16)
         return below - span, rows
 
     async def _window(self, low: int, below: int, expected: int) -> list[Row] | None:
-        """All rows from ``low`` up to before ``below``; None if there are far more than expected."""
+        """Return all rows from ``low`` to before ``below``, or None if there are far more than expected."""
         found: list[Row] = []
         start, size = low, 0
         while start < below:
@@ -140,7 +140,7 @@ class Walk:
         return found
 
     async def upwards(self, start: int, batch: int = MOST_ROWS) -> AsyncIterator[list[Row]]:
-        """Rows from a position on, oldest first, until there are none: a key that moves meanwhile is met again, none is missed."""
+        """Yield rows from a position on, oldest first, until there are no more. A key that is overwritten meanwhile comes again; none is missed."""
         newest = await self._lane.last_message(self._stream, self._filter or ">") if self._replicated else None
         last = 0 if newest is None else newest.seq
         give_up = clock.monotonic() + PATIENCE
@@ -152,7 +152,7 @@ class Walk:
             if not rows or not pending:
                 if start > last or clock.monotonic() > give_up:
                     return
-                await asyncio.sleep(0.05)  # this replica has not come as far as the leader had
+                await asyncio.sleep(0.05)  # this replica has not reached the leader's position yet
 
     async def _batch(self, start: int, size: int) -> tuple[list[Row], int]:
         request: dict[str, object] = {"seq": max(start, 1), "batch": size}
@@ -161,7 +161,7 @@ class Walk:
         return await self._ask(request)
 
     async def _ask(self, request: dict[str, object]) -> tuple[list[Row], int]:
-        """Rows, and how many more there are behind them."""
+        """Return rows, and how many more there are behind them."""
         body = msgspec.json.encode(request | {"max_bytes": MOST_BYTES})
         parts = await self._lane.ask(f"$JS.API.DIRECT.GET.{self._stream}", body, many=True)
         end = parts[-1][1]
@@ -172,12 +172,12 @@ class Walk:
 
 
 def position_of(headers: bytes) -> int:
-    """Where the stream has a message, by the headers that the server gives with it."""
+    """Return a message's position from the headers that the server adds."""
     return int(_field(headers, _SEQUENCE) or 0)
 
 
 def _field(headers: bytes, name: bytes) -> bytes:
-    """A header field as the server adds it, behind a message's own."""
+    """Return a header field that the server added, behind the message's own fields."""
     at = headers.rfind(name)
     if at < 0:
         return b""

@@ -1,10 +1,9 @@
-"""One connection to nats-server, as the rest of jetflow sees it.
+"""The interface of one connection to nats-server.
 
-Messages for a subscription are handed over as bytes in the call that brings them. Publishes are joined and written once per
-turn of the event loop. ``direct`` does both by way of nats-py's internals; ``plain`` does the same with nats-py's public calls
-alone, and is slower.
+Handlers get messages as bytes in the call that reads them. Publishes are joined and written once in each turn of the event loop. ``direct`` does
+both with nats-py's internals. ``plain`` does the same with only nats-py's public calls, and is slower.
 
-Writers wait when the server does not take what was written: see ``Wire.takes_writes`` and ``Wire.room``.
+Writers wait while the server does not take what was written: see ``Wire.takes_writes`` and ``Wire.room``.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Called with subject, reply, payload and raw header block (None without headers). Must not block."""
 
 MAX_UNWRITTEN = 4 * 1024 * 1024
-"""Bytes that wait for the socket before writers wait too: half of them in one turn of the event loop, half in the transport's buffer."""
+"""The most unwritten bytes before writers wait: half of them in one turn of the event loop, half in the transport's buffer."""
 TURN = MAX_UNWRITTEN // 2
-"""Bytes of one turn of the event loop, and of the transport's buffer, from which on writers wait."""
+"""The most bytes in one turn of the event loop, and in the transport's buffer, before writers wait."""
 AROUND = 256
-"""Bytes that a message counts beside its payload when writers are woken: its subject, reply and header names."""
+"""Bytes that a message counts besides its payload when waiting writers go on: its subject, reply and header names."""
 
 
 class Wire(ABC):
-    """A connection that reconnects for ever. This class has what both kinds share: callbacks, and waiting for room.
+    """A connection that reconnects forever. This class has what both kinds share: callbacks, and waiting for room.
 
     Attributes:
         last_violation: the server's words when it last refused a subject.
-        optional: subjects that this user need not be allowed to use: the server's refusal is not worth a warning.
-        refused: those of them that it may not use.
-        outage: what is told of the server while it cannot be reached.
-        dropped: answers that were not sent, since too much was unwritten.
+        optional: subjects that this user may lack the right for, so that a refusal is no warning.
+        refused: those of them that the server has refused.
+        outage: logs the outages of the server.
+        dropped: the number of answers that were not sent, since too much was unwritten.
         on_disconnect: called when the connection has broken.
-        on_reconnect: called when it is there again.
+        on_reconnect: called when the connection is back.
         on_violation: called with the server's words when it refuses a subject.
     """
 
@@ -57,20 +56,20 @@ class Wire(ABC):
 
         @property
         def connected_url(self) -> ParseResult | None:
-            """Address of the server, while connected."""
+            """The address of the server, while connected."""
             ...
 
         @property
         def takes_writes(self) -> bool:
-            """Whether a writer may write now: connected, with less than ``TURN`` bytes in this turn, and a transport that flows.
+            """Whether a writer may write now: connected, with less than ``TURN`` bytes in this turn, and a transport that takes bytes.
 
-            A writer that finds False waits for ``room``, and what cannot wait may be written all the same.
+            If it is False, a writer waits for ``room``. Writes that cannot wait are still allowed.
             """
             ...
 
         @property
         def unwritten(self) -> int:
-            """Bytes that wait for the socket."""
+            """The number of bytes that wait for the socket."""
             ...
 
     def __init__(self) -> None:
@@ -83,7 +82,7 @@ class Wire(ABC):
         self.on_disconnect: list[Callable[[], None]] = []
         self.on_reconnect: list[Callable[[], None]] = []
         self.on_violation: list[Callable[[str], None]] = []
-        self._allowed = TURN  # bytes that one turn may have; 0 while the transport does not flow, or others wait already
+        self._allowed = TURN  # the most bytes of one turn; 0 while the transport takes nothing, or other writers wait
         self._writers: deque[tuple[asyncio.Future[None], int]] = deque()
         self._letting_in = False
         self.on_disconnect.append(self._let_all_in)
@@ -92,21 +91,21 @@ class Wire(ABC):
 
     @abstractmethod
     def listen(self, subject: str, handler: Handler) -> int:
-        """Subscribes; returns the number to ``unlisten`` with. Survives reconnects."""
+        """Subscribe, and return the number for ``unlisten``. The subscription survives reconnects."""
 
     @abstractmethod
     def unlisten(self, sid: int) -> None:
-        """Ends a subscription."""
+        """End a subscription."""
 
     @abstractmethod
     def stop_listening(self, sid: int) -> None:
-        """Tells the server to send no more. What is on its way is still handed over, until ``unlisten``."""
+        """Ask the server to send no more. The handler still gets messages that are on their way, until ``unlisten``."""
 
     # ---- out
 
     @abstractmethod
     def send(self, subject: str, body: bytes, reply: str = "", headers: bytes | None = None) -> None:
-        """Publishes in the order of calls; written at the end of this turn of the event loop.
+        """Publish a message, in the order of calls. It is written at the end of this turn of the event loop.
 
         Raises:
             BrokerUnavailableError: not connected now; nothing was sent.
@@ -115,25 +114,25 @@ class Wire(ABC):
 
     @abstractmethod
     def ack(self, reply: str) -> None:
-        """Tells a consumer that a delivery is done with.
+        """Ack a delivery.
 
         Raises:
-            BrokerUnavailableError: not connected now; it will come again.
+            BrokerUnavailableError: not connected now; the delivery comes again.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Closes the connection for good."""
+        """Close the connection for good."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Drops what the socket does not take, so that nothing has to wait for it."""
+        """Drop what the socket does not take, so that nothing waits for it."""
 
     async def connected(self, timeout: float) -> None:
-        """Waits for a connection that broke to be there again.
+        """Wait until a broken connection is back.
 
         Raises:
-            BrokerUnavailableError: it did not come back within ``timeout`` seconds.
+            BrokerUnavailableError: it was not back within ``timeout`` seconds.
         """
         back = asyncio.Event()
         self.on_reconnect.append(back.set)
@@ -147,12 +146,12 @@ class Wire(ABC):
             self.on_reconnect.remove(back.set)
 
     async def room(self, size: int, timeout: float) -> None:
-        """Waits until a message of so many bytes may be written. Whoever waits must write it before waiting for anything else.
+        """Wait until a message of ``size`` bytes may be written. The caller must write it before it awaits anything else.
 
-        It lasts as long as the server takes something. A server that takes nothing answers no ping either, so that the connection breaks.
+        The wait has no limit while the server takes something. A server that takes nothing answers no ping either, so the connection breaks.
 
         Raises:
-            BrokerUnavailableError: it broke meanwhile, or there was none for ``timeout`` seconds; nothing was sent.
+            BrokerUnavailableError: the connection broke meanwhile, or there was none for ``timeout`` seconds. Nothing was sent.
         """
         if not self.is_connected:
             await self.connected(timeout)
@@ -160,7 +159,7 @@ class Wire(ABC):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writers.append((turn, size + AROUND))
-        self._allowed = 0  # those that come later queue behind
+        self._allowed = 0  # later writers queue behind this one
         if self._flows() and not self._letting_in:
             self._let_in_next_turn()
         await turn
@@ -168,11 +167,11 @@ class Wire(ABC):
             raise BrokerUnavailableError("the connection broke before there was room for the message; nothing was sent")
 
     def _flows(self) -> bool:
-        """Whether the transport takes more."""
+        """Return whether the transport takes more bytes."""
         return True
 
     def _space(self) -> int:
-        """Bytes that this turn may still have."""
+        """Return how many more bytes this turn may have."""
         return TURN
 
     def _let_in_next_turn(self) -> None:
@@ -180,10 +179,10 @@ class Wire(ABC):
         asyncio.get_running_loop().call_soon(self._let_in)
 
     def _let_in(self) -> None:
-        """Lets in as many writers as there is space for, in order; they have written when this is called the next time."""
+        """Wake as many waiting writers as there is space for, in order. They have written before the next call."""
         self._letting_in: bool = False
         if not self._flows():
-            return  # called again when it does
+            return  # it is called again when the transport takes bytes
         space, writers, woken = self._space(), self._writers, False
         while writers and space > 0:
             turn, size = writers.popleft()
@@ -197,7 +196,7 @@ class Wire(ABC):
             self._allowed: int = TURN
 
     def _let_all_in(self) -> None:
-        """The connection has broken: nobody need wait for room on it."""
+        """Wake all waiting writers: the connection has broken."""
         self._allowed = TURN
         while self._writers:
             turn, _ = self._writers.popleft()
@@ -207,7 +206,7 @@ class Wire(ABC):
     # ---- staying alive
 
     def violated(self, text: str) -> None:
-        """The server refuses a subject; its words are in lower case."""
+        """Log that the server refused a subject, and call ``on_violation``. ``text`` is in lower case."""
         if any(f'"{subject}"'.lower() in text for subject in self.optional):
             log.debug("nats-server says: %s", text)
         else:
@@ -216,7 +215,7 @@ class Wire(ABC):
         self.tell(self.on_violation, text)
 
     def tell(self, callbacks: Iterable[Callable[..., None]], *facts: str) -> None:
-        """Calls everybody; one that raises must not end nats-py's reconnecting or reading."""
+        """Call all callbacks. An error in one must not end nats-py's reconnecting or reading."""
         for callback in tuple(callbacks):
             try:
                 callback(*facts)

@@ -23,7 +23,7 @@ from jetflow.errors import BrokerError
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
-NO_HEARTBEAT = "no heartbeat of ours got through in time"
+NO_HEARTBEAT = "no heartbeat of this worker got through in time"
 
 
 class Tenure:

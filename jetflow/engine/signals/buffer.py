@@ -73,6 +73,11 @@ class SignalBuffer:
         """The number of signals that are not in the bucket."""
         return len(self._fresh)
 
+    @property
+    def has_any(self) -> bool:
+        """Return whether there may be signals that no wait has taken."""
+        return bool(self._queues) or (not self._loaded and self._tenure.has_early(self._id_token))
+
     def waited_for(self, waits: Mapping[str, Any]) -> list[str]:
         """Return the names that have both a signal and a wait."""
         fewer, more = (waits, self._queues) if len(waits) < len(self._queues) else (self._queues, waits)

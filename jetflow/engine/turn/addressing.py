@@ -5,7 +5,7 @@ from __future__ import annotations
 from jetflow.engine.commands import Command
 from jetflow.engine.turn.mailbox import Mailbox
 from jetflow.engine.turn.run import Run
-from jetflow.protocol.commands import CancelCommand, StartCommand, TerminateCommand
+from jetflow.protocol.commands import CancelCommand, SignalCommand, StartCommand, TerminateCommand, UpdateCommand
 
 
 def is_meant(run: Run, payload: CancelCommand | TerminateCommand) -> bool:
@@ -13,6 +13,15 @@ def is_meant(run: Run, payload: CancelCommand | TerminateCommand) -> bool:
     if payload.parent is not None and (run.info is None or run.info.parent != payload.parent):
         return False
     return payload.run is None or payload.run == run.number
+
+
+Pinned = SignalCommand | UpdateCommand | CancelCommand | TerminateCommand
+"""Commands that may name the only run that is to take them."""
+
+
+def is_for_another(run: Run, command: Command, payload: Pinned) -> bool:
+    """Return whether a command names a run that is not this one. A command from before this run has been applied already."""
+    return payload.run is not None and payload.run != run.number and command.seq > run.number
 
 
 def replaces(run: Run, command: Command) -> bool:

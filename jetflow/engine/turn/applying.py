@@ -5,14 +5,14 @@ from __future__ import annotations
 from jetflow.core import events as ev
 from jetflow.engine.commands import Command
 from jetflow.engine.turn.actor import Actor
-from jetflow.engine.turn.addressing import is_meant
+from jetflow.engine.turn.addressing import is_for_another, is_meant
 from jetflow.engine.turn.children import all_children
 from jetflow.engine.turn.ending import terminated
 from jetflow.engine.turn.firing import fire_due
 from jetflow.engine.turn.replies import on_child, on_task_outcome, on_timer
 from jetflow.engine.turn.signalling import match_signals, on_routed, on_signal
 from jetflow.engine.turn.starting import begin_cancelled, end_generation, is_taken, kept_after_end, makes_way, next_generation, on_start
-from jetflow.engine.turn.strangers import on_stranger
+from jetflow.engine.turn.strangers import on_stranger, refuse
 from jetflow.engine.turn.updating import match_updates, on_update
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import (
@@ -82,6 +82,9 @@ async def _apply_command(actor: Actor, command: Command) -> bool:
     if isinstance(payload, RoutedSignal):
         return await on_routed(actor, command, payload)
     by_hand = isinstance(payload, (CancelCommand, TerminateCommand))
+    if by_hand and payload.parent is None and is_for_another(run, command, payload):
+        await refuse(actor, command, payload)
+        return False
     if actor.machine is None and (run.closing is None or (by_hand and not await is_taken(actor))):
         await on_stranger(actor, command)
         actor.mailbox.ack(command)

@@ -10,6 +10,7 @@ from jetflow.core.operation import RunInfo
 from jetflow.core.times import from_iso
 from jetflow.engine import faults
 from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.expiring import bury_expired
 from jetflow.engine.turn.records import closed_record
 from jetflow.engine.turn.replaying import replay_end
 from jetflow.engine.turn.run import CannotGoOnError, Run
@@ -28,6 +29,8 @@ async def rest_closed(actor: Actor) -> None:
     run, tenure = actor.run, actor.tenure
     newly = not run.told_closing
     if newly and run.info is not None:
+        if actor.signals.has_any and actor.machine is not None:
+            await bury_expired(actor, actor.machine)
         await _tell(actor, run.info)
     actor.mailbox.hold_all(actor.signals.discard())
     if actor.updates:

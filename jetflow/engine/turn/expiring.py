@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jetflow.broker.stores.signals import CANCEL
+from jetflow.core.machine import Machine
 from jetflow.engine.signals.burying import bury
 from jetflow.engine.signals.lapses import MARGIN_MS
 from jetflow.engine.turn.actor import Actor
@@ -21,6 +22,14 @@ async def look_at_expired(actor: Actor) -> None:
     elif machine is None:
         await _without_code(actor)
     actor.signals.looked()
+
+
+async def bury_expired(actor: Actor, machine: Machine) -> None:
+    """Make dead letters of the signals that had expired when the run ended. The others end with the run."""
+    await actor.signals.load(machine.consumed)
+    actor.signals.lapse(now_ms() - MARGIN_MS)
+    if actor.signals.lapsed:
+        await actor.signals.bury()
 
 
 async def _without_code(actor: Actor) -> None:

@@ -10,21 +10,29 @@ from jetflow.engine.commands import Command
 from jetflow.engine.signals.buffer import early_signal, store_early
 from jetflow.engine.signals.burying import bury
 from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.addressing import is_for_another
 from jetflow.engine.turn.starting import is_taken
+from jetflow.engine.turn.strangers import refuse
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import RoutedSignal, SignalCommand
 
 
 async def on_signal(actor: Actor, command: Command, signal: SignalCommand) -> bool:
     """Buffer a signal. Return True if its command must be acked with its consequences."""
-    machine = actor.machine
-    if actor.run.closing is not None and (command.seq <= actor.run.cause or await is_taken(actor)):
+    machine, run = actor.machine, actor.run
+    if is_for_another(run, command, signal):
+        await refuse(actor, command, signal)
+        return False
+    if run.closing is not None and (command.seq <= run.cause or await is_taken(actor)):
         return True  # the workflow has ended: no wait will come
+    if machine is None and signal.run is not None:  # its run has ended, and the record has expired
+        await refuse(actor, command, signal)
+        return False
     if machine is None:
         await _keep_for_next_start(actor, early_signal(command, signal))
         actor.mailbox.ack(command)
         return False
-    if command.seq < actor.run.number:
+    if command.seq < run.number:
         actor.mailbox.ack(command)  # a repeat: it is in the bucket, or was there
         return False
     if command.seq <= machine.consumed.get(signal.name, 0) or machine.is_repeat(signal.name, signal.sender, signal.number):

@@ -10,6 +10,7 @@ from jetflow.engine.calls.answering import send
 from jetflow.engine.calls.updates import answer_of, answer_of_ended, id_of
 from jetflow.engine.commands import Command
 from jetflow.engine.turn.actor import Actor
+from jetflow.engine.turn.addressing import is_for_another
 from jetflow.engine.turn.starting import is_taken
 from jetflow.errors import WorkflowNotFoundError
 from jetflow.protocol.answers import NOT_FOUND, failed
@@ -19,6 +20,10 @@ from jetflow.protocol.commands import UpdateCommand
 async def on_update(actor: Actor, command: Command, update: UpdateCommand) -> bool:
     """Pass an update to the code, or answer it. Return True if its command must be acked with its consequences."""
     machine = actor.machine
+    if is_for_another(actor.run, command, update):
+        await _not_found(actor, command, update)
+        actor.mailbox.ack(command)
+        return False
     if machine is None or command.seq < actor.run.number:
         await _on_late(actor, command, update, actor.run.closing if machine is None else ev.Terminated(at=0, reason=""))
         actor.mailbox.ack(command)
@@ -50,7 +55,7 @@ async def _on_late(actor: Actor, command: Command, update: UpdateCommand, closin
 
 
 async def _not_found(actor: Actor, command: Command, update: UpdateCommand) -> None:
-    error = WorkflowNotFoundError(actor.workflow_id, actor.context.task_queue)
+    error = WorkflowNotFoundError(actor.workflow_id, actor.context.task_queue, None if update.run is None else str(update.run))
     send(actor.context.broker.wire, update.reply, failed(error, NOT_FOUND))
     if not update.reply:
         await actor.tenure.dead_letter(command.delivery, str(error))

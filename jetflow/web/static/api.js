@@ -1,4 +1,4 @@
-// Talking to the server: calls, and the one stream of events of the page.
+// Requests to the server, and the page's stream of events.
 
 export class ApiError extends Error {
   constructor(status, message) {
@@ -19,7 +19,7 @@ async function call(path, options) {
     throw new ApiError(0, "The dashboard's server does not answer.");
   }
   const body = await response.json().catch((error) => {
-    if (options?.signal?.aborted) throw error; // half of it has come
+    if (options?.signal?.aborted) throw error; // the request was cancelled during the answer
     return {};
   });
   if (response.status === 401 && path !== "/api/login") needToken();
@@ -37,13 +37,13 @@ export const get = (path, parameters = {}, signal) => call(`/api/${path}${query(
 export const post = (path, body) =>
   call(`/api/${path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
-/** The server tells something each second; after so many milliseconds without a word it does not answer. */
+/** The server sends an event each second. After so many milliseconds without one, the page shows that it does not answer. */
 const SILENCE = 2500;
 const RETRY = 3000;
 
 /**
- * Events while somebody looks. A hidden tab listens to nothing, since browsers allow only six connections to a server;
- * whenever they begin to come, `onagain` is called: what happened before, since the page was read, has to be read.
+ * Events while the tab is visible. A hidden tab closes its stream, since browsers allow only six connections to a server.
+ * Whenever the stream opens, it calls `onagain`, so that the view reads what it has missed.
  */
 class Live {
   constructor() {
@@ -60,7 +60,7 @@ class Live {
     setInterval(() => this.source && performance.now() - this.heard > SILENCE && this.#say("away", this.heard), 250);
   }
 
-  /** What the page shows now: what to hear of, and who takes it. Returns what ends it. */
+  /** Set the view's interest and its handlers. Returns a function that removes the handlers. */
   watch(interest, handlers) {
     this.interest = interest;
     this.handlers = handlers;
@@ -102,7 +102,7 @@ class Live {
     });
   }
 
-  /** The server has spoken, and says how the broker is. */
+  /** Handle the broker's state in an event of the server. */
   #hear({ connected, silent }) {
     this.heard = performance.now();
     if (connected) this.#say("live");
@@ -112,7 +112,7 @@ class Live {
   #hearAgain(broker) {
     const wasLive = this.state === "live";
     this.#hear(broker);
-    if (!wasLive && this.state === "live") this.handlers.onagain?.(); // what could not be read meanwhile
+    if (!wasLive && this.state === "live") this.handlers.onagain?.(); // read what was missed
   }
 
   #say(kind, since) {

@@ -1,9 +1,9 @@
-// Throughput: workflows started and ended in each of the last seconds.
+// Throughput: workflows started and ended per second.
 
 import { h, replace, s } from "./dom.js";
 import { number } from "./format.js";
 
-const WINDOWS = [30, 60, 120]; // seconds; the first that what is known fits into
+const WINDOWS = [30, 60, 120]; // seconds; the chart uses the first one that holds all known figures
 const series = [];
 const charts = new Set();
 
@@ -15,7 +15,7 @@ function remember(ticks) {
 
 const seconds = () => WINDOWS.find((each) => each >= series.length);
 
-/** A nice number at or above. */
+/** The next round number at or above a value. */
 function ceiling(value) {
   if (value <= 5) return 5;
   const power = 10 ** Math.floor(Math.log10(value));
@@ -36,20 +36,20 @@ function area(path, width, height) {
   return `${path}L${width} ${height}L${from.toFixed(1)} ${height}Z`;
 }
 
-/** The small one in the bar, which also keeps the figures. */
+/** The small chart in the bar. It also stores the figures. */
 export function sparkline() {
   const [width, height] = [72, 18];
   const picture = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true", preserveAspectRatio: "none" });
   const text = h("span", {}, "");
   const element = h(
     "span",
-    { class: "spark", title: "Workflows started in the last second; the line is the last two minutes at most" },
+    { class: "spark", title: "Workflows started in the last second; the line shows at most the last two minutes" },
     picture,
     text,
   );
   return {
     element,
-    /** What was before this page looked, if the server knows. */
+    /** Begin with the figures from before the page was opened, if the server has them. */
     begin(ticks) {
       series.length = 0;
       remember(ticks);
@@ -63,7 +63,7 @@ export function sparkline() {
   };
 }
 
-/** The chart with axes; returns its element and what ends it. */
+/** The chart with axes. Returns its element and a function that ends it. */
 export function throughput() {
   const [width, height] = [480, 56];
   const picture = s("svg", {

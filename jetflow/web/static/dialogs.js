@@ -1,12 +1,12 @@
-// Dialogs that ask before something is done, and show what went wrong without losing what was typed.
+// Dialogs that ask before an action. After an error they stay open, with the typed text.
 
 import { post } from "./api.js";
 import { h, toast } from "./dom.js";
 import { visible } from "./format.js";
 
 /**
- * Asks, and does it when confirmed. `fields` are elements; `submit` gives the outcome's text, or throws.
- * Resolves to true when it was done.
+ * Ask, and call `submit` when confirmed. `fields` are elements. `submit` returns the outcome's text, or throws.
+ * Resolves to true if `submit` succeeded.
  */
 export function ask({ title, text, fields = [], confirm, danger = false, submit }) {
   return new Promise((resolve) => {
@@ -51,7 +51,7 @@ export function ask({ title, text, fields = [], confirm, danger = false, submit 
 
 export const field = (label, input, hint) => h("label", { class: "field" }, h("span", {}, label), input, hint && h("small", {}, hint));
 
-/** Throws unless the text is JSON; says where it is not. */
+/** Throw if the text is not JSON. The message says where the error is. */
 function checkJson(text) {
   if (!text.trim()) return;
   try {
@@ -78,8 +78,8 @@ export function askSignal({ queue, id, name = "", names = [] }) {
     fields: [
       list,
       field("Name", inputs.name),
-      field("Data", inputs.data, "JSON; nothing for a signal without data"),
-      field("Kept for", inputs.expire, "if the workflow does not wait for it yet"),
+      field("Data", inputs.data, "JSON; empty for a signal without data"),
+      field("Expires after", inputs.expire, "if the workflow does not wait for it"),
     ],
     confirm: "Send signal",
     submit: async () => {
@@ -93,8 +93,8 @@ export function askSignal({ queue, id, name = "", names = [] }) {
 export function askCancel({ queue, id }) {
   const reason = h("input", { name: "reason", autocomplete: "off", autofocus: true });
   return ask({
-    title: "Ask it to cancel?",
-    text: h("span", {}, h("code", {}, visible(id)), " gets a CancelledFailure at its next step. Its code may clean up first, or go on."),
+    title: "Cancel this workflow?",
+    text: h("span", {}, h("code", {}, visible(id)), " gets a CancelledFailure at its next step. Its code may clean up first, or continue."),
     fields: [field("Reason", reason, "optional; shown in the failure")],
     confirm: "Cancel the workflow",
     danger: true,
@@ -106,11 +106,11 @@ export function askTerminate({ queue, id }) {
   const reason = h("input", { name: "reason", autocomplete: "off", autofocus: true });
   const descend = h("input", { type: "checkbox", name: "descend" });
   return ask({
-    title: "Terminate it?",
-    text: h("span", {}, h("code", {}, visible(id)), " ends at once. None of its code runs any more, cleanup included. This cannot be undone."),
+    title: "Terminate this workflow?",
+    text: h("span", {}, h("code", {}, visible(id)), " ends at once. None of its code runs any more, not even cleanup. This cannot be undone."),
     fields: [
-      field("Reason", reason, "optional; shown to whoever waits for the result"),
-      h("label", { class: "check" }, descend, " Its children and their children too"),
+      field("Reason", reason, "optional; shown in the failure"),
+      h("label", { class: "check" }, descend, " Terminate its children and their children too"),
     ],
     confirm: "Terminate",
     danger: true,

@@ -1,4 +1,4 @@
-// Building elements. Whatever is shown goes in as text; nothing here, or anywhere else, parses markup.
+// Building elements. All data is inserted as text. No code of the page parses markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -25,7 +25,7 @@ export function replace(element, ...children) {
   return element;
 }
 
-/** Calls a function at most once in so many milliseconds, a number or what a function gives, and always once after the last call. */
+/** Call a function at most once in `ms` milliseconds (a number, or a function that returns one), and always once after the last call. */
 export function throttled(ms, action) {
   let timer = 0;
   let last = -Infinity;
@@ -40,7 +40,7 @@ export function throttled(ms, action) {
   };
   let again = false;
   const call = () => {
-    again = Boolean(timer); // while it waits or runs, one more will do
+    again = Boolean(timer); // while it waits or runs, remember one more call
     if (timer) return;
     const room = typeof ms === "function" ? ms() : ms;
     timer = setTimeout(start, Math.max(0, last + room - performance.now()));
@@ -62,7 +62,7 @@ export function toast(text, kind = "ok") {
   setTimeout(() => shown.remove(), kind === "error" ? 8000 : 4000);
 }
 
-/** An element that may scroll: reached by the keyboard while there is more in it than it shows. */
+/** An element that may scroll. The keyboard reaches it while its content is larger than the element. */
 export function scrolls(element) {
   const look = () => {
     const more = element.scrollHeight > element.clientHeight + 1 || element.scrollWidth > element.clientWidth + 1;
@@ -74,7 +74,7 @@ export function scrolls(element) {
   return element;
 }
 
-/** A table whose rows become cards on narrow screens; `rows` are lists of cells, each a `td`. The roles stay when it is no table to look at. */
+/** A table whose rows become cards on narrow screens. `rows` are lists of `td` cells. The roles tell screen readers that it still is a table. */
 export const table = (columns, rows) =>
   h(
     "table",

@@ -1,8 +1,8 @@
-// Failures, with what caused them.
+// Failures and their causes.
 
 import { h, scrolls } from "./dom.js";
 
-/** A failure, and what caused it. */
+/** A failure with its causes. */
 export function failure(found) {
   return h(
     "div",

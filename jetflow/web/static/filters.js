@@ -1,11 +1,11 @@
-// What the list is asked for: tabs, fields and a time range. The page's address holds it, so that a view can be bookmarked.
+// The filters of the list: tabs, fields and a time range. The page's address has them, so that a view can be bookmarked.
 
 import { h, replace } from "./dom.js";
 import { number } from "./format.js";
 
 const NAMES = ["status", "type", "queue", "text", "data", "started", "from", "to"];
 
-/** Milliseconds without a key after which a search begins. */
+/** Milliseconds after the last key before a search begins. */
 const PAUSE = 250;
 
 const MINUTE = 60_000;
@@ -18,22 +18,22 @@ const RANGES = [
   ["range", "From … to …", 0],
 ];
 
-/** Whether user data can be looked for: each word has a name and an equals sign, and a text in quotes has its end. */
+/** Whether a search for user data is complete: each word has a name and an equals sign, and each quoted text its closing quote. */
 const isData = (text) => /^(?:\s*[^\s,=]+=(?:"(?:\\.|[^"\\])*"|[^\s,"][^\s,]*)(?:[\s,]+|$))*$/.test(text);
 
 export class Filters {
-  /** `changed` is called when something else is wanted than before. */
+  /** `changed` is called when the filters change. */
   constructor(statuses, changed) {
     this.changed = changed;
     this.values = Object.fromEntries([...new URLSearchParams(location.search)].filter(([name, value]) => NAMES.includes(name) && value));
-    this.opened = Date.now(); // where "the last hour" is counted from; the pages of a walk need one and the same
+    this.opened = Date.now(); // the end of "the last hour"; all pages of a walk need the same one
     this.typing = 0;
 
     this.tabs = ["", ...statuses].map((name) => {
       const count = h("small", { "aria-hidden": "true" });
       const button = h(
         "button",
-        { type: "button", class: name, title: name === "running" ? "Those that retry or are parked too" : undefined, onclick: () => this.set({ status: name }) },
+        { type: "button", class: name, title: name === "running" ? "Includes retrying and parked workflows" : undefined, onclick: () => this.set({ status: name }) },
         name && h("i"),
         name || "all",
         count,
@@ -71,14 +71,14 @@ export class Filters {
     return Object.keys(this.values).length > 0;
   }
 
-  /** As the server takes them. */
+  /** The filters as parameters for the server. */
   get asked() {
     const { started, from, to, ...others } = this.values;
     const [after, before] = this.#times();
     return { ...others, after, before };
   }
 
-  /** Whether a workflow is one of those, as far as its row tells. */
+  /** Whether a workflow matches the filters, as far as its row shows. User data is not in the row. */
   fit(row) {
     const { status, type = "", queue = "", text = "" } = this.values;
     const begins = (value, prefix) => value.toLowerCase().startsWith(prefix.toLowerCase());
@@ -111,10 +111,10 @@ export class Filters {
 
   clear() {
     this.set(Object.fromEntries(NAMES.map((name) => [name, ""])));
-    this.tabs[0].button.focus(); // the one that was pressed has gone
+    this.tabs[0].button.focus(); // the pressed button is hidden now
   }
 
-  /** Figures for the tabs. */
+  /** Show counts in the tabs. */
   count({ counts, total, complete }) {
     for (const { name, button, count } of this.tabs) {
       const found = name ? (counts[name] ?? 0) : total;
@@ -125,7 +125,7 @@ export class Filters {
     }
   }
 
-  /** Types and queues that were seen are offered. */
+  /** Suggest the types and task queues of these rows. */
   offer(rows) {
     const fill = (element, values) =>
       replace(
@@ -198,7 +198,7 @@ export class Filters {
   }
 }
 
-/** A moment of the address as the browser's field for local times has it. */
+/** A time of the address in the format of the browser's field for local times. */
 function localOf(text) {
   const at = new Date(text ?? NaN);
   return Number.isNaN(at.getTime()) ? "" : new Date(at.getTime() - at.getTimezoneOffset() * MINUTE).toISOString().slice(0, 16);

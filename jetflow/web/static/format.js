@@ -1,4 +1,4 @@
-// Times, durations and sizes as people read them.
+// Times, durations, sizes and names as text.
 
 const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
@@ -8,7 +8,7 @@ const WHOLE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyl
 const sameDay = (a, b) => new Date(a).toDateString() === new Date(b).toDateString();
 const sameYear = (a, b) => new Date(a).getFullYear() === new Date(b).getFullYear();
 
-/** The last moment that a browser knows, in the year 275,760. */
+/** The last time that a browser can represent, in the year 275,760. */
 const LAST = 8_640_000_000_000_000;
 const LATER = "after the year 275,000";
 const isKnown = (ms) => Math.abs(ms) <= LAST;
@@ -70,14 +70,14 @@ export function bytes(count) {
 export const number = (value) => value.toLocaleString("en-US");
 
 /**
- * A queue or an id as a part of a path. Browsers take `.` and `..` for directions, however they are escaped, and proxies are not sure
- * about slashes and percent signs: such a name is written as NATS subjects have it, `=` and two hex digits for a byte.
+ * A task queue or an id as a segment of a path. Browsers resolve `.` and `..`, however they are escaped, and proxies disagree about
+ * slashes and percent signs. Such a name is written as in NATS subjects: `=` and two hex digits for a byte.
  */
 export function segment(name) {
   return /^\.+$|[/\\%\p{Cc}]/u.test(name) ? token(name) : encodeURIComponent(name);
 }
 
-/** What `segment` made, or somebody typed. */
+/** The name for a segment that `segment` returned or a user typed. */
 export function fromSegment(text) {
   const named = decoded(text.replaceAll("=", "%"));
   return text.includes("=") && token(named) === text ? named : decoded(text);
@@ -98,7 +98,7 @@ const token = (name) =>
 
 const UNSEEN = /[\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\x80-\x9f]/g;
 
-/** A name as a person can see it: blanks at its ends, control characters and what turns text around have signs of their own. */
+/** A name with visible signs for blanks at its ends, control characters, and characters that change the direction of text. */
 export const visible = (name) =>
   name
     .replace(/^ +| +$/g, (blanks) => "␠".repeat(blanks.length))

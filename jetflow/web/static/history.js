@@ -1,4 +1,4 @@
-// The history as text: a line for each event, what belongs to it inside.
+// The history as text: a line for each event, with its details inside.
 
 import { h, replace } from "./dom.js";
 import { failure } from "./failure.js";
@@ -10,14 +10,14 @@ const PAYLOADS = ["input", "result", "value"];
 const CATEGORIES = ["workflow", "activity", "timer", "signal", "child_workflow"];
 const SHOWN = 300;
 
-/** What an event is about, in a word. */
+/** The attributes that name an event's subject. */
 const SUBJECTS = ["activity_type", "signal_name", "child_workflow_id", "workflow_type", "update_name", "patch_id", "reason"];
 
-/** What is said beside the event's name already, or is of use to programs only. */
+/** Attributes that the event's line shows already, or that only programs need. */
 const NOT_LISTED = ["timeline_key", "execution_index", "scheduled_event_id", "started_event_id", "initiated_event_id", "accepted_event_id"];
 
 export class History {
-  /** `of` is the workflow; `load` reads more events. */
+  /** `of` is the workflow. `load` reads more events. */
   constructor(of, load) {
     this.of = of;
     this.load = load;
@@ -38,7 +38,7 @@ export class History {
 
   clear() {
     this.events = [];
-    this.queues = new Map(); // of children, whose later events do not say it
+    this.queues = new Map(); // task queues of children, whose later events do not have them
     this.drawn = 0;
     this.limit = SHOWN;
     this.hasMore = false;
@@ -65,7 +65,7 @@ export class History {
     this.#tell();
   }
 
-  /** Opens an event and brings it into view. */
+  /** Open an event and scroll to it. */
   show(n) {
     this.only = "";
     this.limit = Math.max(this.limit, n);
@@ -168,7 +168,7 @@ export class History {
     return text ? h("b", {}, visible(text)) : null;
   }
 
-  /** The way to a child stands beside the line, which is a button itself. */
+  /** The link to a child. It is beside the line, because the line itself is a button. */
   #child(a) {
     const id = a.child_workflow_id;
     return id && h("a", { href: path(this.queues.get(id) ?? this.of.queue, id), class: "e-child", "aria-label": `Child ${visible(id)}` }, "open child");
@@ -181,7 +181,7 @@ export class History {
     if (event.took !== null && event.took > 0) parts.push(h("span", { class: "muted" }, duration(event.took)));
     if (a.failure) parts.push(h("span", { class: "failed-text" }, `${a.failure.type}${a.failure.message ? `: ${a.failure.message}` : ""}`));
     const name = PAYLOADS.find((each) => a[each] && a[each].text !== "null" && a[each].text !== "[]");
-    // an activity's input is repeated in what ends it; its result says more there
+    // the event that ends an activity repeats its input; the result says more there
     const said = event.type.endsWith("_completed") && a.result ? "result" : name;
     if (said && !a.failure) parts.push(glance(a[said]));
     return parts;

@@ -1,4 +1,4 @@
-// JSON for reading: coloured, foldable, and exactly the text that was sent. It is never parsed, so that no number is rounded.
+// JSON for reading: coloured, foldable, and exactly the text that was sent. The page does not parse it, so no number is rounded.
 
 import { get } from "./api.js";
 import { h, replace, scrolls, toast } from "./dom.js";
@@ -25,7 +25,7 @@ export function coloured(line) {
 
 const indent = (line) => line.length - line.trimStart().length;
 
-/** Lines from `at` on that are deeper than `depth`, as nodes; blocks can be folded. */
+/** The lines from `at` on that are indented deeper than `depth`, as nodes. Blocks can be folded. */
 function block(lines, at, depth, open) {
   const nodes = [];
   while (at < lines.length && (depth < 0 || indent(lines[at]) > depth)) {
@@ -52,7 +52,7 @@ function block(lines, at, depth, open) {
   return { nodes, at };
 }
 
-/** A payload `{text, size, cut}`; `more` are the parameters with which the server gives the whole of it. */
+/** A payload `{text, size, cut}`. `more` are the parameters of the request for the whole payload. */
 export function json(payload, more) {
   const element = h("div", { class: "json" });
   const show = (text, cut) => {

@@ -1,4 +1,4 @@
-// Dead letters: commands that nothing could be done with. Look, mend, send again, drop.
+// Dead letters: malformed commands and expired signals. Read, edit, requeue or drop them.
 
 import { get, live, post } from "./api.js";
 import { ask, field } from "./dialogs.js";
@@ -18,7 +18,7 @@ export function letters(main, { about }) {
       "div",
       { class: "head" },
       h("h1", {}, "Dead letters"),
-      h("p", { class: "muted" }, "Commands that could not be understood, and signals that expired before anyone waited for them. Oldest first; kept for 30 days."),
+      h("p", { class: "muted" }, "Malformed commands, and signals that expired before a workflow waited for them. Oldest first; stored for 30 days."),
     ),
     content,
     below,
@@ -56,7 +56,7 @@ function nothing(page) {
     "div",
     { class: "empty" },
     h("h2", {}, page ? "No more dead letters" : "No dead letters"),
-    h("p", {}, "Every command so far was understood, and no signal has expired unseen."),
+    h("p", {}, "No command was refused, and no signal has expired."),
   );
 }
 
@@ -75,27 +75,27 @@ function letter(each, readOnly, reload) {
     ),
     h("p", { class: "failed-text" }, each.reason),
     headers.length > 0 && h("p", { class: "muted" }, headers.join("  ·  ")),
-    scrolls(h("pre", { class: "body", role: "group", "aria-label": "What the letter holds" }, each.body || "(no body)")),
+    scrolls(h("pre", { class: "body", role: "group", "aria-label": "Content of the dead letter" }, each.body || "(no body)")),
     !each.shown_whole &&
       h(
         "p",
         { class: "muted" },
-        `Not all of it, or not as it is: the body has ${bytes(each.size)}. jetflow dead-letters show ${each.number} shows more.`,
+        `The body has ${bytes(each.size)} and is not shown as it is. See: jetflow dead-letters show ${each.number}`,
       ),
     !readOnly &&
       h(
         "div",
         { class: "buttons" },
         h("button", { type: "button", onclick: async () => (await drop(each)) && reload() }, "Drop…"),
-        h("button", { type: "button", onclick: async () => (await requeue(each)) && reload() }, "Mend and requeue…"),
+        h("button", { type: "button", onclick: async () => (await requeue(each)) && reload() }, "Edit and requeue…"),
       ),
   );
 }
 
 function drop(each) {
   return ask({
-    title: `Drop letter ${each.number}?`,
-    text: h("span", {}, "The command to ", h("code", {}, each.subject), " is gone for good then."),
+    title: `Drop dead letter ${each.number}?`,
+    text: h("span", {}, "The message to ", h("code", {}, each.subject), " is deleted. This cannot be undone."),
     confirm: "Drop it",
     danger: true,
     submit: async () => (await post("letters/drop", { number: each.number })).outcome,
@@ -113,8 +113,8 @@ function requeue(each) {
     autofocus: each.shown_whole,
   });
   return ask({
-    title: `Requeue letter ${each.number}`,
-    text: "The command is sent again, as it was or as you mend it here, and the letter is removed.",
+    title: `Requeue dead letter ${each.number}`,
+    text: "The message is sent again with this subject and body, and the dead letter is removed.",
     fields: [field("Subject", subject), field("Body", body, each.shown_whole ? undefined : "It is sent as it is stored.")],
     confirm: "Send it again",
     submit: async () => {

@@ -8,7 +8,7 @@ import { ago, clock, number, path, visible } from "./format.js";
 import { status, waitText } from "./status.js";
 import { lasting, since, ticking } from "./ticking.js";
 
-/** Milliseconds that the stream of events gets to open before the page is read without it. */
+/** Milliseconds to wait for the stream of events before the page is read without it. */
 const OPENING = 400;
 const MOST_PAUSE = 60_000;
 
@@ -17,7 +17,7 @@ const keyOf = (queue, id) => JSON.stringify([queue, id]);
 export function list(main, { about }) {
   document.title = "Workflows · jetflow";
   const rows = new Map(); // key -> {row, element}
-  const held = new Map(); // new rows while somebody points at the table
+  const held = new Map(); // new rows that wait while the mouse is on the table
   const filters = new Filters(about.statuses, begin);
   let cursors = [null];
   let page = 0;
@@ -27,8 +27,8 @@ export function list(main, { about }) {
   let counting = null;
   let opening = 0;
   let later = 0;
-  let took = 0; // milliseconds that the last page took to read
-  let counted = 0; // the same of the last count
+  let took = 0; // milliseconds that reading the last page took
+  let counted = 0; // milliseconds that the last count took
   let exactQueue = null;
   let pointing = false;
   let loaded = false;
@@ -125,7 +125,7 @@ export function list(main, { about }) {
 
   // ---- loading
 
-  /** From the first page on: the view has opened, or the filters have changed. What was asked for before is of no use any more. */
+  /** Begin at the first page, when the view has opened or the filters have changed. Cancel earlier requests. */
   function begin() {
     loading?.abort();
     counting?.abort();
@@ -139,7 +139,7 @@ export function list(main, { about }) {
     unwatch = live.watch({ view: "list", type, queue, text }, { onrows, onagain: readAnew });
   }
 
-  /** What happened while nothing was heard has to be read. */
+  /** Read what the stream of events has missed. */
   function readAnew() {
     clearTimeout(opening);
     load(page);
@@ -177,7 +177,7 @@ export function list(main, { about }) {
     }
   }
 
-  /** Figures of all that there is, and of what the filters take: the first is free, for the second every record is read. */
+  /** Count all workflows, and the matches of the filters. The first count is cheap. The second one reads every record. */
   async function count() {
     counting?.abort();
     const mine = (counting = new AbortController());
@@ -191,11 +191,11 @@ export function list(main, { about }) {
       counted = performance.now() - began;
       filters.count(found);
       clearTimeout(later);
-      if (found.again) later = setTimeout(countAgain, found.again); // it was counted before
+      if (found.again) later = setTimeout(countAgain, found.again); // an older count was returned
       if (!simple || others.status || (queue && queue !== exactQueue)) tellMatches(found);
       else if (found.complete && !found.again) tellTotal(found);
     } catch {
-      // the list itself says what is wrong; figures come with the next change
+      // the list shows the error; the next change counts again
     }
   }
 
@@ -289,7 +289,7 @@ function aboutOf(row) {
   return h("div", {}, parts);
 }
 
-/** "charge, attempt 4 in 12 s": which attempt is due, and when. */
+/** "charge, attempt 4 in 12 s": the next attempt, and when it is due. */
 function attemptOf({ kind, name, attempt, due }) {
   const what = h("span", {}, `${visible(name) || kind}, attempt ${attempt} `);
   if (due) what.append(ticking(h("time", { title: clock(due) }), (now) => (due > now ? ago(due, now) : "under way")));
@@ -299,12 +299,12 @@ function attemptOf({ kind, name, attempt, due }) {
 function noWorkflows(filters, found) {
   if (found.next)
     return [
-      h("h2", {}, "None so far"),
-      h("p", {}, `Among the ${number(found.examined)} that changed last there is none like that. Older ones may be.`),
+      h("h2", {}, "No matches so far"),
+      h("p", {}, `None of the ${number(found.examined)} workflows that changed last match. Older ones may.`),
     ];
   if (filters.any)
     return [
-      h("h2", {}, "No workflow is like that"),
+      h("h2", {}, "No matching workflows"),
       h("p", {}, h("button", { type: "button", class: "quiet", onclick: () => filters.clear() }, "Show all workflows")),
     ];
   return [

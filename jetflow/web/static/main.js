@@ -1,4 +1,4 @@
-// The frame: the bar on top, and which view is shown for which address.
+// The frame of the page: the bar on top, and the view for each address.
 
 import { ApiError, get, live, post, whenTokenIsNeeded } from "./api.js";
 import { sparkline } from "./chart.js";
@@ -24,7 +24,7 @@ const spark = sparkline();
 let about = { read_only: false };
 let close = () => {};
 
-/** Goes to an address of the page without loading it again. */
+/** Go to another address without reloading the page. */
 export function go(href, { replaced = false } = {}) {
   history[replaced ? "replaceState" : "pushState"](null, "", href);
   render();
@@ -66,11 +66,11 @@ function drawBar() {
   );
 }
 
-/** In a word in the bar, and in a sentence below it: what the page shows is from before. */
+/** The state of the connection: a word in the bar, and a sentence below it. */
 const STATES = {
   live: { word: "live", title: "Changes are shown as they happen" },
   away: { word: "no dashboard", title: "The dashboard's server does not answer. The page tries again until it does." },
-  broker: { word: "no broker", title: "The broker does not answer. What is shown here is from before; it goes on by itself when the broker is back." },
+  broker: { word: "no broker", title: "The broker does not answer. This page shows old data. It updates itself when the broker answers again." },
 };
 let shown = "";
 let since = 0;
@@ -129,8 +129,8 @@ whenTokenIsNeeded(() => {
     h(
       "form",
       { class: "login", onsubmit: enter },
-      h("h1", {}, "This dashboard asks for a token"),
-      h("p", {}, "It was printed where the dashboard was started, or is the one in ", h("code", {}, "JETFLOW_UI_TOKEN"), "."),
+      h("h1", {}, "This dashboard needs a token"),
+      h("p", {}, "The command that started the dashboard printed the token, or took it from ", h("code", {}, "JETFLOW_UI_TOKEN"), "."),
       field("Token", token),
       problem,
       h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Enter")),

@@ -1,4 +1,4 @@
-// What statuses and kinds of operations are called, and their marks. Colours are in style.css, by the same names.
+// The texts and marks of statuses and of kinds of operations. style.css has their colours, by the same names.
 
 import { h } from "./dom.js";
 import { visible } from "./format.js";
@@ -6,12 +6,12 @@ import { visible } from "./format.js";
 export const status = (name, extra) => h("span", { class: `status ${name}`, title: TITLES[name] }, h("i"), extra ?? name);
 
 const TITLES = {
-  running: "It goes on",
-  parked: "It cannot go on with the code of the worker that owns it",
+  running: "The workflow runs",
+  parked: "The worker that owns it cannot continue it: its code does not fit",
   completed: "Its function returned",
-  failed: "Its function raised",
-  cancelled: "It was asked to cancel, and ended by that",
-  terminated: "It was ended from outside",
+  failed: "Its function raised an error",
+  cancelled: "It was asked to cancel, and ended",
+  terminated: "It was terminated",
   pending: "Its start is stored and waits for a worker",
 };
 

@@ -1,4 +1,4 @@
-// The picture of a run: a bar for each activity, timer, wait and child, with their retries; those that go on grow.
+// The timeline of a run: a bar for each activity, timer, wait and child, with their retries. Bars of pending operations grow.
 
 import { h, replace, s } from "./dom.js";
 import { clock, duration, visible, whole } from "./format.js";
@@ -6,11 +6,11 @@ import { clock, duration, visible, whole } from "./format.js";
 const ROW = matchMedia("(pointer: coarse)").matches ? 44 : 24;
 const BAR = 12;
 const AXIS = 26;
-const ENDING = 60; // pixels for the word behind a bar
+const ENDING = 60; // pixels for the word after a bar
 const MOST_ROWS = 150;
 const NAMES = { activity: "activity", timer: "timer", signal: "wait", child_workflow: "child" };
 
-/** What an event does to the operation that it belongs to: how it ends. */
+/** How an event ends its operation. */
 const ENDS = {
   activity_task_completed: "ok",
   activity_task_failed: "failed",
@@ -38,7 +38,7 @@ const MARKS = {
 };
 
 export class Timeline {
-  /** `show` is called with the number of an event that somebody clicks on. */
+  /** `show` is called with the number of the event that the user clicks on. */
   constructor(show) {
     this.show = show;
     this.even = false;
@@ -50,7 +50,7 @@ export class Timeline {
         type: "button",
         class: "quiet",
         "aria-pressed": "false",
-        title: "Gives every step the same room, however long it took",
+        title: "Give every step the same width, however long it took",
         onclick: () => this.#turn(),
       },
       "Even steps",
@@ -165,7 +165,7 @@ export class Timeline {
           height,
           viewBox: `0 0 ${width} ${height}`,
           role: "group",
-          "aria-label": `${every.length} operations over time; the history below says the same in words`,
+          "aria-label": `${every.length} operations over time; the history below has the same as text`,
         },
         parts.flat(Infinity),
         now,
@@ -181,7 +181,7 @@ export class Timeline {
     this.#grow();
   }
 
-  // ---- from time to place
+  // ---- from time to position
 
   #measure(record) {
     const end = record.closed ?? Date.now();
@@ -218,7 +218,7 @@ export class Timeline {
   #row(operation, y, labels, width) {
     const { category } = operation;
     const label = s("text", { class: "t-label", x: 0, y: y + ROW / 2 + 4 }, fit(visible(operation.label), labels - 10));
-    const left = operation.to === null && this.record.closed; // it was not finished when the run ended
+    const left = operation.to === null && this.record.closed; // the operation was pending when the run ended
     const bars = s("g", { class: `op ${category} ${left ? "given-up" : operation.end}` });
     const row = s(
       "g",
@@ -230,7 +230,7 @@ export class Timeline {
         onclick: () => this.show(operation.n),
         onkeydown: (event) => {
           if (event.key !== "Enter" && event.key !== " ") return;
-          event.preventDefault(); // it would close again what gets the focus now
+          event.preventDefault(); // the key would close the event that gets the focus now
           this.show(operation.n);
         },
       },
@@ -248,7 +248,7 @@ export class Timeline {
         from = Math.min(retry.due, operation.to ?? end);
         parts.push(this.#bar(retry.at, from, top, "backoff", `waits ${duration(retry.due - retry.at)} for the next attempt`), failed);
       }
-      if (from < end || operation.to !== null) parts.push(this.#bar(from, operation.to ?? end, top, "attempt last")); // else it waits for its next attempt
+      if (from < end || operation.to !== null) parts.push(this.#bar(from, operation.to ?? end, top, "attempt last")); // otherwise it waits for its next attempt
       if (operation.to !== null && operation.end !== "ok")
         parts.push(this.#ending(operation, y + ROW / 2 + 4));
       replace(bars, parts);
@@ -263,7 +263,7 @@ export class Timeline {
     return s("rect", { class: kind, x, y, width: Math.max(3, this.x(to) - x), height: BAR, rx: 2.5 }, title && s("title", {}, title));
   }
 
-  /** How it ended, in a word behind the bar, or on its end where there is no room. */
+  /** How the operation ended: a word after the bar, or on the bar's end if there is no room. */
   #ending(operation, y) {
     const x = this.x(operation.to);
     const room = x + ENDING <= this.plot.left + this.plot.width;
@@ -282,7 +282,7 @@ export class Timeline {
     );
   }
 
-  /** Time goes on: the scale is drawn anew when it has run out, the open bars otherwise. */
+  /** Redraw as time passes: everything when the scale is full, otherwise only the growing bars. */
   #grow() {
     if (!this.record || this.record.closed || !this.growing.length) return;
     const now = Date.now();
@@ -311,7 +311,7 @@ function describe(operation) {
   return `${kind} ${operation.label}: ${took}${attempts}`;
 }
 
-/** Where a time lies among sorted times, with fractions in between. */
+/** The index of a time among sorted times, with fractions between them. */
 function rank(times, time) {
   let low = 0;
   let high = times.length - 1;
@@ -335,7 +335,7 @@ function nice(ms) {
 
 let ruler = null;
 
-/** A text cut so that it fits. */
+/** A text, cut to fit a width. */
 function fit(text, width) {
   ruler ??= document.createElement("canvas").getContext("2d");
   ruler.font = `12px ${getComputedStyle(document.body).fontFamily}`;

@@ -1,4 +1,4 @@
-// Workers, the partitions they own, what waits for them, and what is stored.
+// Workers, their partitions, the commands that wait for them, and the sizes of the streams.
 
 import { get, live } from "./api.js";
 import { h, replace, s, scrolls, table } from "./dom.js";
@@ -7,7 +7,7 @@ import { since } from "./ticking.js";
 
 const EVERY = 2000;
 
-/** Pixels beside the partitions: the margins of page and card. */
+/** Width of the margins of page and card beside the partitions, in pixels. */
 const BESIDE = 64;
 
 export function workers(main) {
@@ -64,7 +64,7 @@ function section(queue, found) {
       h("small", { class: "muted" }, `${ownerOf.size} of ${found.partitions} partitions have an owner`),
     ),
     table(
-      ["Worker", "Host", "Up", "Partitions", "Waiting", "In hand", "Serves"],
+      ["Worker", "Host", "Up", "Partitions", "Waiting", "Un-acked", "Serves"],
       owners.map((id, at) => {
         const member = members.find((each) => each.worker_id === id);
         const owned = consumers.filter((each) => each.worker_id === id);
@@ -74,8 +74,8 @@ function section(queue, found) {
           h("td", {}, member ? `${member.host}, pid ${member.pid}` : ""),
           h("td", {}, member ? since(member.started_at) : ""),
           h("td", { class: "n" }, number(owned.reduce((total, each) => total + each.partitions.length, 0))),
-          h("td", { class: "n", title: "Commands that are stored and not delivered yet" }, sum("waiting")),
-          h("td", { class: "n", title: "Commands delivered and not acked: a workflow with work under way keeps one" }, sum("under_way")),
+          h("td", { class: "n", title: "Commands stored and not delivered yet" }, sum("waiting")),
+          h("td", { class: "n", title: "Commands delivered and not acked; a workflow with a running activity has at least one" }, sum("under_way")),
           h(
             "td",
             { class: "serves" },
@@ -91,7 +91,7 @@ function section(queue, found) {
   );
 }
 
-/** One square a partition, in the colour of its owner. */
+/** One square for each partition, in the colour of its owner. */
 function grid(count, ownerOf, owners, alive) {
   const [size, gap] = [14, 3];
   const perRow = Math.max(8, Math.min(32, Math.floor((innerWidth - BESIDE) / (size + gap))));
@@ -111,7 +111,7 @@ function grid(count, ownerOf, owners, alive) {
       return s(
         "rect",
         { x: (partition % perRow) * (size + gap), y: Math.floor(partition / perRow) * (size + gap), width: size, height: size, rx: 3, class: colour },
-        s("title", {}, `partition ${partition}: ${owner === undefined ? "nobody" : `worker ${owner}`}`),
+        s("title", {}, `partition ${partition}: ${owner === undefined ? "no owner" : `worker ${owner}`}`),
       );
     }),
   );
@@ -122,7 +122,7 @@ function noWorkers() {
     "div",
     { class: "empty" },
     h("h2", {}, "No worker is up"),
-    h("p", {}, "Commands are kept until there is one:"),
+    h("p", {}, "The broker stores commands until a worker is up. Start one:"),
     h("pre", {}, "jetflow worker package.module --task-queue default"),
   );
 }

@@ -1,4 +1,4 @@
-// One workflow: where it stands, what it waits for, its picture, its payloads, its history; and commands to it.
+// One workflow: its state, waits, timeline, payloads and history, and the commands to it.
 
 import { get, live } from "./api.js";
 import { askCancel, askSignal, askTerminate } from "./dialogs.js";
@@ -28,9 +28,9 @@ export function workflow(main, { about }, queue, id) {
   let over = false;
   let run = null;
   let shown = "";
-  let next = 1; // the event to go on from
+  let next = 1; // number of the next event to read
   let pause = 400;
-  let reading = null; // ends what is being read
+  let reading = null; // the AbortController of the running read
 
   replace(
     main,
@@ -56,7 +56,7 @@ export function workflow(main, { about }, queue, id) {
     }
   }
 
-  /** Another run has the id: nothing of the one before is kept. */
+  /** Show another run of the id. Drop everything of the one before. */
   function start(other) {
     run = other;
     next = 1;
@@ -74,7 +74,7 @@ export function workflow(main, { about }, queue, id) {
         found = await get("history", { ...asked, from: next }, reading.signal);
       } catch (error) {
         if (error.name === "AbortError") throw error;
-        if (!over) events.fail(error.status === 404 ? "Its history is no longer kept." : error.message);
+        if (!over) events.fail(error.status === 404 ? "Its history is no longer stored." : error.message);
         return;
       }
       if (over || mine !== run || (found.run !== null && found.run !== run)) return;
@@ -99,7 +99,7 @@ export function workflow(main, { about }, queue, id) {
     if (!input.hidden) replace(input, h("h2", {}, "Input"), json(given, { ...asked, of: "1.input" }));
   }
 
-  /** Says it beside what was shown before, or in its place if there is no such workflow; the next reading may find one. */
+  /** Show an error above the old content. If there is no such workflow, hide the content. The next read may find one. */
   function problem(error) {
     const missing = error.status === 404;
     trouble.hidden = false;
@@ -111,7 +111,7 @@ export function workflow(main, { about }, queue, id) {
             "div",
             { class: "empty" },
             h("h1", {}, "There is no such workflow"),
-            h("p", {}, "It never was, or its record has expired: ", h("code", {}, visible(id)), " on task queue ", h("code", {}, visible(queue))),
+            h("p", {}, "It was never started, or its record has expired: ", h("code", {}, visible(id)), " on task queue ", h("code", {}, visible(queue))),
           )
         : h("p", { class: "problem", role: "alert" }, error.message),
     );
@@ -172,7 +172,7 @@ export function workflow(main, { about }, queue, id) {
 
   function facts(record) {
     if (record.status === "pending")
-      return h("p", { class: "muted" }, "Its start is stored. It begins when a worker of this task queue takes it up.");
+      return h("p", { class: "muted" }, "Its start is stored. It begins when a worker of this task queue is up.");
     const relative = (each) =>
       each.queue
         ? h("a", { href: path(each.queue, each.id), class: "id" }, visible(each.id))
@@ -238,7 +238,7 @@ export function workflow(main, { about }, queue, id) {
 
   const changed = throttled(() => pause, load);
 
-  /** What is asked for may never be answered by a broker that was away; it is asked again. */
+  /** Read again. A broker that was away may never answer the running read. */
   function again() {
     reading?.abort();
     changed();
@@ -261,7 +261,7 @@ export function workflow(main, { about }, queue, id) {
   };
 }
 
-/** When the next attempt is due; once the time has come, that it is under way. */
+/** When the next attempt is due, or "under way" after that. */
 const attemptDue = (due) => ticking(h("time", { title: whole(due), datetime: machine(due) }), (now) => (due > now ? ago(due, now) : "under way"));
 
 const card = (title, content) => h("section", { class: "card" }, h("h2", {}, title), content);
