@@ -508,21 +508,21 @@ class Client(Finding):
         return self.task_queue if definition is None or definition.task_queue is None else definition.task_queue
 
 
-def _input(definition: WorkflowDefinition[..., Any] | None, args: tuple[Any, ...]) -> tuple[bytes, bool]:
-    """Return a start's body and whether the header ``ARGS`` must say how to read it. Check the arguments if the signature is known."""
+def _input(definition: WorkflowDefinition[..., Any] | None, args: tuple[Any, ...]) -> tuple[bytes, int | None]:
+    """Return a start's body, and the number of arguments if the header ``ARGS`` must say it. Check the arguments if the signature is known."""
     if definition is None:
-        return body_of(args, single=None)
+        return body_of(args)
     args = definition.signature.bind(args, {})
-    body, tell = body_of(args, single=definition.signature.single)
+    body, tell = body_of(args)
     if args:
         definition.signature.decode_args(json_list([Raw(body)]) if len(args) == 1 else Raw(body))
     return body, tell
 
 
-def _start_headers(*, tell: bool, expire: Duration | Literal["default"] | None, more_headers: dict[str, str] | None) -> dict[str, str]:
+def _start_headers(*, tell: int | None, expire: Duration | Literal["default"] | None, more_headers: dict[str, str] | None) -> dict[str, str]:
     headers = dict(more_headers or {})
-    if tell:
-        headers[ARGS] = "1"
+    if tell is not None:
+        headers[ARGS] = str(tell)
     if expire != "default":
         headers[EXPIRE] = expire_header(expire)
     return headers

@@ -7,6 +7,7 @@
     │   ├── WorkflowFailedError         a workflow's own failure, raised by ``handle.result()``
     │   │   └── WorkflowTerminatedError 410: it was terminated
     │   ├── ActivityError               596 timed out, 597 retries exhausted, 598 not retryable
+    │   ├── OriginalError               the ``cause`` of an ActivityError: what the activity's code raised
     │   ├── ChildWorkflowError          a child workflow failed; ``cause`` has the child's failure
     │   ├── CancelledFailure            the workflow was asked to cancel
     │   ├── QueryError                  a query that cannot be answered, or whose handler failed
@@ -113,12 +114,19 @@ class FailureError(JetflowError):
         self.message: str = failure.message if failure else message
         self.kind: str = failure.mark if failure else Kind.ERROR.value
         self.code: int = failure.code if failure else UNKNOWN
-        self.stack: str = failure.stack if failure else ""
+        self.stack: str = _stack_of(failure)
 
     @property
     def cause(self) -> BaseException | None:
         """The error that caused this one, rebuilt from its record."""
         return self.__cause__
+
+
+def _stack_of(failure: Failure | None) -> str:
+    """Return the stack of a failure. An activity's or a child's failure has that of its cause, which is stored once."""
+    while failure is not None and not failure.stack and failure.type in ("ActivityError", "ChildWorkflowError"):
+        failure = failure.cause
+    return failure.stack if failure is not None else ""
 
 
 class WorkflowFailedError(FailureError):
@@ -138,6 +146,13 @@ class ActivityError(FailureError):
     ``kind`` is ``"timed_out"`` (code 596), ``"exhausted"`` (597: no retries are left) or ``"fatal"`` (598: not retryable). ``cause`` is the
     last attempt's error, with its own code.
     """
+
+
+class OriginalError(FailureError):
+    """The ``cause`` of an ``ActivityError``: the error of its last attempt, with the type name, message, code and stack that it had there."""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
 
 
 class ChildWorkflowError(FailureError):

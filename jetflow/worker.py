@@ -15,7 +15,6 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from jetflow.core.durations import Duration, limit_ms, to_ms
 from jetflow.core.ids import to_token
 from jetflow.engine.activities.remote import OUTCOME_MARGIN, TaskRunner
 from jetflow.engine.activities.steps import StepRunner
+from jetflow.engine.activities.threads import Threads
 from jetflow.engine.calls.queries import Queries
 from jetflow.engine.context import PAYLOAD_MARGIN
 from jetflow.engine.engine import Engine
@@ -70,7 +70,8 @@ class Worker:
         max_cached_workflows: most resting workflows in memory. The worker rebuilds the others when a command comes for them.
         default_expire: how long the record of a workflow stays after it ends, whatever ends it; ``"forever"`` or None: no limit.
         graceful_timeout: how long running activities may continue when the worker stops or gives up partitions.
-        threads: number of threads for activities that are plain functions.
+        threads: number of threads for activities that are plain functions. The time of an attempt begins when it has a thread. An attempt
+            that takes too long keeps its thread until its function returns.
         activity_lease: how long a remote activity stays with a silent worker before another one gets it. At least 0.5 s. Workers extend
             the leases of running activities. The first worker to serve an activity sets this duration.
 
@@ -165,8 +166,7 @@ class Worker:
     async def _start(self) -> None:
         guard.install()
         broker = self.client.broker
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="jetflow-activity")
-        runner = self._runner = StepRunner(self._activities, self._pool, self._max_activities, broker.max_payload - PAYLOAD_MARGIN)
+        runner = self._runner = StepRunner(self._activities, Threads(self._threads), self._max_activities, broker.max_payload - PAYLOAD_MARGIN)
         self._engine = Engine(
             broker,
             task_queue=self.task_queue,
@@ -230,7 +230,7 @@ class Worker:
         await self._engine.stop()
         await self._heart.stop()
         self.client.broker.wire.on_reconnect.remove(self._heed_limits)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._runner.threads.close()
         log.info("worker %s has stopped", self.worker_id)
 
     async def _hand_over(self) -> None:
@@ -257,10 +257,14 @@ class Worker:
         failures = dict(self._supervisor.failures + self._engine.context.background.failures)
         set_aside = dict(islice(self._janitor.set_aside.items(), MOST_SET_ASIDE))
         refused = [self._ownership.refused] if self._ownership.refused else []
-        shown = (failures, set_aside, [*refused, *self._inspection.complaints])
-        if shown != (self._member.failures, self._member.set_aside, self._member.complaints):
-            self._member.failures, self._member.set_aside, self._member.complaints = shown
-            self._heart.tell(self._member)
+        shortages = [short] if (short := self._runner.threads.complaint()) else []
+        if self._runner.threads.short:
+            failures["activities that waited for a thread"] = self._runner.threads.short
+        shown = (failures, set_aside, [*refused, *self._inspection.complaints], shortages)
+        member = self._member
+        if shown != (member.failures, member.set_aside, member.complaints, member.shortages):
+            member.failures, member.set_aside, member.complaints, member.shortages = shown
+            self._heart.tell(member)
 
     def _heed_limits(self) -> None:
         """Read the broker's message size limit again: a restarted server may have another one."""

@@ -208,7 +208,7 @@ def sample_commands(definition: WorkflowDefinition[Any, Any], task_queue: str, c
     args = sample_args(definition)
     words = [arg if isinstance(arg, str) and not arg.startswith("-") and arg.isidentifier() else msgspec.json.encode(arg).decode() for arg in args]
     words = [msgspec.json.encode(arg).decode() if word in ("true", "false", "null") else word for arg, word in zip(args, words, strict=True)]
-    body, _ = body_of(tuple(args), single=definition.signature.single)
+    body, _ = body_of(tuple(args))
     names = Names(connection.namespace)
     server = connection.server or ""
     queue, first, second = to_token(task_queue), f"{to_token(definition.name)}-1", f"{to_token(definition.name)}-2"

@@ -17,6 +17,7 @@ from jetflow.core.definitions import ActivityDefinition, ActivityOptions, Workfl
 from jetflow.core.failures import to_error, to_failure
 from jetflow.core.handlers import Handlers
 from jetflow.core.ids import child_id, to_name, to_token
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.loop import Stop, WorkflowFuture
 from jetflow.core.operation import RunInfo, plain
 from jetflow.core.recorder import Recorder, shielded
@@ -69,7 +70,7 @@ class Calls(Recorder):
         if not self.halted:
             self._raise_if_cancelled()
             if predicate():
-                self._count_at_once()
+                self._count_at_once(1)
                 return
             self.predicates.append((predicate, future, not shielded.get(), copy_context()))
         await future
@@ -111,7 +112,9 @@ class Calls(Recorder):
             try:
                 event = ev.SideEffect(index=index, at=self.now, value=encode(self.loop.outside(function), "side_effect value"))
                 self.check_size(event)
-            except Exception as error:
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 event = ev.SideEffect(index=index, at=self.now, failure=to_failure(error))
         event = self.decide(event)
         if event.failure is not None:

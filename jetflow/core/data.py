@@ -176,7 +176,11 @@ class Entity:
 
     def increment(self, path: str, by: float = 1) -> int | float:
         """Add to the number at a path, 0 if it is missing, and return the sum."""
-        return self._change(path, lambda value: _number(f"entity {path!r}", 0 if value is None else value) + _number("by", by))  # type: ignore[no-any-return]
+
+        def added(value: Any) -> Any:
+            return _plain(_number(f"entity {path!r}", 0 if value is None else value) + _number("by", by))
+
+        return self._change(path, added)  # type: ignore[no-any-return]
 
     def toggle(self, path: str) -> bool:
         """Invert the boolean at a path, False if it is missing, and return it."""

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from jetflow.core.durations import Duration, limit_ms, to_ms
+from jetflow.core.failures import type_name
 from jetflow.core.ids import to_token
 from jetflow.core.loop import current_machine
 from jetflow.core.values import Signature
@@ -35,7 +36,8 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         backoff_coefficient: factor from one backoff to the next, at least 1.
         maximum_interval: the longest backoff.
         throw_on_error: False returns the error object as the result instead of raising it.
-        non_retryable: names of exception types that are not retried. The name of a base class counts too.
+        non_retryable: exception types that are not retried, as classes or by name. Their subclasses are not retried either. They are
+            compared by name.
     """
 
     maximum_attempts: int = 50
@@ -43,15 +45,15 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     backoff_coefficient: float = 5
     maximum_interval: Duration = "120s"
     throw_on_error: bool = True
-    non_retryable: tuple[str, ...] | list[str] = ()
+    non_retryable: tuple[str | type[BaseException], ...] | list[str | type[BaseException]] | list[str] | list[type[BaseException]] = ()
 
     def __post_init__(self) -> None:
         if self.maximum_attempts < 0:
             raise InvalidInputError(f"maximum_attempts must be 0 (no limit) or more, not {self.maximum_attempts}")
         if not 1 <= self.backoff_coefficient < math.inf:
             raise InvalidInputError(f"backoff_coefficient must be at least 1 and finite, not {self.backoff_coefficient}")
-        if isinstance(self.non_retryable, str) or not all(isinstance(name, str) for name in self.non_retryable):
-            raise InvalidInputError('non_retryable must be a list of exception type names, such as ["ValueError"]')
+        if isinstance(self.non_retryable, (str, type)) or not all(_is_exception(given) for given in self.non_retryable):
+            raise InvalidInputError('non_retryable must be a list of exception types or their names, such as [ValueError, "CardDeclined"]')
         to_ms(self.initial_interval, "initial_interval")
         to_ms(self.maximum_interval, "maximum_interval")
 
@@ -64,9 +66,18 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
             delay = longest
         return round(min(delay, longest) * (0.9 + 0.2 * jitter))
 
+    @property
+    def final_types(self) -> set[str]:
+        """The names of the types that are not retried."""
+        return {given if isinstance(given, str) else type_name(given) for given in self.non_retryable}
+
     def allows(self, attempt: int) -> bool:
         """Return whether another attempt may follow number ``attempt``."""
         return self.maximum_attempts == 0 or attempt < self.maximum_attempts
+
+
+def _is_exception(given: Any) -> bool:
+    return isinstance(given, str) or (isinstance(given, type) and issubclass(given, BaseException))
 
 
 class ActivityOptions(Struct, frozen=True, kw_only=True):

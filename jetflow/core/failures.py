@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Iterable
+from typing import Any
 
+from jetflow.core.interrupts import is_interrupt
+from jetflow.core.location import is_own_file
 from jetflow.errors import (
     UNKNOWN,
     ActivityError,
@@ -15,6 +18,7 @@ from jetflow.errors import (
     FailureError,
     Kind,
     NonRetryableError,
+    OriginalError,
     QueryError,
     UpdateError,
     WorkflowFailedError,
@@ -30,6 +34,14 @@ RETRYABLE = 599
 MAX_STACK = 8_000
 MAX_MESSAGE = 16_000
 MAX_CAUSES = 10
+_LONGEST_NAME = 200
+
+_NAME: Any = type.__dict__["__name__"]
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_CONTEXT: Any = BaseException.__dict__["__context__"]
+_SUPPRESS: Any = BaseException.__dict__["__suppress_context__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+_PARTS: Any = BaseExceptionGroup.__dict__["exceptions"]
 
 
 CODES: dict[str, int] = {Kind.TIMED_OUT: ACTIVITY_TIMEOUT, Kind.EXHAUSTED: RETRIES_EXHAUSTED, Kind.FATAL: FATAL}
@@ -52,19 +64,32 @@ _ERRORS: dict[tuple[str, str], type[FailureError]] = {
 """jetflow's own error for each kind of failure. User code may use any type name, so the type name alone does not decide."""
 
 
+def type_name(cls: type) -> str:
+    """Return the name of a type as JSON can hold it, whatever its metaclass says."""
+    name: str = _NAME.__get__(cls)
+    return _writable(name[:_LONGEST_NAME]) or "?"
+
+
 def own_code(error: BaseException) -> int | None:
     """Return the code of an error, or None if it has none."""
-    if isinstance(error, NonRetryableError):
+    if issubclass(type(error), NonRetryableError):
         return FATAL
     try:
         own = getattr(error, "code", None)
-    except Exception:  # a property that raises
+    except BaseException as broken:  # a property that raises
+        if is_interrupt(broken):
+            raise
         return None
-    return int(own) if isinstance(own, int) and not isinstance(own, bool) else None
+    if not issubclass(type(own), int) or issubclass(type(own), bool):
+        return None
+    number = int.__index__(own)  # type: ignore[arg-type]
+    return number if -(2**63) <= number < 2**63 else None
 
 
 def to_failure(error: BaseException, code: int | None = None, depth: int = 0, *, kind: Kind | None = None, without_code: int = UNKNOWN) -> Failure:
     """Return the failure that records an exception, with its chain of causes (at most 10).
+
+    Whatever the exception's own class makes of its attributes, there is a record: a property or a ``__str__`` that raises is left out.
 
     Args:
         error: the exception. If it was raised from a recorded failure, that failure is returned.
@@ -73,36 +98,78 @@ def to_failure(error: BaseException, code: int | None = None, depth: int = 0, *,
         kind: the failure's kind. Default: ``ERROR``, or the kind of jetflow's own class.
         without_code: the code for an error that has none.
     """
-    if isinstance(error, FailureError) and error.failure is not None:
-        return error.failure
-    cause = error.__cause__
-    if cause is None and not error.__suppress_context__:
-        cause = error.__context__
+    return _to_failure(error, code, depth, kind, without_code, ())
+
+
+def _to_failure(
+    error: BaseException, code: int | None, depth: int, kind: Kind | None, without_code: int, effects: tuple[BaseException, ...]
+) -> Failure:
+    cls = type(error)
+    if issubclass(cls, FailureError) and (known := _record_of(error)) is not None:
+        return known
+    effects = (*effects, error)
+    cause = _CAUSE.__get__(error)
+    if cause is None and not _SUPPRESS.__get__(error):
+        cause = _CONTEXT.__get__(error)
     if code is None:
         own = own_code(error)
         code = without_code if own is None else own
     if kind is None:
-        kind = Kind.CANCELLED if isinstance(error, CancelledFailure) else Kind.REFUSED if isinstance(error, (QueryError, UpdateError)) else Kind.ERROR
-    if isinstance(error, BaseExceptionGroup):
-        message = "; ".join(f"{type(part).__name__}: {_message(part)}" for part in error.exceptions)
-        cause = error.exceptions[0] if cause is None else cause
+        kind = Kind.CANCELLED if issubclass(cls, CancelledFailure) else Kind.REFUSED if issubclass(cls, (QueryError, UpdateError)) else Kind.ERROR
+    if issubclass(cls, BaseExceptionGroup):
+        parts: tuple[BaseException, ...] = _PARTS.__get__(error)
+        message = "; ".join(f"{type_name(type(part))}: {_message(part)}" for part in parts)
+        cause = parts[0] if cause is None else cause
     else:
         message = _message(error)
+    if any(cause is effect for effect in effects):  # a circle
+        cause = None
     return Failure(
-        type=type(error).__name__,
+        type=type_name(cls),
         message=_writable(message[:MAX_MESSAGE]),
         code=code,
-        stack=_writable("".join(traceback.format_exception(error, chain=False))[-MAX_STACK:]),
-        cause=to_failure(cause, depth=depth + 1) if cause is not None and depth < MAX_CAUSES else None,
+        stack=_writable(_stack(error)[-MAX_STACK:]),
+        cause=_to_failure(cause, None, depth + 1, None, UNKNOWN, effects) if cause is not None and depth < MAX_CAUSES else None,
         kind=kind,
     )
 
 
+def _record_of(error: BaseException) -> Failure | None:
+    """Return the record that an error was raised for, None for an error that somebody has raised anew."""
+    try:
+        known = error.failure  # type: ignore[attr-defined]
+    except BaseException as broken:
+        if is_interrupt(broken):
+            raise
+        return None
+    return known if type(known) is Failure else None
+
+
+def _stack(error: BaseException) -> str:
+    try:
+        told = traceback.TracebackException(type(error), error, _TRACEBACK.__get__(error), lookup_lines=False)
+        told.stack = traceback.StackSummary.from_list([frame for frame in told.stack if not is_own_file(frame.filename)])
+        return "".join(told.format(chain=False))
+    except BaseException as broken:  # it looks at attributes of the error
+        if is_interrupt(broken):
+            raise
+        return "".join(traceback.format_tb(_TRACEBACK.__get__(error))) + type_name(type(error))
+
+
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception as broken:
-        return f"<message not readable: {type(broken).__name__}>"
+        return str.__getitem__(str(error), slice(MAX_MESSAGE))  # a plain string, also of a subclass
+    except BaseException as broken:
+        if is_interrupt(broken):
+            raise
+        why = type_name(type(broken))
+    try:
+        told = BaseException.__str__(error)[:MAX_MESSAGE]
+    except BaseException as broken:
+        if is_interrupt(broken):
+            raise
+        told = ""
+    return told or f"<message not readable: {why}>"
 
 
 def _writable(text: str) -> str:
@@ -112,22 +179,26 @@ def _writable(text: str) -> str:
 
 def to_error(failure: Failure) -> FailureError:
     """Return the exception to raise for a recorded failure: jetflow's own error for its kind, or ``WorkflowFailedError``."""
-    error = _ERRORS.get((failure.mark, failure.type), WorkflowFailedError)(failure.message, failure=failure)
+    return _to_error(failure, WorkflowFailedError)
+
+
+def _to_error(failure: Failure, other: type[FailureError]) -> FailureError:
+    error = _ERRORS.get((failure.mark, failure.type), other)(failure.message, failure=failure)
     if failure.cause is not None:
-        error.__cause__ = to_error(failure.cause)
+        error.__cause__ = _to_error(failure.cause, OriginalError if type(error) is ActivityError else other)
     return error
 
 
 def is_cancellation(error: BaseException) -> bool:
     """Return whether an error means only that the workflow was asked to cancel. Looks into exception groups too."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(is_cancellation(part) for part in error.exceptions)
-    return isinstance(error, (CancelledFailure, asyncio.CancelledError))
+    if issubclass(type(error), BaseExceptionGroup):
+        return all(is_cancellation(part) for part in _PARTS.__get__(error))
+    return issubclass(type(error), (CancelledFailure, asyncio.CancelledError))
 
 
 def is_retryable(error: BaseException, non_retryable: Iterable[str]) -> bool:
     """Return whether an activity may be retried after an error, by a policy's ``non_retryable`` type names."""
-    if isinstance(error, NonRetryableError):
+    if issubclass(type(error), NonRetryableError):
         return False
-    names = {cls.__name__ for cls in type(error).__mro__}
+    names = {type_name(cls) for cls in type(error).__mro__}
     return not names.intersection(non_retryable)

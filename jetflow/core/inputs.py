@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +10,10 @@ from jetflow.core import events as ev
 from jetflow.core.data import UserData
 from jetflow.core.failures import CODES, FATAL, to_error, to_failure
 from jetflow.core.handlers import Handler, Handlers, Outcome
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.loop import Stop
 from jetflow.core.operation import TIMED_OUT
-from jetflow.core.recorder import Recorder
+from jetflow.core.recorder import Recorder, UnfitResultError
 from jetflow.core.values import encode
 from jetflow.errors import Failure, InvalidInputError, Kind
 
@@ -63,9 +63,12 @@ def _on_result(run: Recorder, event: ev.ActivityCompleted | ev.ChildCompleted | 
     try:
         value = operation.decode(payload)
     except InvalidInputError as error:
-        operation.fail(error)
-    else:
-        operation.succeed(value)
+        if isinstance(event, ev.Signaled):
+            operation.fail(error)
+            return
+        run.halted = True
+        raise UnfitResultError(str(error)) from error
+    operation.succeed(value)
 
 
 def _on_activity_failed(run: Recorder, event: ev.ActivityFailed) -> None:
@@ -74,7 +77,7 @@ def _on_activity_failed(run: Recorder, event: ev.ActivityFailed) -> None:
     times = f" after {event.attempt} attempts" if event.attempt > 1 else ""
     message = f"activity {name!r} failed{times}: {cause.type}: {cause.message}"
     code = cause.code if event.kind is None else CODES.get(event.kind, cause.code)
-    error = to_error(Failure("ActivityError", message, code, cause.stack, cause, event.kind))
+    error = to_error(Failure("ActivityError", message, code, cause=cause, kind=event.kind))
     if operation.options is not None and not operation.options.retry.throw_on_error:
         operation.succeed(error)
     else:
@@ -102,7 +105,7 @@ def _on_child_failed(run: Recorder, event: ev.ChildFailed) -> None:
     operation = run.resolve(event.index)
     cause, child = event.failure, operation.event
     message = f"child workflow {child.workflow_id!r} ({child.workflow_type}) failed: {cause.type}: {cause.message}"
-    operation.fail(to_error(Failure("ChildWorkflowError", message, cause.code, cause.stack, cause, Kind.CHILD)))
+    operation.fail(to_error(Failure("ChildWorkflowError", message, cause.code, cause=cause, kind=Kind.CHILD)))
 
 
 def _on_updated(run: Recorder, event: ev.Updated) -> None:
@@ -122,7 +125,9 @@ async def _update(run: Recorder, handlers: Handlers, handler: Handler, event: ev
             value = await value
         outcome = ev.UpdateCompleted(id=event.id, at=run.now, seq=event.seq, result=encode(value, f"update {event.name!r}, result"))
         run.check_size(outcome)
-    except (Exception, asyncio.CancelledError) as error:
+    except BaseException as error:
+        if run.halted or is_interrupt(error):  # it is put away, and records nothing
+            raise
         outcome = ev.UpdateFailed(id=event.id, at=run.now, failure=to_failure(error), seq=event.seq)
     handlers.keep(event.id, run.decide(outcome))
 

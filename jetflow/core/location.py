@@ -13,6 +13,11 @@ _STDLIB = os.path.join(sysconfig.get_paths()["stdlib"], "")
 _RUNTIME_LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("anyio", "msgspec", "nats"))
 
 
+def is_own_file(filename: str) -> bool:
+    """Return whether a file is jetflow's."""
+    return filename.startswith(_OWN)
+
+
 def is_user_file(filename: str) -> bool:
     """Return whether a file is user code: not of jetflow, of the standard library, or of a library that jetflow uses."""
     if filename.startswith((_OWN, "<frozen")):

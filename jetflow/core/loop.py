@@ -22,13 +22,20 @@ from typing import Any, Protocol
 
 from jetflow.core import anyio_internals, unawaited
 from jetflow.core.asyncio_internals import SLEEP, LoopHandle, LoopTimerHandle, as_completed_around, may_be_left_pending
+from jetflow.core.failures import type_name
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.location import user_location
 from jetflow.errors import NotAllowedInWorkflowError
 
 log: logging.Logger = logging.getLogger("jetflow.workflow")
 
-MAX_STEPS = 1_000_000
-"""Most callbacks between two inputs. More of them fail the run."""
+MAX_STEPS = 100_000
+"""Most callbacks between two inputs, plus ``STEPS_OF_A_TASK`` for each task. More of them fail the run."""
+STEPS_OF_A_TASK = 10
+"""Callbacks that each task of the run adds to ``MAX_STEPS``. A workflow may wake very many tasks at once."""
+
+MOST_COMPLAINTS = 10
+"""Most logged errors of one run's callbacks and of tasks that no code awaits."""
 
 PATIENCE = 5_000
 """Most callbacks without a new operation. After that, anyio's cancel retries wait for the next input."""
@@ -160,6 +167,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._set_aside: list[LoopHandle | LoopTimerHandle] = []
         self._time_floor = 0.0
         self._tidy_at = 64
+        self._complaints = 0
         self._started_early: dict[int, WorkflowTask] = {}
         self.excused: set[int] = set()
         anyio_internals.prepare(WorkflowTask)
@@ -209,13 +217,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                     return
                 handle = ready.popleft()
                 if not handle.dropped:
-                    try:  # noqa: SIM105 - `with suppress` is slower, and every callback runs here
+                    try:
                         handle.run()
-                    except SystemExit:  # the task has it as its exception; it must not end the worker
-                        pass
+                    except (SystemExit, KeyboardInterrupt) as error:  # the task has it as its exception; it must not end the worker
+                        if is_interrupt(error):
+                            raise
                 steps += 1
                 if steps > patience:
-                    if steps > MAX_STEPS:
+                    if steps > MAX_STEPS + STEPS_OF_A_TASK * len(self.tasks):
                         machine.give_up_spinning(steps)
                         return
                     patience = steps + PATIENCE
@@ -278,7 +287,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         except (Stop, StopIteration):
             pass
         except BaseException as error:
-            log.debug("workflow code raised while it was closed: %r", error)
+            if is_interrupt(error):
+                raise
+            log.debug("workflow code raised while it was closed: %s", type_name(type(error)))
         finally:
             asyncio._leave_task(self, task)
 
@@ -371,8 +382,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.call_exception_handler(context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self.machine.halted:
-            log.warning("%s: %s", self.workflow_id, context.get("message"), exc_info=context.get("exception"))
+        if self.machine.halted or self._complaints >= MOST_COMPLAINTS:
+            return
+        self._complaints += 1
+        last = "; no further ones are logged" if self._complaints == MOST_COMPLAINTS else ""
+        log.warning("%s: %s%s", self.workflow_id, context.get("message"), last, exc_info=context.get("exception"))
 
 
 def _close_unstarted(coro: Any) -> None:

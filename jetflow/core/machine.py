@@ -18,6 +18,7 @@ from jetflow.core.definitions import WorkflowDefinition
 from jetflow.core.describing import describe
 from jetflow.core.failures import FATAL, is_cancellation, to_failure
 from jetflow.core.inputs import APPLY
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.loop import Stop
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.core.values import encode
@@ -50,6 +51,7 @@ class Machine(Calls):
 
         Raises:
             NondeterminismError: the code does not do what was recorded.
+            UnfitResultError: a recorded result does not fit its type in the code.
         """
         self._patches = {event.id for commit in commits for event in commit if isinstance(event, ev.Patched)}
         for number, commit in enumerate(commits, 1):
@@ -69,7 +71,11 @@ class Machine(Calls):
         self.begun: list[Operation] = [operation for operation in self.begun if any(operation.event is event for event in self.decided)]
 
     def feed(self, event: Any) -> bool:
-        """Apply an input. Return False, and do nothing, if it comes too late to matter."""
+        """Apply an input. Return False, and do nothing, if it comes too late to matter.
+
+        Raises:
+            UnfitResultError: it is a result that does not fit its type in the code. It is decided, and no more code runs.
+        """
         if self.closing is not None or not self._matters(event):
             return False
         self.decided.append(event)
@@ -135,10 +141,10 @@ class Machine(Calls):
             if future.done():
                 continue
             try:
-                met = context.run(predicate)
-            except KeyboardInterrupt:
-                raise
+                met = bool(context.run(predicate))
             except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 future.set_exception(RuntimeError("the predicate raised StopIteration") if isinstance(error, StopIteration) else error)
                 progress = True
                 continue
@@ -174,7 +180,14 @@ class Machine(Calls):
 
 def last_generation(commits: Sequence[ev.Commit]) -> list[list[Any]]:
     """Return the events of a run's last generation, commit by commit. The generation may begin inside a commit."""
-    events = [list(commit.events) for commit in commits]
+    events: list[list[Any]] = []
+    goes_on = False
+    for commit in commits:
+        if goes_on:  # one commit, over several keys
+            events[-1].extend(commit.events)
+        else:
+            events.append(list(commit.events))
+        goes_on = commit.more
     for number in range(len(events) - 1, -1, -1):
         for place in range(len(events[number]) - 1, -1, -1):
             if isinstance(events[number][place], ev.Started):

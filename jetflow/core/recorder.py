@@ -27,11 +27,18 @@ from jetflow.errors import CancelledFailure, Kind, NondeterminismError, NotAllow
 
 log: logging.Logger = logging.getLogger("jetflow.workflow")
 
-MAX_AT_ONCE = 100_000
-"""Most operations between two inputs that end at once (refused, or already true). More of them fail the run."""
+MAX_AT_ONCE = 10_000
+"""Most operations between two inputs that end at once, plus 10 for each task. More of them fail the run. An operation that is refused because
+the workflow is cancelled counts ``REFUSED`` times."""
+REFUSED = 5
+"""Refusing an operation takes about this many times as long as a condition that is already true."""
 
 shielded: ContextVar[bool] = ContextVar("jetflow_non_cancellable", default=False)
 """True inside ``CancellationScope.non_cancellable()``."""
+
+
+class UnfitResultError(Exception):
+    """Raised when a recorded result does not fit the type that the code gives it now. The run stops there until other code goes on with it."""
 
 
 class Recorder:
@@ -297,13 +304,13 @@ class Recorder:
         if self.halted:
             raise Stop
         if self.cancel_requested is not None and not shielded.get():
-            self._count_at_once()
+            self._count_at_once(REFUSED)
             raise self.cancelled_failure()
 
-    def _count_at_once(self) -> None:
-        self._at_once += 1
-        if self._at_once > MAX_AT_ONCE:
-            self.give_up_spinning(self._at_once, "operations", user_location())
+    def _count_at_once(self, weight: int) -> None:
+        self._at_once += weight
+        if self._at_once > MAX_AT_ONCE and self._at_once > MAX_AT_ONCE + 10 * len(self.loop.tasks):
+            self.give_up_spinning(self._at_once // weight, "operations", user_location())
             raise Stop
 
     def cancelled_failure(self) -> CancelledFailure:

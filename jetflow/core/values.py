@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from jetflow.core.failures import to_failure
+from jetflow.core.interrupts import is_interrupt
 from jetflow.errors import InvalidInputError
 
 EMPTY_LIST = Raw(b"[]")
@@ -22,6 +26,11 @@ def _refuse(value: Any) -> Any:
     )
 
 
+# JSON has no NaN and no infinity, and the encoder writes null for them. Only what has a null may hold one; then MessagePack, which writes them
+# as they are, shows whether there is anything like it. So a payload without a null costs one search through its bytes.
+_numbers = msgspec.msgpack.Encoder(enc_hook=_refuse, decimal_format="string", uuid_format="canonical")
+_null = re.compile(b"null").search
+_odd_number = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 _encoder = msgspec.json.Encoder(enc_hook=_refuse, decimal_format="string", uuid_format="canonical")
 _plain = msgspec.json.Decoder()
 _list_of_raw = msgspec.json.Decoder(list[Raw])
@@ -34,9 +43,48 @@ def encode(value: Any, what: str = "value") -> Raw:
         InvalidInputError: a part of it cannot be written as JSON.
     """
     try:
-        return Raw(_encoder.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidInputError(f"{what} cannot be written as JSON: {error}") from error
+        body = _encoder.encode(value)
+        if _null(body) is not None and value is not None:
+            _check_numbers(value)
+        return Raw(body)
+    except BaseException as error:  # encoding looks at attributes, which user code may define
+        if is_interrupt(error):
+            raise
+        raise InvalidInputError(f"{what} cannot be written as JSON: {_why(error)}") from error
+
+
+def _check_numbers(value: Any) -> None:
+    try:
+        if _odd_number(_numbers.encode(value)) is None:
+            return
+    except (TypeError, ValueError, OverflowError):  # what only JSON can hold
+        pass
+    odd = _path_of_odd_number(value, "$")
+    if odd is not None:
+        raise ValueError(odd)
+
+
+def _path_of_odd_number(value: Any, path: str) -> str | None:
+    """Return what a value has that JSON has no number for, and where, in the words of msgspec."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"JSON has no number {value} - at `{path}`"
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = ((f"{path}[{key!r}]" if not isinstance(key, str) else f"{path}.{key}", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple)):
+        parts = ((f"{path}[{place}]", part) for place, part in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        parts = ((f"{path}[...]", part) for part in value)
+    elif names := _fields_of(type(value)):
+        parts = ((f"{path}.{name}", getattr(value, name, None)) for name in names)
+    return next((odd for place, part in parts if (odd := _path_of_odd_number(part, place)) is not None), None)
+
+
+def _fields_of(cls: Any) -> Sequence[str]:
+    for attribute in ("__struct_fields__", "__dataclass_fields__"):
+        if hasattr(cls, attribute):
+            return tuple(getattr(cls, attribute))
+    return tuple(field.name for field in getattr(cls, "__attrs_attrs__", ()))
 
 
 def decode(body: bytes | Raw, what: str = "value") -> Any:
@@ -85,9 +133,26 @@ def encode_args(args: Sequence[Any], name: str) -> Raw:
         InvalidInputError: an argument cannot be written as JSON. The message names it.
     """
     try:
-        return Raw(_encoder.encode(args))
-    except (TypeError, ValueError, OverflowError, RecursionError):
+        body = _encoder.encode(args)
+        if _null(body) is not None:
+            _check_numbers(args)
+        return Raw(body)
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         return json_list([encode(arg, f"{name}, argument {place}") for place, arg in enumerate(args, 1)])
+
+
+_ATOMS = frozenset((str, int, float, bool, bytes))
+_USUAL = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+def _why(error: BaseException) -> str:
+    """Return what JSON's reader or writer says, or what user code has raised into it."""
+    if type(error) in _USUAL or isinstance(error, msgspec.MsgspecError):
+        return str(error)
+    failure = to_failure(error)
+    return f"{failure.type}: {failure.message}" if failure.message else failure.type
 
 
 class TypedDecoder:
@@ -95,10 +160,20 @@ class TypedDecoder:
 
     def __init__(self, annotation: Any, what: str) -> None:
         self.what = what
+        self._annotation = annotation
         try:
             self._decoder = _plain if annotation is Any else msgspec.json.Decoder(annotation)
         except TypeError as error:
             raise InvalidInputError(f"{what}: type {annotation!r} cannot be read from JSON: {error}") from error
+
+    def check(self, value: Any, body: bytes | Raw) -> None:
+        """Check that a value, which ``body`` was made of, comes back from it.
+
+        Raises:
+            InvalidInputError: with the path of the field that does not fit.
+        """
+        if self._decoder is not _plain and (type(value) is not self._annotation or type(value) not in _ATOMS):
+            self(body)
 
     def __call__(self, body: bytes | Raw) -> Any:
         """Return the decoded value.
@@ -108,8 +183,10 @@ class TypedDecoder:
         """
         try:
             return self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidInputError(f"{self.what}: {error}") from error
+        except BaseException as error:  # the type's own ``__post_init__`` may raise anything
+            if is_interrupt(error):
+                raise
+            raise InvalidInputError(f"{self.what}: {_why(error)}") from error
 
 
 class Signature:
@@ -168,8 +245,10 @@ class Signature:
         if self._whole is not None:
             try:
                 return self._whole.decode(body)  # type: ignore[no-any-return]
-            except (msgspec.DecodeError, RecursionError):
-                pass  # arguments with defaults may be missing; otherwise the code below finds the wrong argument
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                # arguments with defaults may be missing; otherwise the code below finds the wrong argument
         try:
             parts = _list_of_raw.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -195,26 +274,27 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         ) from error
 
 
-def body_of(args: Sequence[Any], *, single: bool | None) -> tuple[bytes, bool]:
-    """Return the body of a start command, and whether a header must say the number of arguments.
+def body_of(args: Sequence[Any]) -> tuple[bytes, int | None]:
+    """Return the body of a start command, and the number of arguments if a header must say it.
 
-    One argument is its own JSON, none is an empty body, several are a list. The second value is True only where the body is ambiguous:
-    one argument that is a list, for a function with several or unknown parameters.
-
-    Args:
-        args: the arguments.
-        single: whether the function takes exactly one parameter; None if only its name is known.
+    One argument is its own JSON, none is an empty body, several are a list. What a list means depends on the function that reads it, which
+    may change after the command is stored. So the number goes with every body that is a list.
     """
     if not args:
-        return b"", False
+        return b"", None
     if len(args) == 1:
         body = bytes(encode(args[0], "argument"))
-        return body, (single is not True and body[:1] == b"[")
-    return bytes(encode(list(args), "arguments")), False
+        return body, 1 if body[:1] == b"[" else None
+    return bytes(encode(list(args), "arguments")), len(args)
 
 
 def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw:
     """Return the JSON list of arguments from the body of a start command. It is the inverse of ``body_of``.
+
+    Args:
+        body: what was sent.
+        single: whether the function takes exactly one parameter; decides on a list whose sender has not told the number.
+        told: how many arguments it says.
 
     Raises:
         InvalidInputError: the body is not JSON.
@@ -222,6 +302,7 @@ def args_from_body(body: bytes, *, single: bool, told: int | None = None) -> Raw
     if not body.strip():
         return EMPTY_LIST
     decode(body, "start body")
-    if single or told == 1 or body.lstrip()[:1] != b"[":
-        return json_list([Raw(body)])
-    return Raw(body)
+    is_list = body.lstrip()[:1] == b"["
+    if is_list and (not single if told is None else told > 1):
+        return Raw(body)
+    return json_list([Raw(body)])

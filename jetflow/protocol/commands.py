@@ -215,9 +215,6 @@ def _expire(headers: dict[str, str]) -> int | msgspec.UnsetType | None:
 def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
     if body.strip():
         decode(body, "the body of a start command")
-    told = headers.get(ARGS)
-    if told is not None and not _is_number(told):
-        raise InvalidInputError(f"{ARGS} must be a number, not {told[:20]!r}")
     parent = msgspec.json.decode(headers[PARENT], type=Parent) if PARENT in headers else None
     if parent is not None:
         to_token(parent.workflow_id, "the parent's workflow id")
@@ -225,7 +222,7 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
     return StartCommand(
         workflow_type=name,
         body=body,
-        told=int(told) if told is not None else None,
+        told=number_of_args(headers),
         parent=parent,
         origin=from_token(headers[ORIGIN]) if ORIGIN in headers else None,
         expire=_expire(headers),
@@ -234,6 +231,20 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
         replace=headers.get(REPLACE) == "1",
         new_id=headers.get(NEW_ID) == "1",
     )
+
+
+def number_of_args(headers: dict[str, str]) -> int | None:
+    """Return how many arguments a body says, if its sender tells.
+
+    Raises:
+        InvalidInputError: it is no number.
+    """
+    told = headers.get(ARGS)
+    if told is None:
+        return None
+    if not _is_number(told):
+        raise InvalidInputError(f"{ARGS} must be a number, not {told[:20]!r}")
+    return int(told)
 
 
 def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -> dict[str, str]:
@@ -269,12 +280,12 @@ def _encoded(given: Any, what: str) -> Raw:
 def _update(name: str, body: bytes, headers: dict[str, str]) -> UpdateCommand:
     if body.strip():
         decode(body, "the body of an update")
-    told, update_id, reply = headers.get(ARGS), headers.get(UPDATE), headers.get(REPLY)
+    update_id, reply = headers.get(UPDATE), headers.get(REPLY)
     if reply is not None and not _SUBJECT.fullmatch(reply):
         raise InvalidInputError(f"{REPLY} must be a subject, not {reply[:80]!r}")
     if update_id is not None and not 0 < len(update_id) <= MAX_UPDATE_ID:
         raise InvalidInputError(f"{UPDATE} must be at most {MAX_UPDATE_ID} characters")
-    return UpdateCommand(name=name, body=body, told=1 if told == "1" else None, update_id=update_id, reply=reply, run=_run(headers))
+    return UpdateCommand(name=name, body=body, told=number_of_args(headers), update_id=update_id, reply=reply, run=_run(headers))
 
 
 def _signal(name: str, body: bytes, headers: dict[str, str]) -> SignalCommand:

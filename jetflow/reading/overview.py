@@ -67,6 +67,7 @@ async def overview(broker: Broker) -> Overview:
     complaints = dict.fromkeys(await broker.complaints(newer_than=FRESH))
     if broker.wire.refused:  # workers may have rights that this user lacks
         complaints |= dict.fromkeys(complaint for worker in workers for complaint in worker.complaints)
+    complaints |= dict.fromkeys(f"worker {worker.worker_id} of {worker.task_queue}: {text}" for worker in workers for text in worker.shortages)
     return Overview(broker.topology.partitions, workers, await _consumers(broker), await _streams(broker), list(complaints))
 
 

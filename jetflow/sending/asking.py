@@ -50,10 +50,10 @@ async def query(
 ) -> Any:
     """See ``WorkflowHandle.query``. ``describe`` reads the workflow's record, and raises if there is no such workflow."""
     token, decode = to_token(name, "query name"), TypedDecoder(result_type, f"query {name!r}, result")
-    body, tell = body_of(args, single=None)
+    body, tell = body_of(args)
     check_body(f"the arguments of query {name!r}", body, broker.max_payload)
     subject = broker.names.query(ref.queue_token, ref.id_token, token)
-    headers = header_block(**{ARGS: "1"}) if tell else None
+    headers = header_block(**{ARGS: str(tell)}) if tell else None
     deadline, wait, why = clock.monotonic() + seconds, FIRST_WAIT, "no worker of the task queue answered"
     while (left := deadline - clock.monotonic()) > 0:
         try:
@@ -87,10 +87,10 @@ async def query(
 async def update(broker: Broker, ref: WorkflowRef, name: str, args: tuple[Any, ...], seconds: float | None, update_id: str, result_type: Any) -> Any:
     """See ``WorkflowHandle.update``."""
     decode = TypedDecoder(result_type, f"update {name!r}, result")
-    body, tell = body_of(args, single=None)
+    body, tell = body_of(args)
     check_body(f"the arguments of update {name!r}", body, broker.max_payload)
     answers = inbox(clock.token(8))
-    headers = {REPLY: answers, UPDATE: update_id} | ref.run_header() | ({ARGS: "1"} if tell else {})
+    headers = {REPLY: answers, UPDATE: update_id} | ref.run_header() | ({ARGS: str(tell)} if tell else {})
     subject = broker.names.command(ref.queue_token, ref.id_token, f"update.{to_token(name, 'update name')}")
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 

@@ -5,7 +5,18 @@ from typing import Any
 
 import pytest
 
-from jetflow import Client, WorkflowAlreadyStartedError, activity, condition, execute_activity, sleep, workflow
+from jetflow import (
+    Client,
+    Worker,
+    WorkflowAlreadyStartedError,
+    activity,
+    condition,
+    execute_activity,
+    execute_child,
+    set_update_handler,
+    sleep,
+    workflow,
+)
 from jetflow.broker.transport.server import LocalServer
 
 from .helpers import WAIT, another_worker, commands, parked, until, waits_for
@@ -203,3 +214,53 @@ async def test_a_parked_workflow_can_be_ended(server: LocalServer, client: Clien
 
 async def _none_left(client: Client, queue: str) -> bool:
     return not await commands(client, queue)
+
+
+def totals(signature: str) -> Any:
+    """The same workflow, with its first signature or another one."""
+
+    @workflow(name="total")
+    async def first(items: list[int]) -> Any:
+        set_update_handler("add", lambda items: items)
+        return await condition("go") and [items]
+
+    @workflow(name="total")
+    async def with_a_default(items: list[int], start: int = 0) -> Any:
+        set_update_handler("add", lambda items, start=0: [items, start])
+        return await condition("go") and [items, start]
+
+    @workflow(name="total")
+    async def with_the_rest(*items: Any) -> Any:
+        set_update_handler("add", lambda *items: list(items))
+        return await condition("go") and list(items)
+
+    return {"first": first, "with_a_default": with_a_default, "with_the_rest": with_the_rest}[signature]
+
+
+@pytest.mark.parametrize(("now", "expected"), [("first", [[1, 2]]), ("with_a_default", [[1, 2], 0]), ("with_the_rest", [[1, 2]])])
+@pytest.mark.parametrize("started", ["by function", "by name", "as a child"])
+async def test_a_stored_start_keeps_its_arguments(client: Client, queue: str, started: str, now: str, expected: Any) -> None:
+    @workflow
+    async def parent(child_queue: str) -> Any:
+        return await execute_child(totals("first"), [1, 2], workflow_id=f"{child_queue}-total", task_queue=child_queue)
+
+    async with Worker(client, task_queue=f"{queue}-parents", workflows=[parent]):
+        if started == "as a child":
+            await client.start(parent, queue, task_queue=f"{queue}-parents")
+            await until(lambda: commands(client, queue))
+        else:
+            what = totals("first") if started == "by function" else "total"
+            await client.start(what, [1, 2], task_queue=queue, workflow_id=f"{queue}-total")
+        handle = client.get_handle(f"{queue}-total", queue)
+        async with Worker(client, task_queue=queue, workflows=[totals(now)]):
+            await waits_for(handle, "go")
+            assert await handle.update("add", [1, 2]) == {"first": [1, 2]}.get(now, expected)
+            await handle.signal("go", 1)
+            assert await handle.result(timeout=WAIT) == expected
+
+
+async def test_several_stored_arguments_are_never_taken_for_one(client: Client, queue: str) -> None:
+    handle = await client.start(totals("with_a_default"), [1, 2], 3, task_queue=queue)
+    async with Worker(client, task_queue=queue, workflows=[totals("first")]):
+        error = await handle.result(throw_on_error=False, timeout=WAIT)
+        assert "takes 1 argument(s), 2 given" in str(error)

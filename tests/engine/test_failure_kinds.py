@@ -144,7 +144,7 @@ async def test_an_activitys_error(client: Client, queue: str, name: str) -> None
         for code in CODES:
             key = f"{queue} {code}"
             handle = await client.start(told_of, "fails_as", [key, name, code], {"retry": TWICE}, task_queue=queue)
-            assert await handle.result(timeout=WAIT) == ["exhausted", 597, "error", code, "WorkflowFailedError", name]
+            assert await handle.result(timeout=WAIT) == ["exhausted", 597, "error", code, "OriginalError", name]
             assert ATTEMPTS[key] == 2
             execution = await handle.export_execution()
             (failed,) = [event.attributes for event in execution.events if event.event_type == "activity_task_failed"]
@@ -165,12 +165,12 @@ async def test_the_same_from_another_worker(server: LocalServer, client: Client,
         for code in CODES:
             for name in NAMES:
                 told = await client.execute(told_of, "fails_as", ["far", name, code], options, task_queue=queue, timeout=WAIT)
-                assert told == ["exhausted", 597, "error", code, "WorkflowFailedError", name]
+                assert told == ["exhausted", 597, "error", code, "OriginalError", name]
         told = await client.execute(told_of, "declines", [596], options, task_queue=queue, timeout=WAIT)
-        assert told == ["fatal", 598, "error", 598, "WorkflowFailedError", "NonRetryableError"]
+        assert told == ["fatal", 598, "error", 598, "OriginalError", "NonRetryableError"]
         limited = options | {"start_to_close_timeout": "20ms"}
         told = await client.execute(told_of, "takes_too_long", [], limited, task_queue=queue, timeout=WAIT)
-        assert told == ["timed_out", 596, "timed_out", 596, "WorkflowFailedError", "AttemptTimeout"]
+        assert told == ["timed_out", 596, "timed_out", 596, "OriginalError", "AttemptTimeout"]
 
 
 async def test_an_outcome_by_nats_pub(server: LocalServer, client: Client, queue: str) -> None:
@@ -193,7 +193,7 @@ async def test_an_outcome_by_nats_pub(server: LocalServer, client: Client, queue
             await stream.publish(task["reply"], json.dumps({"run": task["run"], "attempt": 1, "failure": failure}).encode())
             await message.ack()
             told = await handle.result(timeout=WAIT)
-            assert told[:5] == [kind, {"exhausted": 597, "timed_out": 596, "fatal": 598}[kind], "error", code, "WorkflowFailedError"], failure
+            assert told[:5] == [kind, {"exhausted": 597, "timed_out": 596, "fatal": 598}[kind], "error", code, "OriginalError"], failure
             (failed,) = [event for event in await timeline_events(client, queue, handle.workflow_id) if isinstance(event, ev.ActivityFailed)]
             assert failed.failure.cause is None or failed.failure.cause.kind == "error"
 
@@ -201,11 +201,11 @@ async def test_an_outcome_by_nats_pub(server: LocalServer, client: Client, queue
 async def test_the_engines_own(client: Client, queue: str) -> None:
     async with Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=[declines, takes_too_long]):
         assert await client.execute(told_of, "declines", [1], {"retry": TWICE}, task_queue=queue, timeout=WAIT) == [
-            "fatal", 598, "error", 598, "WorkflowFailedError", "NonRetryableError",
+            "fatal", 598, "error", 598, "OriginalError", "NonRetryableError",
         ]  # fmt: skip
         limited = {"retry": TWICE, "start_to_close_timeout": "20ms"}
         assert await client.execute(told_of, "takes_too_long", [], limited, task_queue=queue, timeout=WAIT) == [
-            "timed_out", 596, "timed_out", 596, "WorkflowFailedError", "AttemptTimeout",
+            "timed_out", 596, "timed_out", 596, "OriginalError", "AttemptTimeout",
         ]  # fmt: skip
         handle = await client.start(waits, task_queue=queue)
         await handle.terminate("enough", code=598, expire="1h")

@@ -250,7 +250,7 @@ async def test_results_that_do_not_fit_fail_by_name(client: Client, queue: str) 
         with pytest.raises(ActivityError, match="activity 'unwritable', result") as caught:
             await client.execute(runs_unwritable, task_queue=queue, timeout=WAIT)
         assert caught.value.code == 598
-        with pytest.raises(WorkflowFailedError, match="activity 'msgspec_lie', result"):
+        with pytest.raises(ActivityError, match="activity 'msgspec_lie', result"):
             await client.execute(wrong_result, task_queue=queue, timeout=WAIT)
 
 

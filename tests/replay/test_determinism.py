@@ -1,5 +1,6 @@
 """Time, chance, side effects and generations come from the timeline."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from jetflow import activity, condition, continue_as_new, execute_child, now, random, side_effect, sleep, uuid4, workflow, workflow_info
+from jetflow.core import events as ev
 from jetflow.core import loop
+from jetflow.core.machine import last_generation
 from jetflow.core.recorder import MAX_AT_ONCE
 from jetflow.errors import PayloadTooLargeError
 from tests.replay.driver import START, Run, check_replay, rebuild
@@ -176,16 +179,82 @@ def spin_on_cancellation() -> Any:
     return flow
 
 
-@pytest.mark.parametrize("make", [spin_on_sleep, spin_on_a_true_predicate, spin_on_cancellation], ids=lambda make: make.__name__)
+def spin_on_gather() -> Any:
+    async def flow() -> None:
+        while True:
+            await asyncio.gather(step(), step(), return_exceptions=True)
+
+    return flow
+
+
+def spin_on_wait() -> Any:
+    async def flow() -> None:
+        while True:
+            await asyncio.wait([asyncio.create_task(step()) for _ in range(3)])
+
+    return flow
+
+
+def spin_on_groups() -> Any:
+    async def flow() -> None:
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(step())
+                    group.create_task(step())
+            except Exception:
+                continue
+
+    return flow
+
+
+@pytest.mark.parametrize(
+    "make",
+    [spin_on_sleep, spin_on_a_true_predicate, spin_on_cancellation, spin_on_gather, spin_on_wait, spin_on_groups],
+    ids=lambda make: make.__name__,
+)
 def test_code_that_never_waits_fails_instead_of_hanging(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_STEPS", 100_000)
+    drained: list[int] = []
+    monkeypatch.setattr(loop.WorkflowLoop, "next_order", counted(drained, loop.WorkflowLoop.next_order))
     run = Run(workflow(name="spinning")(make()))
     if not run.closed:
         run.cancel()
     assert run.failure.type == "NotAllowedInWorkflowError"
     assert "without waiting for anything" in run.failure.message
     assert "test_determinism.py" in run.failure.message
+    assert len(drained) < 20_000  # tasks and futures
     assert rebuild(run).closing is not None
+
+
+def counted(calls: list[int], function: Any) -> Any:
+    def counting(*args: Any) -> Any:
+        calls.append(1)
+        return function(*args)
+
+    return counting
+
+
+def test_very_many_tasks_at_once_are_no_spin() -> None:
+    @workflow
+    async def flow() -> int:
+        found = await asyncio.gather(*(step() for _ in range(5_000)), return_exceptions=True)
+        return len(found)
+
+    run = Run(flow)
+    run.cancel()
+    assert run.result == 5_000
+
+    @workflow
+    async def cancelled_before() -> int:
+        try:
+            await step()
+        except Exception:
+            return len(await asyncio.gather(*(step() for _ in range(5_000)), return_exceptions=True))
+        return 0
+
+    run = Run(cancelled_before)
+    run.cancel()
+    assert run.result == 5_000
 
 
 def test_many_operations_refused_in_one_go_are_no_spin() -> None:
@@ -249,3 +318,18 @@ def test_a_smaller_limit_does_not_break_what_was_recorded() -> None:
     run.complete("activity", "y" * 2000)
     run.machine.max_payload = 1000
     assert rebuild(run).closing == run.machine.closing
+
+
+def test_a_commit_over_several_keys_replays() -> None:
+    @workflow
+    async def flow() -> list[int]:
+        return await asyncio.gather(*(step() for _ in range(4)))  # type: ignore[arg-type]
+
+    run = Run(flow)
+    for _ in range(4):
+        run.complete()
+    first, rest = run.commits[0], run.commits[1:]
+    parts = [first[:2], first[2:3], first[3:]]
+    commits = [ev.Commit(run=7, cause=1, events=part, more=part is not parts[-1]) for part in parts]
+    commits += [ev.Commit(run=7, cause=1, events=part) for part in rest]
+    assert rebuild(run, last_generation(commits)).closing is not None

@@ -133,3 +133,15 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(entity: Entity) -> None
 @pytest.mark.parametrize(("path", "found"), [("a", {"b": [1]}), ("a.b", [1]), ("a.b.0", 1), ("a.b.1", None), ("a.b.x", None), ("z", None)])
 def test_look_up(path: str, found: Any) -> None:
     assert look_up({"a": {"b": [1]}}, path) == found
+
+
+def test_a_sum_that_json_has_no_number_for_is_refused() -> None:
+    data = UserData(1000)
+    search, entity = Search(lambda _: data), Entity(lambda _: data)
+    search.set(x=1e308)
+    entity.set({"x": 1e308})
+    for call in (lambda: search.mult("x", 1e10), lambda: entity.increment("x", 1e308), lambda: search.set(y=[float("nan")])):
+        with pytest.raises(InvalidInputError, match="no number"):
+            call()
+    assert search.get("x") == 1e308
+    assert entity.get("x") == 1e308

@@ -12,6 +12,7 @@ from jetflow import (
     CancelledFailure,
     ChildWorkflowError,
     NonRetryableError,
+    OriginalError,
     WorkflowFailedError,
     WorkflowTerminatedError,
     is_cancellation,
@@ -123,7 +124,7 @@ def test_a_kind_of_its_own_comes_back_as_itself(kind: type[WorkflowFailedError])
     error = to_error(record)
     assert type(error) is kind
     assert (error.type, error.message, error.code, error.stack) == (kind.__name__, "went wrong", 597, "the stack")
-    assert isinstance(error.cause, WorkflowFailedError)
+    assert type(error.cause) is (OriginalError if kind is ActivityError else WorkflowFailedError)
     assert str(error.cause) == "ValueError: bad"
     assert to_failure(error) is record
 
@@ -206,3 +207,62 @@ def test_causes_of_an_outcome_from_elsewhere_are_users_errors_unless_they_are_ma
     marked = TaskFailure("E", cause=Failure("WorkflowTerminatedError", kind=Kind.TERMINATED)).as_failure(FATAL)
     assert marked.cause is not None
     assert isinstance(to_error(marked.cause), WorkflowTerminatedError)
+
+
+def test_whatever_an_errors_class_makes_of_its_attributes_there_is_a_record() -> None:
+    def broken(self: object) -> str:
+        raise SystemExit("broken")
+
+    names = ("code", "args", "__cause__", "__context__", "__traceback__", "__suppress_context__", "__notes__", "failure", "__class__")
+    hostile = {name: property(broken) for name in names} | {"__str__": broken, "__repr__": broken}
+    for base in (Exception, WorkflowFailedError, CancelledFailure, SyntaxError, ImportError, OSError):
+        cls = type("Odd name\n" + "x" * 500, (base,), hostile)
+        error = cls.__new__(cls, "what it says")
+        failure = to_failure(error, 500)
+        assert failure.type.startswith("Odd name\nx")
+        assert len(failure.type) < 300
+        assert failure.message == "what it says"
+        assert msgspec.json.decode(msgspec.json.encode(failure), type=Failure) == failure
+        assert to_failure(error).code == 500
+
+
+def test_a_message_that_is_no_plain_string_is_made_one() -> None:
+    class Text(str):
+        def __getitem__(self, _: object) -> str:
+            raise OSError
+
+        def isascii(self) -> bool:
+            raise OSError
+
+    class OddError(Exception):
+        def __str__(self) -> str:
+            return Text("hello")
+
+    assert to_failure(OddError()).message == "hello"
+
+
+@pytest.mark.parametrize("code", [2**70, -(2**70), True, "404", 4.5, None])
+def test_a_code_that_is_no_number_of_64_bits_is_none(code: object) -> None:
+    error = ValueError("x")
+    error.code = code  # type: ignore[attr-defined]
+    assert to_failure(error).code == 500
+    msgspec.json.encode(to_failure(error))
+
+
+def test_a_number_of_a_class_of_its_own_is_a_code() -> None:
+    class Number(int):
+        def __int__(self) -> int:
+            raise OSError
+
+    error = ValueError("x")
+    error.code = Number(404)  # type: ignore[attr-defined]
+    assert to_failure(error).code == 404
+
+
+def test_a_circle_of_causes_is_cut() -> None:
+    first, second = ValueError("first"), KeyError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert chain(to_failure(first)) == ["ValueError", "KeyError"]
+    alone = ValueError("alone")
+    alone.__cause__ = alone
+    assert chain(to_failure(alone)) == ["ValueError"]

@@ -90,7 +90,7 @@ def update(run: Run, update_id: str, name: str, *args: Any) -> bool:
 
 
 def ask(run: Run, name: str, *args: Any) -> Any:
-    return msgspec.json.decode(query(run.machine, name, body_of(args, single=None)[0]))
+    return msgspec.json.decode(query(run.machine, name, body_of(args)[0]))
 
 
 def outcome(run: Run, update_id: str) -> Any:

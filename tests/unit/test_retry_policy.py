@@ -37,7 +37,8 @@ def test_attempts_are_limited(maximum: int, attempt: int, allowed: bool) -> None
     ("field", "value"),
     [
         ("maximum_attempts", -1), ("backoff_coefficient", 0.5), ("backoff_coefficient", math.nan), ("backoff_coefficient", math.inf),
-        ("initial_interval", "soon"), ("maximum_interval", -1), ("non_retryable", "ValueError"), ("non_retryable", [ValueError]),
+        ("initial_interval", "soon"), ("maximum_interval", -1), ("non_retryable", "ValueError"), ("non_retryable", [3]),
+        ("non_retryable", ValueError), ("non_retryable", [int]),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_by_name(field: str, value: object) -> None:

@@ -48,6 +48,7 @@ class Member(Struct, omit_defaults=True):
         failures: numbers of unexpected ends of its loops and tasks, by name.
         set_aside: the first workflows (as tokens) whose timeline its janitor cannot read, with the reason.
         complaints: problems of the namespace's streams, each a sentence.
+        shortages: what it has too little of, such as threads, each a sentence.
     """
 
     worker_id: str
@@ -63,6 +64,7 @@ class Member(Struct, omit_defaults=True):
     failures: dict[str, int] = {}
     set_aside: dict[str, str] = {}
     complaints: list[str] = []
+    shortages: list[str] = []
 
 
 _encoder = msgspec.json.Encoder()

@@ -120,7 +120,7 @@ def event_of(outcome: TaskOutcome, operation: Operation) -> Event:
     if told is None:
         return ev.ActivityCompleted(index=index, at=now, result=outcome.result, attempt=attempt)
     options = _options(operation)
-    final = told.non_retryable or not {told.type, *told.bases}.isdisjoint(options.retry.non_retryable)
+    final = told.non_retryable or not {told.type, *told.bases}.isdisjoint(options.retry.final_types)
     due, kind = after_failure(options, attempt, operation.event.at, now, retryable=not final, timed_out=told.timed_out, jitter=clock.chance())
     if due is None:
         return ev.ActivityFailed(index=index, at=now, failure=told.as_failure(CODES[kind]), attempt=attempt, kind=kind)

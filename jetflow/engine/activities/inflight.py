@@ -34,7 +34,7 @@ class Step:
         outcome: its outcome; None until there is one.
     """
 
-    __slots__ = ("_adopted", "_task", "key", "outcome", "owner", "partition", "scheduled")
+    __slots__ = ("_adopted", "_over", "_task", "key", "outcome", "owner", "partition", "scheduled")
 
     def __init__(self, key: Key, scheduled: ev.ActivityScheduled, owner: Steps) -> None:
         self.key: Key = key
@@ -44,19 +44,25 @@ class Step:
         self.outcome: Outcome | None = None
         self._task: asyncio.Task[None] | None = None
         self._adopted: asyncio.Future[None] | None = None
+        self._over = False
 
     def start(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
         """Begin its attempts as soon as a slot is free."""
         self._task = asyncio.get_running_loop().create_task(self._run(runner, options, info, operation))
 
     async def _run(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
-        self.outcome = await runner.run(self.scheduled, options, info, operation.attempt, operation.details, self.may_begin, self.permitted)
+        attempts, details = operation.attempt, operation.details
+        self.outcome = await runner.run(self.scheduled, options, info, attempts, details, self.may_begin, self.permitted, self.is_over)
         if self.owner is not None:
             self.owner.on_outcome(self.outcome)
 
     def may_begin(self) -> bool:
         """Return whether an attempt may begin: the activity has an owner, and the workflow's code has not ended."""
         return self.owner is not None and self.owner.may_begin()
+
+    def is_over(self) -> bool:
+        """Return whether it was cancelled because nobody waits for it."""
+        return self._over
 
     async def permitted(self) -> None:
         """Return once an attempt may begin."""
@@ -77,7 +83,7 @@ class Step:
 
     def cancel(self) -> asyncio.Task[None] | None:
         """Cancel the activity. Return its asyncio task, which is about to end."""
-        self.owner = None
+        self.owner, self._over = None, True
         if self._task is not None:
             self._task.cancel()
         return self._task

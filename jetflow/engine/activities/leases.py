@@ -37,6 +37,7 @@ class Leased:
         pauses: how often the worker had stood still before the task came.
         work: the asyncio task that serves it.
         began: whether its attempt has begun.
+        cancelled: whether ``cancel`` was called.
         kept: the heartbeat details that the broker has; empty for none.
     """
 
@@ -48,6 +49,7 @@ class Leased:
         self.pauses = pauses
         self.work: asyncio.Task[Any] | None = None
         self.began: bool = False
+        self.cancelled: bool = False
         self.kept: bytes = b""
         self._kept_at = float("-inf")
 
@@ -93,7 +95,7 @@ class Leased:
 
     def cancel(self, why: str) -> None:
         """Cancel the attempt, and note why."""
-        self.attempt.over = why
+        self.attempt.over, self.cancelled = why, True
         if self.work is not None:
             self.work.cancel()
 

@@ -9,7 +9,7 @@ import msgspec
 from jetflow.activity import Attempt
 from jetflow.broker.stores.tasks import Task
 from jetflow.core import events as ev
-from jetflow.core.failures import own_code
+from jetflow.core.failures import own_code, type_name
 from jetflow.engine.activities.steps import AttemptTimeout, failure_of, is_final
 
 
@@ -26,7 +26,7 @@ def success(task: Task, result: msgspec.Raw) -> bytes:
 def failure(task: Task, error: BaseException, attempt: Attempt, limit: int) -> bytes:
     """Return the body for an attempt that has failed, within ``limit`` bytes if possible."""
     told = msgspec.to_builtins(failure_of(error))
-    told["bases"] = [cls.__name__ for cls in type(error).__mro__[1:-2]]
+    told["bases"] = [type_name(cls) for cls in type(error).__mro__[1:-2]]
     if (code := own_code(error)) is not None:
         told["code"] = code  # also if it is the default
     if is_final(error):

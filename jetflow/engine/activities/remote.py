@@ -21,12 +21,13 @@ from jetflow.broker.transport.connection import Broker
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.ids import to_token
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.values import decode
 from jetflow.engine import faults
 from jetflow.engine.activities import outcomes
 from jetflow.engine.activities.leases import ACK, NAK, NAK_LATER, TERM, Leased, Leases
 from jetflow.engine.activities.serving import Served
-from jetflow.engine.activities.steps import StepRunner
+from jetflow.engine.activities.steps import StepRunner, is_cancelled, take_stray_cancel
 from jetflow.engine.activities.wanted import Wanted, until_answered
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
@@ -204,7 +205,7 @@ class TaskRunner:
                 return ACK
             leased.begin(self._leases.watch_heartbeats(leased, (task.heartbeat or self._lease * 1000) / 3000))
             self._waiting -= 1
-            body = await self._outcome(task, options, leased.attempt)
+            body = await self._outcome(leased, options)
         finally:
             self._runner.slots.release()
         faults.reach("before_outcome")
@@ -221,16 +222,21 @@ class TaskRunner:
             return False
         return True
 
-    async def _outcome(self, task: Task, options: ActivityOptions, attempt: Attempt) -> bytes:
+    async def _outcome(self, leased: Leased, options: ActivityOptions) -> bytes:
+        task, attempt = leased.task, leased.attempt
         scheduled = ev.ActivityScheduled(index=task.index, at=now_ms(), name=task.activity, input=task.args)
         try:
             result = await self._runner.execute(scheduled, options, attempt)
         except BaseException as error:
-            current = asyncio.current_task()
-            if isinstance(error, KeyboardInterrupt) or (current is not None and current.cancelling() > 0):
+            if is_interrupt(error) or (is_cancelled() and (self._stopping or leased.cancelled)):
                 raise
-            return outcomes.failure(task, error, attempt, self.max_outcome)
-        return outcomes.success(task, result)
+            body = outcomes.failure(task, error, attempt, self.max_outcome)
+        else:
+            body = outcomes.success(task, result)
+        if take_stray_cancel():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # it comes at the next await
+        return body
 
     async def _refuse(self, delivery: TaskDelivery, reason: str) -> None:
         """Make a dead letter of a malformed task."""

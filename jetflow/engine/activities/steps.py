@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 from msgspec import Raw
@@ -16,9 +15,11 @@ from jetflow.activity import current as current_activity
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityDefinition, ActivityOptions
 from jetflow.core.failures import ACTIVITY_TIMEOUT, CODES, is_retryable, to_failure
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
+from jetflow.engine.activities.threads import Threads
 from jetflow.errors import UNKNOWN, Failure, InvalidInputError, Kind, NonRetryableError, PayloadTooLargeError
 from jetflow.protocol import clock
 from jetflow.protocol.clock import now_ms
@@ -49,11 +50,12 @@ class StepRunner:
 
     Attributes:
         slots: each attempt under way holds one.
+        threads: where plain functions run.
     """
 
-    def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Executor, limit: int, max_bytes: int) -> None:
+    def __init__(self, activities: dict[str, ActivityDefinition[Any, Any]], threads: Threads, limit: int, max_bytes: int) -> None:
         self._activities = activities
-        self._threads = threads
+        self.threads: Threads = threads
         self.slots: Slots = Slots(limit)
         self.max_bytes: int = max_bytes
 
@@ -75,8 +77,12 @@ class StepRunner:
         details: Raw,
         may_begin: Callable[[], bool],
         permitted: Callable[[], Awaitable[None]],
+        is_over: Callable[[], bool],
     ) -> Outcome:
-        """Run attempts until one succeeds, the policy gives up, or a durable backoff follows. Await ``permitted`` before each attempt."""
+        """Run attempts until one succeeds, the policy gives up, or a durable backoff follows. Await ``permitted`` before each attempt.
+
+        A cancellation ends it only if ``is_over`` returns True. Otherwise the activity has cancelled its own task, and the attempt has failed.
+        """
         attempt = failed_attempts
         while True:
             attempt += 1
@@ -87,10 +93,13 @@ class StepRunner:
                         await permitted()
                     result = await self.execute(scheduled, options, current)
             except BaseException as error:  # also SystemExit of user code, which must not end the worker
-                if isinstance(error, KeyboardInterrupt) or _is_cancelled():
+                if is_interrupt(error) or (is_cancelled() and is_over()):
                     raise
+                stray = take_stray_cancel()
                 details = current.details
                 outcome = self._after_failure(error, scheduled, options, attempt, details)
+                if stray:  # perhaps the event loop is about to end: nothing more is waited for here
+                    return outcome
             else:
                 return ev.ActivityCompleted(index=scheduled.index, at=now_ms(), result=result, attempt=attempt)
             if not isinstance(outcome, ev.ActivityRetrying) or options.retry.delay_ms(attempt) >= DURABLE_BACKOFF_MS:  # without its jitter
@@ -101,15 +110,18 @@ class StepRunner:
         """Run one attempt and return its result as JSON, or raise its error. The caller holds a slot for it."""
         definition = self._activities[scheduled.name]
         args = definition.signature.decode_args(scheduled.input)
-        timeout = _attempt_timeout(options, scheduled.at)
         faults.reach("before_activity")
         current_activity.set(attempt)  # each step has its own asyncio task and context
+        if not definition.is_async:
+            await self._take_thread(definition, options, scheduled.at)
+        timeout = _attempt_timeout(options, scheduled.at)
         if timeout is None and options.heartbeat is None:
             value = await self._call(definition, args, attempt)
         else:
             value = await self._call_within(definition, args, attempt, timeout, options.heartbeat)
         faults.reach("after_activity")
         result = encode(value, definition.signature.result.what)
+        definition.signature.result.check(value, result)
         if len(result) > self.max_bytes:
             raise PayloadTooLargeError(f"the result of activity {definition.name!r}", len(result), self.max_bytes)
         return result
@@ -139,16 +151,34 @@ class StepRunner:
             return await definition.function(*args)
         context = contextvars.copy_context()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(_in_thread, definition.function, args))
+            value, error = await self.threads.run(lambda: context.run(_in_thread, definition.function, args))
         except asyncio.CancelledError:
             attempt.over = attempt.over or "it was cancelled"  # a thread goes on until its next heartbeat
             raise
+        if error is not None:
+            raise error
+        return value
+
+    async def _take_thread(self, definition: ActivityDefinition[Any, Any], options: ActivityOptions, scheduled_at: int) -> None:
+        """Wait for a thread: the time of an attempt begins once it has one. All attempts together have theirs since they were scheduled."""
+        if options.schedule_to_close is None:
+            await self.threads.take()
+            return
+        left = max(0, scheduled_at + options.schedule_to_close - now_ms()) / 1000
+        scope = asyncio.timeout(left)
+        try:
+            async with scope:
+                await self.threads.take()
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise AttemptTimeout(f"activity {definition.name!r} had no thread within {options.schedule_to_close / 1000:g} s") from error
 
     def _after_failure(
         self, error: BaseException, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: int, details: Raw
     ) -> ev.ActivityFailed | ev.ActivityRetrying:
         now = now_ms()
-        retryable = not is_final(error) and is_retryable(error, options.retry.non_retryable)
+        retryable = not is_final(error) and is_retryable(error, options.retry.final_types)
         timed_out = isinstance(error, AttemptTimeout)
         due, kind = after_failure(options, attempt, scheduled.at, now, retryable=retryable, timed_out=timed_out, jitter=clock.chance())
         if due is None:
@@ -182,20 +212,34 @@ class Pulse:
 
 def is_final(error: BaseException) -> bool:
     """Return whether no further attempt follows an error, whatever the policy says."""
-    return isinstance(error, (InvalidInputError, NonRetryableError))
+    return issubclass(type(error), (InvalidInputError, NonRetryableError))
 
 
-def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> Any:
+def _in_thread(function: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, BaseException | None]:
+    """Return a value, or what was raised: a future cannot hold every error, and asyncio gives some of them a meaning of their own."""
     try:
-        return function(*args)
-    except StopIteration as error:  # a future cannot hold it
-        raise RuntimeError("the activity raised StopIteration") from error
+        return function(*args), None
+    except StopIteration as error:
+        problem = RuntimeError("the activity raised StopIteration")
+        problem.__cause__ = error
+        return None, problem
+    except BaseException as error:
+        return None, error
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Return whether this step itself was cancelled, and not something that its activity awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def take_stray_cancel() -> bool:
+    """Return whether this task was cancelled, and let it go on all the same: its activity has cancelled it."""
+    task = asyncio.current_task()
+    stray = task is not None and task.cancelling() > 0
+    while task is not None and task.cancelling() > 0:
+        task.uncancel()
+    return stray
 
 
 class AttemptTimeout(Exception):  # noqa: N818 - shown to people as the failure's type

@@ -14,7 +14,8 @@ from jetflow.engine.calls.questions import Question
 from jetflow.engine.engine import Engine
 from jetflow.errors import BrokerError, InvalidInputError
 from jetflow.protocol.answers import REFUSED, failed
-from jetflow.protocol.headers import ARGS, parse_headers
+from jetflow.protocol.commands import number_of_args
+from jetflow.protocol.headers import parse_headers
 
 log: logging.Logger = logging.getLogger("jetflow.worker")
 
@@ -45,7 +46,7 @@ class Queries:
         if tenure is None or actors is None or not tenure.owns(partition_of(self._queue_token, id_token, self._broker.topology.partitions)):
             return  # another worker owns the partition, or none at the moment
         try:
-            told = 1 if headers and parse_headers(headers).get(ARGS) == "1" else None
+            told = number_of_args(parse_headers(headers)) if headers else None
             question = Question(from_token(name_token), data, told, answer_to)
             actor = actors.get(id_token, from_token(id_token))
         except InvalidInputError as error:

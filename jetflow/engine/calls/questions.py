@@ -6,6 +6,7 @@ from collections import deque
 from typing import NamedTuple
 
 from jetflow.broker.transport.wire import Wire
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.machine import Machine
 from jetflow.core.queries import DisturbedError, query
 from jetflow.engine.calls.answering import send
@@ -63,7 +64,9 @@ class Questions:
             except DisturbedError as error:
                 self._send(question, failed(error))
                 raise BrokerUnavailableError(str(error)) from error
-            except Exception as error:
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 self._send(question, failed(error))
             else:
                 self._send(question, Answer(result=result, run=str(machine.info.run)))

@@ -8,6 +8,7 @@ from typing import Any
 from jetflow.broker.transport.wire import Wire
 from jetflow.core import events as ev
 from jetflow.core.handlers import Handlers, Outcome
+from jetflow.core.interrupts import is_interrupt
 from jetflow.core.machine import Machine
 from jetflow.core.queries import DisturbedError, prepare_update
 from jetflow.engine.calls.answering import send
@@ -87,7 +88,9 @@ class Updates:
             self._send(update.reply, failed(error, REFUSED))
             self._ack(command)
             raise BrokerUnavailableError(str(error)) from error
-        except Exception as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             self._answers.append((update.reply, failed(error, REFUSED)))
             return
         update_id = id_of(command, update)

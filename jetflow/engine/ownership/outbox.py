@@ -47,8 +47,8 @@ class Outbox:
             ORIGIN: to_token(info.origin or info.workflow_id),
             EXPIRE: "forever" if child.expire is None else f"{child.expire}ms",
         }
-        if single:
-            headers[ARGS] = "1"
+        if args:
+            headers[ARGS] = str(len(args))
         body = bytes(args[0]) if single else bytes(child.input) if args else b""
         await self._send(child.task_queue, child.workflow_id, f"start.{to_token(child.workflow_type)}", body, **headers)
 

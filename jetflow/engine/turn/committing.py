@@ -30,8 +30,9 @@ class Decision(NamedTuple):
     ended: list[Operation]
 
 
-async def commit(actor: Actor) -> Decision | None:
-    """Write what was decided since the last commit. Return it, or None if nothing was written.
+async def commit(actor: Actor, *, unfinished: bool = False) -> Decision | None:
+    """Write what was decided since the last commit. Return it, or None if nothing was written. ``unfinished``: the code has not continued
+    after the last input, and a replay decides anew from there.
 
     Raises:
         ConflictError: the id is taken.
@@ -42,13 +43,14 @@ async def commit(actor: Actor) -> Decision | None:
     if machine is None or not machine.decided:
         _settle(actor, ())
         return None
-    if may_run_ahead(actor, machine):
+    if not unfinished and may_run_ahead(actor, machine):
         run_ahead(actor, machine)
         actor.note_busy()
         return None
-    _queue_unknown(actor, machine)
+    if not unfinished:
+        _queue_unknown(actor, machine)
     decision = Decision(machine, *machine.take())
-    await _write_decision(actor, decision)
+    await _write_decision(actor, decision, unfinished=unfinished)
     _settle(actor, decision.decided)
     actor.note_busy()
     closing = machine.closing
@@ -66,7 +68,7 @@ def _queue_unknown(actor: Actor, machine: Machine) -> None:
             actor.feed(ev.ActivityQueued(index=operation.index, at=now_ms()))
 
 
-async def _write_decision(actor: Actor, decision: Decision) -> None:
+async def _write_decision(actor: Actor, decision: Decision, *, unfinished: bool) -> None:
     """Write a decision in as few keys as possible. One that ends a run takes the whole history with it, if memory has all of it."""
     run, decided, machine = actor.run, decision.decided, decision.machine
     cause = run.cause
@@ -77,7 +79,7 @@ async def _write_decision(actor: Actor, decision: Decision) -> None:
     assert actor.partition in actor.tenure.partitions, f"a commit in partition {actor.partition}, which tenure {actor.tenure.name} does not have"
     closes = isinstance(machine.closing, ev.CLOSING)
     whole = run.history.whole(run.number, cause, decided) if closes else None
-    bodies = _bodies(actor, decided, cause) if whole is None else [whole]
+    bodies = _bodies(actor, decided, cause, more=unfinished) if whole is None else [whole]
     for body in bodies:
         await _write(actor, body, whole=whole is not None)
     is_whole = closes and (whole is not None or run.history.keys + len(bodies) == 1)
