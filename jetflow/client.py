@@ -134,11 +134,6 @@ class Client(Finding):
         return self._lookups.here().broker
 
     @property
-    def _starts(self) -> Starts:
-        self._lookups.here()
-        return self._sends
-
-    @property
     def url(self) -> str:
         """Address of the server."""
         return self._broker.url
@@ -256,13 +251,14 @@ class Client(Finding):
             PayloadTooLargeError: the arguments are larger than one message.
             BrokerUnavailableError: the broker gave no answer in time. It is safe to start again with the same id.
         """
+        lookups = self.lookups
         headers = {} if search is None and entity is None else data_headers(search, entity)
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         delay = None if start_delay is None else to_ms(start_delay, "start_delay")
         ref = WorkflowRef.of(chosen, self._queue_for(workflow_of(workflow)[1], task_queue))
         started = await self._start(workflow, args, ref, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
         return WorkflowHandle(
-            self.lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here
+            lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here
         )
 
     def _new_id(self) -> str:
@@ -291,14 +287,14 @@ class Client(Finding):
             more_headers = (more_headers or {}) | {REPLACE: "1"}
         name, definition = workflow_of(workflow)
         body, tell = _input(definition, args)
-        check_body(f"the input of workflow {name!r}", body, self.broker.max_payload - sum(map(len, (more_headers or {}).values())))
+        check_body(f"the input of workflow {name!r}", body, self._broker.max_payload - sum(map(len, (more_headers or {}).values())))
         type_token = to_token(name, "workflow type")
         headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
         if delay is not None:
             if not await self._schedule_start(ref, type_token, delay, body, headers) and if_exists == "fail":
                 raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
             return _Started(ref, name, definition)
-        sent = await self._starts.send(ref, type_token, body, headers, id_is_new=id_is_new)
+        sent = await self._sends.send(ref, type_token, body, headers, id_is_new=id_is_new)
         if not sent.is_taken and if_exists == "fail":
             raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
         if sent.run is not None:
@@ -307,9 +303,9 @@ class Client(Finding):
 
     async def _schedule_start(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
         """Schedule a start. Return False, and schedule nothing, if the id is taken."""
-        if REPLACE not in headers and await self.lookups.exists(ref):
+        if REPLACE not in headers and await self._lookups.exists(ref):
             return False
-        return await self._starts.schedule(ref, type_token, delay, body, headers)
+        return await self._sends.schedule(ref, type_token, delay, body, headers)
 
     @overload
     async def execute(
@@ -357,12 +353,13 @@ class Client(Finding):
         timeout: Duration | None = None,
     ) -> Any:
         """Start a workflow and return its result. For the arguments and errors see ``start`` and ``WorkflowHandle.result``."""
+        lookups = self.lookups
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
         task_queue = self._queue_for(workflow_of(workflow)[1], task_queue)
         ref = WorkflowRef.of(chosen, task_queue)
-        async with self.lookups.watches.until_closed(ref.queue_token, ref.id_token) as until:
+        async with lookups.watches.until_closed(ref.queue_token, ref.id_token) as until:
             started = await self._start(workflow, args, ref, expire, if_exists, id_is_new=id_is_new)
-            record = await self.lookups.closed_record(started.ref, until, started.record, timeout)
+            record = await lookups.closed_record(started.ref, until, started.record, timeout)
             return outcome_of(record, started.definition)
 
     async def signal(self, signal_id: str, data: Any = None, expire: Duration | None = "10m") -> None:

@@ -26,7 +26,7 @@ ELSEWHERE = {name for module in (builtins, collections.abc, datetime, typing) fo
     "Path", "Raw", "UnsetType", "asyncio", "msgspec", "ssl", "uuid",
 }  # fmt: skip
 TYPE_VARIABLES = {"P", "R", "R_co", "T", "Ts"}
-INNER = {"Client.another_wire", "Client.broker", "ActivityDefinition.signature", "WorkflowDefinition.signature"}
+INNER = {"Client.another_wire", "Client.broker", "Client.lookups", "Client.states", "ActivityDefinition.signature", "WorkflowDefinition.signature"}
 """For workers: what users have no reason to name."""
 
 
