@@ -68,10 +68,16 @@ class EarlySignals:
         kept: list[Stored] = []
         for message in found:
             if message.data:
+                name_token, _, seq = message.subject[len(prefix) :].partition(".")
                 try:
-                    kept.append(Stored(message.subject[len(prefix) :].split(".")[0], _decoder.decode(message.data), message.seq))
+                    signal = _decoder.decode(message.data)
                 except msgspec.DecodeError as error:  # no worker wrote it
                     log.error("early signal %s cannot be read and is ignored: %s", message.subject, error)
+                    continue
+                if str(signal.seq) == seq:
+                    kept.append(Stored(name_token, signal, message.seq))
+                else:  # no worker wrote it
+                    log.error("early signal %s says that it is number %d and is ignored", message.subject, signal.seq)
         return sorted(kept, key=lambda stored: stored.signal.seq)
 
     def _subject(self, queue_token: str, id_token: str, name_token: str, seq: int) -> str:
@@ -92,6 +98,7 @@ class OwnedSignals(EarlySignals):
         Raises:
             TenureOverError: another worker has taken over.
         """
+        assert signal.seq > 0, f"a signal to {id_token} without a place in the inbox"
         subject = self._subject(queue_token, id_token, name_token or to_token(signal.signal), signal.seq)
         ttl = max(0, signal.expires - now) + (0 if name_token == CANCEL else KEPT_AFTER * 1000)
         ack = await self._owned.store("signals", subject, _encoder.encode(signal), ttl_field(ttl_of(ttl)))

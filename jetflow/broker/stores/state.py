@@ -63,6 +63,7 @@ class OwnedStates(StateStore):
         Raises:
             TenureOverError: another worker has taken over.
         """
+        assert record.run_id != "0", f"a record of {record.workflow_id} before its run has begun"
         subject = self.subject(to_token(record.task_queue), to_token(record.workflow_id))
         fields = b"" if record.expire is None or not record.closed else _expiring(record.expire)
         await self._records.publish(subject, encode_state(record), fields)

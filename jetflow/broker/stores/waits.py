@@ -106,6 +106,8 @@ class Waits:
         Raises:
             TenureOverError, BrokerUnavailableError: not all of them were sent.
         """
+        waits = list(waits)
+        assert all(wait.run > 0 for wait, _ in waits), "a wait of no run"
         return [self._lane.begin_store("waits", self._subject(wait.key), _encode(Since(since))) for wait, since in waits]
 
     async def registered(self, answers: list[asyncio.Future[Any]]) -> None:
