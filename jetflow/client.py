@@ -257,9 +257,7 @@ class Client(Finding):
         delay = None if start_delay is None else to_ms(start_delay, "start_delay")
         ref = WorkflowRef.of(chosen, self._queue_for(workflow_of(workflow)[1], task_queue))
         started = await self._start(workflow, args, ref, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
-        return WorkflowHandle(
-            lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here
-        )
+        return WorkflowHandle(lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here)
 
     def _new_id(self) -> str:
         """Return 96 random bits in hex. Bits for many ids are drawn together, since one system call takes a twentieth of a start's time."""

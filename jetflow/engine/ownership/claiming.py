@@ -40,6 +40,7 @@ class Claiming:
         self._on_over = on_over
         self._registry: Ledger = Registry(broker.lane, broker.names, self._queue_token, replicated=broker.topology.replicas > 1)
         self._epoch = Epoch(broker.lane, broker.names)
+        self._undeleted: list[str] = []
 
     async def claimed_by_others(self, alive: set[str]) -> frozenset[int]:
         """Return the partitions that other workers' consumers claim. Delete consumers of dead workers, and old ones of this worker."""
@@ -89,9 +90,10 @@ class Claiming:
             await tenure.prepare(max(taken.position, consumer.born_at), taken.doubt, since)
         except BaseException:
             tenure.lose("it could not be written to the registry")
-            if self._broker.wire.is_connected:
-                with contextlib.suppress(BrokerError):
-                    await consumer.delete()
+            self._undeleted.append(consumer.name)
+            with contextlib.suppress(BrokerError):
+                await self.free()
+                if not self._undeleted:
                     await self._registry.leave(tenure.name)  # nothing was written under it
             raise
         tenure.leave(leaving())
@@ -105,11 +107,20 @@ class Claiming:
         """Free the partitions of a tenure for others."""
         tenure.lose("its partitions change")
         self._engine.disown()
-        if self._broker.wire.is_connected:
+        self._undeleted.append(tenure.consumer_name)
+        await self.free()
+
+    async def free(self) -> None:
+        """Delete the consumers of this worker's ended tenures. One that could not be deleted keeps its partitions from all workers, so each
+        step tries it again.
+        """
+        while self._undeleted and self._broker.wire.is_connected:
             try:
-                await tenure.delete_consumer()
+                await delete_consumer(self._broker.lane, self._broker.names.inbox_stream, self._undeleted[0])
             except BrokerError as error:
                 log.debug("a consumer could not be deleted: %s", error)
+                return
+            del self._undeleted[0]
 
     async def sign_off(self, tenure: Tenure) -> None:
         """Remove a tenure that has no write under way from the registry, so that its successor need not revoke it."""

@@ -171,6 +171,7 @@ class Ownership:
         """Claim the free partitions that this worker should own. Free those at rest that it should not."""
         if not self._heart.lease.valid or self._stopping:
             return  # the next step comes when the lease begins
+        await self._claiming.free()
         tenure, wanted = self._tenure, self._wanted()
         owned = self.partitions
         returning = frozenset() if tenure is None else tenure.leaving & wanted  # work that was held back in them begins with a new tenure

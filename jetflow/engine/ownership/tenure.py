@@ -109,10 +109,6 @@ class Tenure:
         """Ask for more commands, if there is room."""
         self._consumer.refill()
 
-    async def delete_consumer(self) -> None:
-        """Free the partitions for other workers."""
-        await self._consumer.delete()
-
     # ---- commands
 
     async def prepare(self, position: int, doubt: int, since: int = 0) -> None:
