@@ -58,17 +58,19 @@ async def test_a_consumer_that_could_not_be_deleted_is_deleted_later(client: Cli
             raise BrokerUnavailableError("no answer")
         await delete(lane, stream, name)
 
-    async with Client.connect(client.url, namespace=f"n{uuid.uuid4().hex[:8]}", partitions=1) as own:
-        async with Worker(own, task_queue="q", workflows=[nothing]) as first:
-            await until(lambda: first.partitions)
-            consumer = first._engine.tenure and first._engine.tenure.consumer_name
-            monkeypatch.setattr(claiming, "delete_consumer", not_at_once)
-            await first._ownership._claiming.claim(frozenset(), frozenset)
-            assert refused == [consumer]
-            first._ownership._changed()
+    async with (
+        Client.connect(client.url, namespace=f"n{uuid.uuid4().hex[:8]}", partitions=1) as own,
+        Worker(own, task_queue="q", workflows=[nothing]) as first,
+    ):
+        await until(lambda: first.partitions)
+        consumer = first._engine.tenure and first._engine.tenure.consumer_name
+        monkeypatch.setattr(claiming, "delete_consumer", not_at_once)
+        await first._ownership._claiming.claim(frozenset(), frozenset)
+        assert refused == [consumer]
+        first._ownership._changed()
 
-            async def gone() -> bool:
-                return consumer not in [each["name"] for each in await own.broker.lane.consumers(own.broker.names.inbox_stream)]
+        async def gone() -> bool:
+            return consumer not in [each["name"] for each in await own.broker.lane.consumers(own.broker.names.inbox_stream)]
 
-            await until(gone)
-            await own.execute(nothing, task_queue="q", timeout=WAIT)
+        await until(gone)
+        await own.execute(nothing, task_queue="q", timeout=WAIT)
