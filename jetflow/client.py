@@ -34,7 +34,7 @@ from jetflow.errors import (
 from jetflow.handle import WorkflowHandle
 from jetflow.protocol import clock
 from jetflow.protocol.commands import check_body, data_headers, expire_header
-from jetflow.protocol.headers import ARGS, EXPIRE, REPLACE
+from jetflow.protocol.headers import ARGS, EXPIRE, REPLACE, START_DELAY
 from jetflow.protocol.record import StateRecord
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.protocol.subjects import DEFAULT_NAMESPACE
@@ -73,7 +73,7 @@ class Client(Finding):
         self._connect_again = connect_again
         self._ids: list[str] = []
         self._lookups = looks = Lookups(broker)
-        self._sends = Starts(broker, looks.states, looks.starts, looks.timeline)
+        self._sends = Starts(broker, looks.states, looks.timeline)
         self._events = LifecycleStream(broker.lane, broker.names)
 
     @staticmethod
@@ -240,8 +240,8 @@ class Client(Finding):
             expire: how long the record stays after the end; ``"forever"`` or None: no limit. Default: the worker's ``default_expire``.
             if_exists: what to do if the id is taken. ``"fail"`` raises. ``"attach"`` returns a handle of the existing workflow. ``"replace"``
                 terminates the existing workflow if it still runs, and starts this one in its place.
-            start_delay: how long until the workflow begins. The broker stores the start until then; a cancel or terminate withdraws it. The
-                id is checked now, and again when the delay is over. The handle has no run id.
+            start_delay: how long until the workflow's code begins, by the broker's clock. The run exists at once and has the id. A cancel or
+                terminate before its time ends it, and its record stays for a second.
             search: initial fields of ``search()``.
             entity: initial document of ``entity()``.
 
@@ -253,10 +253,11 @@ class Client(Finding):
         """
         lookups = self.lookups
         headers = {} if search is None and entity is None else data_headers(search, entity)
+        if start_delay is not None:
+            headers[START_DELAY] = f"{to_ms(start_delay, 'start_delay')}ms"
         chosen, id_is_new = (self._new_id(), True) if workflow_id is None else (workflow_id, False)
-        delay = None if start_delay is None else to_ms(start_delay, "start_delay")
         ref = WorkflowRef.of(chosen, self._queue_for(workflow_of(workflow)[1], task_queue))
-        started = await self._start(workflow, args, ref, expire, if_exists, headers, id_is_new=id_is_new, delay=delay)
+        started = await self._start(workflow, args, ref, expire, if_exists, headers, id_is_new=id_is_new)
         return WorkflowHandle(lookups, started.ref, workflow_type=started.workflow_type, definition=started.definition, started_here=started.here)
 
     def _new_id(self) -> str:
@@ -276,7 +277,6 @@ class Client(Finding):
         more_headers: dict[str, str] | None = None,
         *,
         id_is_new: bool,
-        delay: int | None = None,
     ) -> _Started:
         """Start a workflow. ``id_is_new``: the id was generated here, so no other workflow has it."""
         if if_exists not in ("fail", "attach", "replace"):
@@ -288,22 +288,12 @@ class Client(Finding):
         check_body(f"the input of workflow {name!r}", body, self._broker.max_payload - sum(map(len, (more_headers or {}).values())))
         type_token = to_token(name, "workflow type")
         headers = _start_headers(tell=tell, expire=expire, more_headers=more_headers)
-        if delay is not None:
-            if not await self._schedule_start(ref, type_token, delay, body, headers) and if_exists == "fail":
-                raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
-            return _Started(ref, name, definition)
         sent = await self._sends.send(ref, type_token, body, headers, id_is_new=id_is_new)
         if not sent.is_taken and if_exists == "fail":
             raise WorkflowAlreadyStartedError(ref.workflow_id, ref.task_queue)
         if sent.run is not None:
             ref = ref.pinned(str(sent.run))
         return _Started(ref, name, definition, sent.is_taken, sent.record)
-
-    async def _schedule_start(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
-        """Schedule a start. Return False, and schedule nothing, if the id is taken."""
-        if REPLACE not in headers and await self._lookups.exists(ref):
-            return False
-        return await self._sends.schedule(ref, type_token, delay, body, headers)
 
     @overload
     async def execute(

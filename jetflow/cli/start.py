@@ -72,7 +72,7 @@ def start(
                 search=None if search is None else decode(search.encode(errors="replace"), "--search"),
                 entity=None if entity is None else decode(entity.encode(errors="replace"), "--entity"),
             )
-            _show_started(handle, connection, as_json=as_json, wait=wait, later=start_delay is not None)
+            _show_started(handle, connection, as_json=as_json, wait=wait)
             return await handle.result(timeout=timeout) if wait else None
 
     with reporting(as_json):
@@ -83,8 +83,8 @@ def start(
             write_result(value, one_line=as_json)
 
 
-def _show_started(handle: WorkflowHandle, connection: Connection, *, as_json: bool, wait: bool, later: bool = False) -> None:
-    told = "started" if handle.run_id is not None else "scheduled" if later else "already there:"
+def _show_started(handle: WorkflowHandle, connection: Connection, *, as_json: bool, wait: bool) -> None:
+    told = "started" if handle.run_id is not None else "already there:"
     run = f", run {handle.run_id}" if handle.run_id is not None else ""
     headline = Text.assemble(f"{told} ", (clean(handle.workflow_id), "bold"), f" on task queue {clean(handle.task_queue)}{run}")
     if as_json:
@@ -93,7 +93,7 @@ def _show_started(handle: WorkflowHandle, connection: Connection, *, as_json: bo
             "run_id": handle.run_id,
             "task_queue": handle.task_queue,
             "workflow_type": handle.workflow_type,
-            "started": handle.run_id is not None or later,
+            "started": handle.run_id is not None,
         }
         write_json(facts, to_stderr=wait)
     elif wait:

@@ -53,7 +53,8 @@ class Started(Input, tag="started"):
     A later generation continues from the one before. ``first_index`` follows the index of the last operation. ``consumed`` has the
     inbox sequence of the last signal taken, by name. ``consumed_from`` has the number of the last signal taken, by name and sender, for
     senders that number their signals. ``cancel_reason`` is set if a cancel came before. ``data`` and ``entity`` are the initial user
-    data. ``updates`` are outcomes of updates that a caller may still ask for.
+    data. ``updates`` are outcomes of updates that a caller may still ask for. ``begins`` is set if the start is delayed: the code begins
+    when the run's first timer fires, which is due then.
     """
 
     at: int
@@ -71,6 +72,7 @@ class Started(Input, tag="started"):
     entity: dict[str, Any] | None = None
     updates: list[UpdateCompleted | UpdateFailed] = []
     forgotten: int = 0
+    begins: int | None = None
 
 
 class ActivityRetrying(Input, tag="activity_retrying"):

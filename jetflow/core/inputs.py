@@ -33,7 +33,10 @@ def _on_started(run: Recorder, event: ev.Started) -> None:
     except InvalidInputError as error:
         run.end(ev.Failed(at=run.now, failure=to_failure(error, FATAL, kind=Kind.FATAL)))
         return
-    run.start_code(args)
+    if event.begins is None:
+        run.start_code(args)
+    else:
+        run.delay_code(args, event.begins)
 
 
 def _on_retrying(run: Recorder, event: ev.ActivityRetrying) -> None:
@@ -88,6 +91,8 @@ def _on_timer_fired(run: Recorder, event: ev.TimerFired) -> None:
     operation = run.resolve(event.index)
     if operation.handle is not None:
         run.loop.fire(operation.handle)
+    elif operation is run.delay:
+        run.start_delayed_code()
 
 
 def _on_wait_timed_out(run: Recorder, event: ev.WaitTimedOut) -> None:

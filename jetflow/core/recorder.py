@@ -64,10 +64,14 @@ class Recorder:
         next_index: index of the next operation. The next generation continues from it.
         predicates: the predicates of ``condition``, each with its future, whether a cancel reaches it, and its context.
         closing: the event that ended the run; None while it runs.
+        delay: the timer of a delayed start, until the code begins; None without one.
         told_time: whether the code has asked for the time, so that its decisions may depend on it.
         unawaited: the error of a call that the code did not await; it fails the run at its end. None without one.
         halted: True when no more code may run.
     """
+
+    delay: Operation | None = None
+    _input: Sequence[Any] = ()
 
     def __init__(self, definition: WorkflowDefinition[Any, Any], info: RunInfo, max_payload: int, host: asyncio.AbstractEventLoop | None) -> None:
         self.definition = definition
@@ -241,6 +245,16 @@ class Recorder:
         """Start the workflow's function. It runs when the current input has been applied."""
         self._main = self.loop.create_task(self.definition.function(*args), name=self.definition.name)
         self._main.add_done_callback(self._on_main_done)
+
+    def delay_code(self, args: Sequence[Any], begins: int) -> None:
+        """Start the workflow's function when a timer fires that is due at ``begins``."""
+        self._input = args
+        self.delay = self._begin(lambda index: ev.TimerStarted(index=index, at=self.now, due=begins), cancellable=False, check=False)
+
+    def start_delayed_code(self) -> None:
+        """Start the workflow's function, since the timer of its delayed start has fired."""
+        args, self._input, self.delay = self._input, (), None
+        self.start_code(args)
 
     def _on_main_done(self, _: Any) -> None:
         self.loop.clear()

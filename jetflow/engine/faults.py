@@ -26,7 +26,7 @@ TASK_POINTS = ("before_outcome", "after_outcome")
 ROUTING = ("after_claim", "after_forward", "after_taken")
 """Places on the path of a signal by id: two in its router, and one after the receiver's owner has removed it."""
 LAPSING = ("before_letter", "after_letter")
-"""Places on the path of an expired signal."""
+"""Places on the path of an expired signal, and of a scheduled start that is refused."""
 TIDYING = ("before_compaction", "after_compaction", "before_purge")
 """Places after a run has ended, and after its record has expired."""
 

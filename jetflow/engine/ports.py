@@ -158,7 +158,7 @@ class TimerStore(Protocol):
         ...
 
     async def take_start_back(self, queue_token: str, id_token: str, before: int) -> bool:
-        """Remove a delayed start before a position. Return False if there is none."""
+        """Remove a scheduled start before a position. Return False if there is none."""
         ...
 
     async def newest(self, queue_token: str, id_token: str) -> int:

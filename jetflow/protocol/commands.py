@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from jetflow.core.durations import FOREVER, limit_ms
+from jetflow.core.durations import FOREVER, limit_ms, to_ms
 from jetflow.core.events import FOREVER_MS, NULL, Parent
 from jetflow.core.failures import MAX_CAUSES
 from jetflow.core.ids import from_token, to_token
@@ -29,6 +29,7 @@ from jetflow.protocol.headers import (
     REPLY,
     RUN,
     SENDER,
+    START_DELAY,
     UPDATE,
     parse_headers,
 )
@@ -52,6 +53,7 @@ class StartCommand(Struct):
 
     ``replace``: a run that has the id is terminated, or its record removed, instead of refusing this start.
     ``new_id``: the publisher generated the id for this message, and has sent the message once.
+    ``delay``: how long after the broker has stored the start the code begins, in ms.
     """
 
     workflow_type: str
@@ -64,6 +66,7 @@ class StartCommand(Struct):
     entity: dict[str, Any] | None = None
     replace: bool = False
     new_id: bool = False
+    delay: int = 0
 
 
 class UpdateCommand(Struct):
@@ -230,6 +233,7 @@ def _start(name: str, body: bytes, headers: dict[str, str]) -> StartCommand:
         entity=msgspec.json.decode(headers[ENTITY], type=dict[str, Any] | None) if ENTITY in headers else None,
         replace=headers.get(REPLACE) == "1",
         new_id=headers.get(NEW_ID) == "1",
+        delay=to_ms(headers[START_DELAY], START_DELAY) if START_DELAY in headers else 0,
     )
 
 

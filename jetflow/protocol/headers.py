@@ -5,6 +5,7 @@ from __future__ import annotations
 EXPIRE = "Jetflow-Expire"
 ARGS = "Jetflow-Args"
 REPLACE = "Jetflow-Replace"
+START_DELAY = "Jetflow-Start-Delay"
 NEW_ID = "Jetflow-New-Id"
 PARENT = "Jetflow-Parent"
 ORIGIN = "Jetflow-Origin"
@@ -22,6 +23,7 @@ SIZE = "Jetflow-Size"
 OWN_PREFIX = "Jetflow-"
 """Prefix of the names of jetflow's headers."""
 
+_SCHEDULER = b"Nats-Scheduler:"
 _OF_PUBLISHERS = ("Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Nats-TTL")
 _EMPTY = b"Nats-Msg-Size: 0\r\n"
 
@@ -42,6 +44,11 @@ def ttl_field(ttl: str) -> bytes:
 def is_marker(headers: bytes) -> bool:
     """Return whether a key that was read without its value is a marker. A marker has no value; a record always has one."""
     return _EMPTY in headers
+
+
+def was_scheduled(headers: bytes | None) -> bool:
+    """Return whether the broker published a message when a schedule was due."""
+    return headers is not None and _SCHEDULER in headers
 
 
 def given_headers(headers: dict[str, str]) -> dict[str, str]:

@@ -11,11 +11,14 @@ from jetflow.broker.stores.signals import EarlySignals
 from jetflow.broker.stores.tasks import consumer_name
 from jetflow.broker.stores.timeline import Timeline
 from jetflow.broker.transport.connection import Broker
+from jetflow.broker.transport.lane import StoredMessage
 from jetflow.core import events as ev
+from jetflow.core.durations import to_ms
 from jetflow.core.ids import from_token, partition_of
 from jetflow.core.times import from_iso
-from jetflow.errors import BrokerError, Failure, WorkflowNotFoundError
+from jetflow.errors import BrokerError, Failure, InvalidInputError, WorkflowNotFoundError
 from jetflow.protocol.clock import now_ms
+from jetflow.protocol.headers import START_DELAY
 from jetflow.protocol.record import StateRecord, Waiting
 from jetflow.protocol.reference import WorkflowRef
 from jetflow.reading.lookups import Lookups
@@ -146,8 +149,11 @@ class _Look:
         lane, names = self.broker.lane, self.names
         start = await lane.last_message(names.inbox_stream, names.pending_start(self.queue_token, self.id_token))
         if start is None:
-            return await self._delayed(owner, depth)
+            return await self._scheduled(owner, depth)
         kind = from_token(start.subject.rpartition(".")[2])
+        due = _begins(start)
+        if due > now_ms():
+            return Why(self.workflow_id, self.task_queue, kind, "early", [_delay(kind, from_iso(start.time), due)], 1, owner, stored)
         if not workers:
             message = "no worker of this task queue is alive"
         elif any(kind in member.workflows for member in workers):
@@ -158,13 +164,13 @@ class _Look:
         wait = Wait("start", kind, from_iso(start.time), wakes, message=message)
         return Why(self.workflow_id, self.task_queue, kind, "early", [wait], 1, owner, stored)
 
-    async def _delayed(self, owner: Owner | None, depth: int) -> Why:
-        """Return the ``Why`` of a workflow with a delayed start, or of the one that has started since."""
+    async def _scheduled(self, owner: Owner | None, depth: int) -> Why:
+        """Return the ``Why`` of a workflow with a scheduled start, or of the one that has started since."""
         start = await self.lookups.starts.scheduled_start(self.queue_token, self.id_token)
         if start is None:
             return await self.why(depth)
         kind = from_token(start.type_token)
-        return Why(self.workflow_id, self.task_queue, kind, "early", [Wait("delay", kind, start.since, "the time of its start", start.due)], 1, owner)
+        return Why(self.workflow_id, self.task_queue, kind, "early", [_delay(kind, start.since, start.due)], 1, owner)
 
     def _owner(self, consumers: list[Consumer], workers: list[Member]) -> Owner | None:
         partition = partition_of(self.queue_token, self.id_token, self.broker.topology.partitions)
@@ -186,6 +192,8 @@ class _Look:
             wait.wakes = f"signal {waiting.name!r}"
         elif waiting.kind == "timer":
             wait.wakes = "its timer"
+        elif waiting.kind == "delay":
+            return _delay(record.workflow_type, waiting.since, waiting.due or 0)
         elif waiting.kind == "child":
             wait.wakes = f"the end of child {waiting.name!r}"
             wait.child = await self._child(waiting, depth)
@@ -228,6 +236,19 @@ async def children(timeline: Timeline, ref: WorkflowRef) -> list[ev.ChildStarted
         return []
     entries = await timeline.run(ref.queue_token, ref.id_token, last)
     return [event for entry in entries for event in entry.commit.events if isinstance(event, ev.ChildStarted)]
+
+
+def _delay(workflow_type: str, since: int, due: int) -> Wait:
+    return Wait("delay", workflow_type, since, "the time of its start", due)
+
+
+def _begins(start: StoredMessage) -> int:
+    """Return when the code of a stored start begins (ms since the epoch)."""
+    try:
+        delay = to_ms(start.headers.get(START_DELAY, "0s"))
+    except InvalidInputError:
+        delay = 0
+    return from_iso(start.time) + delay
 
 
 def _parked(record: StateRecord) -> Wait:

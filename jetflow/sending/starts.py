@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from jetflow.broker.stores.state import StateStore
 from jetflow.broker.stores.timeline import Timeline
-from jetflow.broker.stores.timers import ScheduledStarts
 from jetflow.broker.transport.connection import Broker
 from jetflow.broker.transport.lane import PubAck, StoredMessage
 from jetflow.broker.transport.pull import claimed_partitions
@@ -52,10 +51,9 @@ NOT_TAKEN = Sent(False)
 class Starts:
     """Sends the starts of one client, and finds out whether they were accepted."""
 
-    def __init__(self, broker: Broker, states: StateStore, scheduled: ScheduledStarts, timeline: Timeline) -> None:
+    def __init__(self, broker: Broker, states: StateStore, timeline: Timeline) -> None:
         self._broker = broker
         self._states = states
-        self._scheduled = scheduled
         self._timeline = timeline
 
     async def send(self, ref: WorkflowRef, type_token: str, body: bytes, headers: dict[str, str], *, id_is_new: bool) -> Sent:
@@ -95,15 +93,6 @@ class Starts:
             return await lane.publish_once(subject, body, lane.message_id(), at_first=at_first, expect_none_of=expect_none_of, **headers)
         except ConflictError:
             return None
-
-    async def schedule(self, ref: WorkflowRef, type_token: str, delay: int, body: bytes, headers: dict[str, str]) -> bool:
-        """Schedule a start in ``delay`` ms. Return False, and schedule nothing, if a start of this id is scheduled already."""
-        due, instead = clock.now_ms() + delay, REPLACE in headers
-        try:
-            await self._scheduled.schedule_start(ref.queue_token, ref.id_token, type_token, due, body, headers, instead=instead)
-        except ConflictError:
-            return False
-        return True
 
     async def is_refused(self, queue_token: str, id_token: str, run: int, since: float) -> tuple[bool, StateRecord | None]:
         """Return whether the start that is stored as ``run`` is refused, and the run's record if there is one already.

@@ -52,6 +52,6 @@ async def test_somebody_elses_is_a_conflict(client: Client, queue: str, acks_los
 
 
 async def test_a_delayed_start_sent_again_is_not_refused_by_its_own_first_copy(client: Client, queue: str, acks_lost: list[str]) -> None:
-    acks_lost.append(f"jetflow_timer.{queue}.w.start.at")
+    acks_lost.append(f"jetflow.{queue}.w.start.order")
     await client.start("order", 1, workflow_id="w", task_queue=queue, start_delay="1h")
     assert not acks_lost

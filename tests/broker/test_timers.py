@@ -9,7 +9,7 @@ from jetflow.broker.fencing.fence import TenureOverError
 from jetflow.broker.stores.timers import ScheduledStarts, Timers
 from jetflow.broker.transport.connection import Broker
 from jetflow.core.ids import partition_of
-from jetflow.errors import ConflictError
+from jetflow.core.times import to_iso
 from tests.broker.conftest import until
 from tests.broker.owning import OwnedLane, owned_lane, writes_until_revoked
 from tests.broker.test_pull import Taker, _clean
@@ -113,10 +113,8 @@ async def test_a_start_that_is_yet_to_come_is_taken_back_unless_it_was_scheduled
     starts = ScheduledStarts(broker.lane, broker.names)
     assert not await timers.take_start_back(queue, "w", 1 << 40)
     due = _now() + HOUR
-    for instead in (False, True):
-        await starts.schedule_start(queue, "w", "kind", due, b"[]", {}, instead=instead)
-    with pytest.raises(ConflictError):
-        await starts.schedule_start(queue, "w", "kind", due, b"[]", {}, instead=False)
+    subject, target = f"{broker.names.timer_prefix}{queue}.w.start.at", broker.names.command(queue, "w", "start.kind")
+    await broker.lane.publish_once(subject, b"[]", broker.lane.message_id(), Nats_Schedule=f"@at {to_iso(due)}", Nats_Schedule_Target=target)
     there = await broker.lane.last_message(broker.names.inbox_stream, f"{broker.names.timer_prefix}{queue}.w.start.at")
     assert there is not None
     found = await starts.scheduled_start(queue, "w")

@@ -1,13 +1,15 @@
 """kill -9 at the places that each command meets: it takes effect once, whatever was killed."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jetflow import CancelledFailure, Client
+from jetflow import CancelledFailure, Client, WorkflowAlreadyStartedError
 from jetflow.broker.transport.server import LocalServer
+from jetflow.core.times import to_iso
 from tests.chaos.app import cleans_up, collect, tells, tells_at_last, tree
 from tests.chaos.harness import Workers, check_histories, executions, workers
 from tests.engine.helpers import commands, dead_letters, until, waits_for
@@ -103,6 +105,47 @@ async def test_terminate_of_a_tree_on_two_task_queues(server: LocalServer, clien
 
 async def _consumed(client: Client, queue: str) -> bool:
     return not await commands(client, queue)
+
+
+@pytest.mark.parametrize("point", ["before_commit:1", "after_commit:1", "after_schedule:1", "after_state:1", "before_ack:1", "after_commit:2"])
+async def test_a_delayed_start(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    """It has the id, and its code begins once and not early, whichever step of it a worker died of."""
+    with workers(server.url, queue, tmp_path / "executions") as started:
+        began = time.time()
+        handle = await client.start(collect, 1, workflow_id="d", task_queue=queue, start_delay="2500ms")
+
+        async def send() -> None:
+            await handle.signal("n", "given")
+
+        await killed_at(started, point, send)
+        with pytest.raises(WorkflowAlreadyStartedError):
+            await client.start(collect, 1, workflow_id="d", task_queue=queue)
+        assert await handle.result(timeout=WAIT) == ["given"]
+        assert time.time() - began > 2.5
+        await check_histories(client, queue, ["d"], tmp_path / "executions")
+        assert await dead_letters(client, queue) == []
+
+
+@pytest.mark.parametrize("point", ["before_letter:1", "after_letter:1"])
+async def test_a_scheduled_start_that_is_refused(server: LocalServer, client: Client, queue: str, tmp_path: Path, point: str) -> None:
+    """It is one dead letter, whichever side of it a worker died on."""
+    lane, names = client.broker.lane, client.broker.names
+    with workers(server.url, queue, tmp_path / "executions") as started:
+
+        async def send() -> None:
+            handle = await client.start(collect, 1, workflow_id="d", task_queue=queue)
+            schedule = {
+                "Nats_Schedule": f"@at {to_iso(int(time.time() * 1000) + 300)}",
+                "Nats_Schedule_Target": names.command(queue, "d", "start.collect"),
+            }
+            await lane.publish_once(f"{names.timer_prefix}{queue}.d.start.at", b"1", lane.message_id(), **schedule)
+            await waits_for(handle, "n")
+
+        await killed_at(started, point, send)
+        await until(lambda: _consumed(client, queue), 60)
+        assert len(await dead_letters(client, queue)) == 1
+        await client.get_handle("d", queue).signal("n", "given")
+        assert await client.get_handle("d", queue).result(timeout=WAIT) == ["given"]
 
 
 @pytest.mark.parametrize("point", ["before_commit:1", "after_commit:1", "after_buffer:1", "after_notice:1", "after_state:1", "before_ack:1"])

@@ -20,7 +20,8 @@ from jetflow.errors import (
     WorkflowNotFoundError,
     WorkflowTerminatedError,
 )
-from jetflow.protocol.headers import EXPIRE
+from jetflow.protocol.headers import EXPIRE, START_DELAY
+from jetflow.testing.virtual import EPOCH
 from tests.simulation.run import NAMES, Simulation
 from tests.simulation.seen import INBOX, Problem, Seen
 from tests.simulation.workflows import fits_program
@@ -47,6 +48,34 @@ def nothing_acknowledged_is_lost(seen: Seen) -> Iterator[Problem]:
             yield Problem(
                 "nothing lost", f"{id}, run {run}, told {sent.workflow_id} {sent.signal!r}, and no signal was published", (id, sent.workflow_id)
             )
+
+
+def delayed_starts_are_honoured(seen: Seen) -> Iterator[Problem]:
+    """A delayed start is a run whose code begins when its delay is over, unless a command ends it first. A scheduled one is a run, is withdrawn,
+    or is a dead letter.
+    """
+    for asked in seen.simulation.asked:
+        if asked.call.what != "schedule" or asked.outcome != "done":
+            continue
+        body, ident = msgspec.json.encode(asked.call.facts["program"]), seen.ident(asked.id)
+        fired = [command.seq for command in seen.commands.values() if command.id == asked.id and command.message.data == body]
+        if not (ident.taken_back or body in seen.dead or any(seq in ident.runs for seq in fired)):
+            yield Problem("delayed starts", f"the scheduled start of {asked.id} has vanished", (asked.id,))
+    for ident in seen.ids.values():
+        for run in ident.runs.values():
+            command, begins = seen.commands.get(run.number), run.events[0].begins
+            if command is None or (command.message.fields.get(START_DELAY, "0ms") == "0ms") != (begins is None):
+                yield Problem("delayed starts", f"{ident.id}, run {run.number}, begins at {begins}, and its start says otherwise", (ident.id,))
+            if begins is None or command is None:
+                continue
+            delay = int(command.message.fields[START_DELAY].removesuffix("ms"))
+            if abs(begins - (EPOCH + command.time) * 1000 - delay) > 2:
+                yield Problem("delayed starts", f"{ident.id}, run {run.number}, begins at {begins}, not {delay} ms after {command.time}", (ident.id,))
+            timer, then = run.events[1], next((event for event in run.events[2:] if not isinstance(event, ev.Terminated)), None)
+            if not isinstance(timer, ev.TimerStarted) or timer.due != begins:
+                yield Problem("delayed starts", f"{ident.id}, run {run.number}: {timer} instead of the timer of its delay", (ident.id,))
+            elif then is not None and not (isinstance(then, ev.TimerFired) and then.index == timer.index):
+                yield Problem("delayed starts", f"{ident.id}, run {run.number}: {then} before its code begins", (ident.id,))
 
 
 def early_signals_are_found(seen: Seen) -> Iterator[Problem]:
@@ -287,6 +316,7 @@ def expired_signals_by_id_leave_a_trace(seen: Seen) -> Iterator[Problem]:
 
 CHECKS: list[Callable[[Seen], Iterator[Problem]]] = [
     nothing_acknowledged_is_lost,
+    delayed_starts_are_honoured,
     early_signals_are_found,
     every_workflow_ends,
     every_result_is_delivered,

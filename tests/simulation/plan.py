@@ -290,6 +290,33 @@ class Drawing:
             case _:
                 pass
 
+    def put_off(self, at: float, id: str) -> None:
+        """A delayed start, or one that another program has scheduled, with commands of others before and after it begins."""
+        rng = self.rng
+        program = self.program(rng.randrange(1, 3), 1)
+        if self.chance(0.5):
+            program["ops"].insert(0, ["wait", "d", 3000])
+        delay = self.ms(100, 2500)
+        if self.chance(0.3):
+            self.call(at, "schedule", id, program={**program, "tag": self.next()}, delay=delay)
+        else:
+            self.start(at, id, program, delay=delay)
+        for _ in range(rng.randrange(1, 4)):
+            later = at + rng.choice([0.0, rng.uniform(0.0, 0.01), rng.uniform(0.0, 3.0), delay / 1000 + rng.uniform(-0.02, 0.02)])
+            match rng.choice(["start", "start", "signal", "signal_with_start", "update", "cancel", "terminate"]):
+                case "start":
+                    more = {"delay": self.ms(100, 1500)} if self.chance(0.4) else {}
+                    self.start(later, id, self.program(1, 1), if_exists=rng.choice(["fail", "attach", "replace"]), **more)
+                case "signal":
+                    self.call(later, "signal", id, name="d", value=1000 + self.next(), expire="8s")
+                case "signal_with_start":
+                    given = {**self.program(1, 1), "tag": self.next()}
+                    self.call(later, "signal_with_start", id, name="d", value=1000 + self.next(), expire="8s", program=given)
+                case "update":
+                    self.call(later, "update", id, value=1000 + self.next())
+                case what:
+                    self.call(later, what, id, reason=f"reason {self.next()}")
+
 
 STORIES = ["simple", "simple", "chain", "chain", "signaled", "signaled", "early", "ended", "ended", "updated", "family", "family", "generations",
            "replaced", "taken", "again", "delayed", "telling", "by_id"]  # fmt: skip
@@ -311,6 +338,11 @@ def draw(seed: int) -> Plan:
     for number in range(lapsing.rng.choice([0, 1, 1, 2])):
         lapsing.unheard(0.3 + lapsing.rng.random() * 4.0, f"u{number}")
     drawing.calls += lapsing.calls
+    delaying = Drawing(Random(f"{seed}/delaying"), clients)
+    delaying.number = 200_000
+    for number in range(delaying.rng.choice([0, 0, 1, 2])):
+        delaying.put_off(0.3 + delaying.rng.random() * 4.0, f"d{number}")
+    drawing.calls += delaying.calls
     faults = []
     for _ in range(0 if rng.random() < 0.08 else rng.choice([1, 2, 2, 3, 3, 4, 5])):
         faults.append(Fault(0.3 + rng.random() * (BUSY - 1), rng.choice(FAULTS), rng.randrange(1 << 20), rng.random(), rng.random()))

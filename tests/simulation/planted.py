@@ -428,6 +428,25 @@ def timer_fires_short() -> AbstractContextManager[None]:
 
 
 @bug
+def delayed_start_begins_at_once() -> AbstractContextManager[None]:
+    """The code of a delayed start does not wait."""
+    before = starting.started_by
+
+    def started_by(*args: Any) -> ev.Started:
+        started = before(*args)
+        started.begins = None
+        return started
+
+    return replaced((starting, "started_by", started_by))
+
+
+@bug
+def refused_scheduled_start_leaves_no_trace() -> AbstractContextManager[None]:
+    """A scheduled start that is refused when it is due is acked like any other."""
+    return replaced((starting, "was_scheduled", lambda _: False))
+
+
+@bug
 def closing_record_not_written() -> AbstractContextManager[None]:
     """A second owner takes the record of a run that has ended for written."""
 

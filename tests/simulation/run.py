@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 
 from jetflow import Client, Worker, worker
+from jetflow.core.times import to_iso
 from jetflow.engine.signals import router
 from jetflow.engine.upkeep import lifecycle
 from jetflow.errors import (
     BrokerError,
+    ConflictError,
     FailureError,
     JetflowError,
     ResultTimeoutError,
@@ -24,6 +26,7 @@ from jetflow.errors import (
     WorkflowAlreadyStartedError,
     WorkflowNotFoundError,
 )
+from jetflow.protocol.headers import EXPIRE
 from jetflow.protocol.subjects import Names
 from jetflow.testing.cluster import client_for
 from jetflow.testing.network import Connection
@@ -455,6 +458,25 @@ class Simulation:
                 return await handle.update("add", facts["value"], update_id=f"u{facts['value']}", timeout="60s")
             case "query":
                 return await handle.query("place")
+            case "signal_with_start":
+                await client.signal_with_start(
+                    play, facts["program"], signal=facts["name"], data=facts["value"], signal_expire=facts["expire"], workflow_id=call.id,
+                    task_queue=QUEUE, expire="2s",
+                )  # fmt: skip
+            case "schedule":
+                return await self._schedule(client, call.id, facts)
+        return "done"
+
+    async def _schedule(self, client: Client, id: str, facts: dict[str, Any]) -> str:
+        """Schedule a start as another program does."""
+        lane, at = client.broker.lane, to_iso(int((EPOCH + self.world.now) * 1000) + facts["delay"])
+        target = NAMES.command(QUEUE, id, f"start.{play.name}")
+        schedule = {"Nats_Schedule": f"@at {at}", "Nats_Schedule_Target": target, "Nats_Expected_Last_Subject_Sequence": "0", EXPIRE: "2s"}
+        body = msgspec.json.encode(facts["program"])
+        try:
+            await lane.publish_once(f"{NAMES.timer_prefix}{QUEUE}.{id}.start.at", body, lane.message_id(), **schedule)
+        except ConflictError:
+            return "refused"
         return "done"
 
     def _nudge(self, _: object) -> None:

@@ -246,7 +246,8 @@ class Seen:
             run = ident.runs[commit.run] = Run(ident.id, commit.run)
             run.keys.append(key)
             self._take(run, key, commit.events)
-            if ident.cancel and not run.cancelled and not isinstance(commit.events[-1], (ev.ContinuedAsNew, ev.Completed, ev.Failed)):
+            ends = (ev.ContinuedAsNew, ev.Completed, ev.Failed, *([ev.Terminated] if commit.events[0].begins else []))
+            if ident.cancel and not run.cancelled and not isinstance(commit.events[-1], ends):
                 self.problem("nothing lost", f"{where}: it was cancelled before it started, and begins all the same", ident.id)
             return
         run, last = latest, latest.keys[-1]

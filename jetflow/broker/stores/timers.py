@@ -17,7 +17,7 @@ LATEST = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
 
 
 class ScheduledStart(NamedTuple):
-    """A delayed start: its workflow type (as a token), when it was scheduled, and when it is due (ms since the epoch)."""
+    """A scheduled start: its workflow type (as a token), when it was scheduled, and when it is due (ms since the epoch)."""
 
     type_token: str
     since: int
@@ -25,31 +25,18 @@ class ScheduledStart(NamedTuple):
 
 
 class ScheduledStarts:
-    """The delayed starts of one namespace, for clients."""
+    """The scheduled starts of one namespace, which other programs or earlier versions have published."""
 
     def __init__(self, lane: Lane, names: Names) -> None:
         self._lane = lane
         self._names = names
 
-    async def schedule_start(
-        self, queue_token: str, id_token: str, type_token: str, due: int, body: bytes, headers: dict[str, str], *, instead: bool
-    ) -> None:
-        """Schedule a start command with a body and headers at ``due`` (ms since the epoch).
-
-        Raises:
-            ConflictError: a start of this workflow is scheduled already. With ``instead`` it is replaced.
-        """
-        subject = self._start(queue_token, id_token)
-        schedule = {"Nats_Schedule": _at(due), "Nats_Schedule_Target": self._names.command(queue_token, id_token, f"start.{type_token}")}
-        fence = {} if instead else {"Nats_Expected_Last_Subject_Sequence": "0"}
-        await self._lane.publish_once(subject, body, self._lane.message_id(), **headers, **schedule, **fence)
-
     async def start_is_scheduled(self, queue_token: str, id_token: str) -> bool:
-        """Return whether a workflow has a delayed start, from the leader."""
+        """Return whether a workflow has a scheduled start, from the leader."""
         return await self.scheduled_start(queue_token, id_token) is not None
 
     async def scheduled_start(self, queue_token: str, id_token: str) -> ScheduledStart | None:
-        """Return the delayed start of a workflow from the leader, or None."""
+        """Return the scheduled start of a workflow from the leader, or None."""
         message = await self._lane.last_message(self._names.inbox_stream, self._start(queue_token, id_token))
         if message is None:
             return None
@@ -84,7 +71,7 @@ class Timers:
         return (await self._lane.store("inbox", self._subject(queue_token, id_token, index), body, fields)).seq
 
     async def take_start_back(self, queue_token: str, id_token: str, before: int) -> bool:
-        """Remove a delayed start before a position of the inbox. Return False if there is none."""
+        """Remove a scheduled start before a position of the inbox. Return False if there is none."""
         subject = _start_subject(self._names, queue_token, id_token)
         return bool(await self._lane.purge(self._names.inbox_stream, subject, before))
 
@@ -106,7 +93,7 @@ class Timers:
 
 
 def _start_subject(names: Names, queue_token: str, id_token: str) -> str:
-    """Return the subject of a delayed start, which no timer of a run has."""
+    """Return the subject of a scheduled start, which no timer of a run has."""
     return f"{names.timer_prefix}{queue_token}.{id_token}.start.at"
 
 

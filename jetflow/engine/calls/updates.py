@@ -21,6 +21,8 @@ from jetflow.protocol.record import FAILED, TERMINATED
 
 MAX_ASKING = 100
 """The most callers of one update that get its outcome at once. Others get it when they ask again."""
+MAX_EARLY = 100
+"""The most updates that wait for the delayed start of one workflow. Further ones are refused."""
 
 
 class Updates:
@@ -62,6 +64,9 @@ class Updates:
             self._answers.append((update.reply, answer_of_ended(self._workflow_id, machine.closing)))
         elif handlers is not None and command.seq <= handlers.forgotten:
             self._answers.append((update.reply, failed(UpdateError("this update was applied before, and its outcome is no longer stored"), REFUSED)))
+        elif machine.delay is not None and sum(map(len, self._early.values())) >= MAX_EARLY:
+            error = UpdateError(f"{MAX_EARLY} updates wait for the delayed start of this workflow already; send the update again later")
+            self._answers.append((update.reply, failed(error, REFUSED)))
         elif handlers is None or update.name not in handlers.updates:
             self._early.setdefault(update.name, []).append((command, update))
             return False
@@ -69,16 +74,21 @@ class Updates:
             self._take(command, update, machine)
         return True
 
-    def match(self, machine: Machine) -> list[Command]:
-        """Take the updates that came before their handler was set. Return their commands."""
-        if not self._early or machine.handlers is None or machine.closing is not None:
-            return []
+    def oldest_for(self, machine: Machine) -> int | None:
+        """Return the inbox sequence of the oldest update that came before its handler was set, and has one now. None if there is none."""
+        if not self._early or machine.handlers is None:
+            return None
         known = machine.handlers.updates
-        names = [name for name in known if name in self._early]
-        taken = _in_order(self._early.pop(name) for name in names)
-        for command, update in taken:
-            self._take(command, update, machine)
-        return [command for command, _ in taken]
+        return min((early[0][0].seq for name, early in self._early.items() if name in known), default=None)
+
+    def take(self, seq: int, machine: Machine) -> Command:
+        """Take the update that ``oldest_for`` has returned. Return its command."""
+        name = next(name for name, early in self._early.items() if early[0][0].seq == seq)
+        command, update = self._early[name].pop(0)
+        if not self._early[name]:
+            del self._early[name]
+        self._take(command, update, machine)
+        return command
 
     def _take(self, command: Command, update: UpdateCommand, machine: Machine) -> None:
         assert machine.handlers is not None

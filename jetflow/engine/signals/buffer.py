@@ -78,10 +78,15 @@ class SignalBuffer:
         """Return whether there may be signals that no wait has taken."""
         return bool(self._queues) or (not self._loaded and self._tenure.has_early(self._id_token))
 
-    def waited_for(self, waits: Mapping[str, Any]) -> list[str]:
-        """Return the names that have both a signal and a wait."""
+    def oldest_for(self, waits: Mapping[str, Any]) -> str | None:
+        """Return the name of the oldest signal that has a wait, or None."""
         fewer, more = (waits, self._queues) if len(waits) < len(self._queues) else (self._queues, waits)
-        return [name for name in fewer if name in more]
+        names = [name for name in fewer if name in more]
+        return min(names, key=self.oldest) if len(names) > 1 else names[0] if names else None
+
+    def oldest(self, name: str) -> int:
+        """Return the inbox sequence of the oldest signal of a name that has one."""
+        return self._queues[name][0].signal.seq
 
     def reset(self) -> None:
         """Forget what is in memory. The un-acked commands and the bucket have all of it."""

@@ -9,12 +9,21 @@ from jetflow.engine.turn.addressing import is_for_another, is_meant
 from jetflow.engine.turn.children import all_children
 from jetflow.engine.turn.ending import terminated
 from jetflow.engine.turn.firing import fire_due
+from jetflow.engine.turn.matching import match
 from jetflow.engine.turn.replies import on_child, on_task_outcome, on_timer
-from jetflow.engine.turn.signalling import match_signals, on_routed, on_signal
-from jetflow.engine.turn.starting import begin_cancelled, end_generation, is_taken, kept_after_end, makes_way, next_generation, on_start
+from jetflow.engine.turn.signalling import on_routed, on_signal
+from jetflow.engine.turn.starting import (
+    begin_cancelled,
+    cancel,
+    end_generation,
+    is_taken,
+    kept_after_end,
+    makes_way,
+    next_generation,
+    on_start,
+)
 from jetflow.engine.turn.strangers import on_stranger, refuse
-from jetflow.engine.turn.updating import match_updates, on_update
-from jetflow.protocol.clock import now_ms
+from jetflow.engine.turn.updating import on_update
 from jetflow.protocol.commands import (
     CancelCommand,
     ChildNotice,
@@ -26,8 +35,6 @@ from jetflow.protocol.commands import (
     TimerCommand,
     UpdateCommand,
 )
-
-_GIVEN_AT_ONCE = (SignalCommand, StartCommand)
 
 BATCH = 100
 """The most commands that one commit applies."""
@@ -48,13 +55,12 @@ async def apply(actor: Actor) -> None:
         applied += 1
         if await _apply_command(actor, command):
             mailbox.hold(command)
-        if type(command.payload) in _GIVEN_AT_ONCE:  # before later commands of the inbox
-            await match_signals(actor)
+        if actor.machine is not None and (actor.machine.waits or actor.updates):  # before later commands of the inbox
+            await match(actor)
     while steps.outcomes and run.continued is None and actor.machine is not None:
         actor.feed(steps.take_outcome())
     fire_due(actor)
-    await match_signals(actor)
-    match_updates(actor)
+    await match(actor)
 
 
 async def _go_on_as_new(actor: Actor, closing: ev.ContinuedAsNew) -> None:
@@ -106,7 +112,7 @@ async def _apply_command(actor: Actor, command: Command) -> bool:
 async def _on_end(actor: Actor, payload: CancelCommand | TerminateCommand) -> None:
     """Cancel or terminate the run. If the run has ended, a terminate with ``descend`` reaches its children."""
     if isinstance(payload, CancelCommand):
-        actor.feed(ev.CancelRequested(at=now_ms(), reason=payload.reason))
+        cancel(actor, payload.reason)
     elif actor.run.closing is None:
         actor.feed(terminated(payload, kept_after_end(actor)))
     elif payload.descend and actor.run.info is not None:  # the run has ended, but its children may be running

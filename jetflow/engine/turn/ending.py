@@ -9,7 +9,7 @@ from jetflow.core.durations import limit_ms
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.addressing import ending_command
 from jetflow.engine.turn.first_commit import guard
-from jetflow.engine.turn.starting import kept_after_end, replaced, started_by
+from jetflow.engine.turn.starting import WITHDRAWN_STAYS, kept_after_end, replaced, started_by
 from jetflow.errors import Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import StartCommand, TerminateCommand
@@ -54,8 +54,8 @@ async def end_unseen(actor: Actor) -> bool:
         if start is None or start.seq > command.seq or start is command:
             return False
         run = cause = start.seq
-        events.append(started_by(actor, start.payload))  # type: ignore[arg-type]
-    kept = events[0].expire if events else kept_after_end(actor)
+        events.append(started_by(actor, start.payload, start.delivery.stored_ms))  # type: ignore[arg-type]
+    kept = _kept(events[0]) if events else kept_after_end(actor)
     if isinstance(ends, TerminateCommand):
         cause = command.seq
         events.append(terminated(ends, kept))
@@ -64,3 +64,8 @@ async def end_unseen(actor: Actor) -> bool:
     commit = ev.Commit(run=run, cause=cause, events=events)
     await timeline.append(queue_token, actor.id_token, 1 if last is None else last.seq + 1, ev.encode_commit(commit))
     return True
+
+
+def _kept(started: ev.Started) -> int | None:
+    """Return how long the record of a run stays whose code has not begun, in ms. None for forever."""
+    return started.expire if started.begins is None else WITHDRAWN_STAYS

@@ -21,6 +21,8 @@ def running_record(machine: Machine, seq: int, worker: str) -> StateRecord:
     """Return the record of a live run, with the number of pending operations and the first of them."""
     pending = machine.pending
     listed = [_waiting(operation) for operation in _first_of(pending)]
+    if machine.delay is not None:
+        listed[0].kind = "delay"
     record = _record(machine.info, seq, worker, RUNNING, max(1, len(pending)))
     record.waiting = listed
     record.cancel_requested = machine.cancel_requested is not None

@@ -66,7 +66,7 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
     """Rest: the workflow waits only for durable things, such as timers, signals and children. Only the broker wakes it."""
     await _schedule(actor)
     await actor.signals.store()
-    if actor.updates:
+    if actor.updates and machine.delay is None:
         actor.mailbox.hold_all(actor.updates.refuse_early(machine))
     if actor.dirty_since is not None or actor.state_wanted or actor.doubtful:
         await _put_record(actor, machine)
@@ -75,6 +75,8 @@ async def _rest_durably(actor: Actor, machine: Machine) -> None:
     if actor.run.told:
         await actor.services.lifecycle.settled(actor.run.told)
     actor.mailbox.release()
+    if machine.delay is not None and actor.mailbox.unacked:  # updates that wait for a delayed start, perhaps for days
+        actor.tenure.free_credit(actor.mailbox.unacked)
     actor.rested()
 
 

@@ -1,10 +1,8 @@
-"""Applies signals: buffers them until a wait is there, then passes them to the code, oldest first."""
+"""Applies signals: buffers them until a wait is there."""
 
 from __future__ import annotations
 
 from jetflow.broker.stores.signals import EarlySignal
-from jetflow.core import events as ev
-from jetflow.core.machine import Machine
 from jetflow.engine import faults
 from jetflow.engine.commands import Command
 from jetflow.engine.signals.buffer import early_signal, store_early
@@ -63,33 +61,4 @@ async def on_routed(actor: Actor, command: Command, routed: RoutedSignal) -> boo
     event = await actor.by_id.on_command(command, routed, actor.machine, actor.run.number)
     if event is not None:
         actor.feed(event)
-    return True
-
-
-async def match_signals(actor: Actor) -> None:
-    """Pass buffered signals to their waits until no wait gets another one."""
-    machine = actor.machine
-    if machine is None or not machine.waits:
-        return
-    await actor.signals.load(machine.consumed)
-    progress = True
-    while progress and actor.run.continued is None:
-        progress = False
-        for name in actor.signals.waited_for(machine.waits):
-            progress = _give(actor, machine, name) or progress
-
-
-def _give(actor: Actor, machine: Machine, name: str) -> bool:
-    """Pass the oldest signal of a name to the first wait for it. Return False if there is no such signal or no such wait."""
-    operation = machine.waiter(name)
-    if operation is None:
-        return False
-    item = actor.signals.take(name, operation.event.at)
-    if item is None:
-        return False
-    if item.command is not None:
-        actor.mailbox.hold(item.command)
-    got = item.signal
-    if not machine.is_repeat(got.signal, got.sender, got.number):
-        actor.feed(ev.Signaled(operation.index, now_ms(), got.signal, got.seq, got.data, got.sender, got.number))
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from jetflow.broker.stores.timers import LATEST
 from jetflow.core import events as ev
 from jetflow.core.machine import Machine
 from jetflow.core.values import args_from_body
@@ -16,7 +17,12 @@ from jetflow.engine.turn.publishing import tell_accepted
 from jetflow.errors import BrokerUnavailableError, Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import StartCommand
+from jetflow.protocol.headers import was_scheduled
 from jetflow.protocol.record import REPLACED
+
+WITHDRAWN = "cancelled before it began"
+WITHDRAWN_STAYS = 1000
+"""How long, in ms, the record of a run stays that a cancel or terminate ended before its delayed start began."""
 
 
 async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
@@ -30,16 +36,25 @@ async def on_start(actor: Actor, command: Command, start: StartCommand) -> bool:
         await _keep_earlier_owners_out(actor, command)
     is_replacement = replaces(run, command)
     if not is_replacement and await is_taken(actor):
-        await actor.tenure.outbox.refuse_start(actor.workflow_id, start)
+        await _refuse(actor, command, start)
         actor.mailbox.ack(command)  # never held: its client may withdraw it, and then it would wake no owner
         return False
     if run.closing is not None and not is_replacement and await _is_withdrawn(actor, command):
         return True
     first_index = await _forget_earlier_run(actor) if run.closing is not None else 1
-    actor.begin_run(command.seq, started_by(actor, start, first_index))
+    actor.begin_run(command.seq, started_by(actor, start, command.delivery.stored_ms, first_index))
     await actor.signals.load({})
     begin_cancelled(actor)
     return True
+
+
+async def _refuse(actor: Actor, command: Command, start: StartCommand) -> None:
+    """Refuse a start, since a run has the id. Its parent gets the answer. Nobody waits for that of a scheduled start: it is a dead letter."""
+    await actor.tenure.outbox.refuse_start(actor.workflow_id, start)
+    if command.seq > actor.run.number and was_scheduled(command.delivery.headers):
+        faults.reach("before_letter")
+        await actor.tenure.dead_letter(command.delivery, f"run {actor.run.number} has the id, so the scheduled start is refused")
+        faults.reach("after_letter")
 
 
 async def _keep_earlier_owners_out(actor: Actor, command: Command) -> None:
@@ -62,7 +77,20 @@ async def _forget_earlier_run(actor: Actor) -> int:
 def begin_cancelled(actor: Actor) -> None:
     """Pass a cancel that came before the start to the run. If the first decision continued as new, the next generation gets it."""
     if actor.run.continued is None and (reason := actor.signals.take_cancel()) is not None:
+        cancel(actor, reason)
+
+
+def cancel(actor: Actor, reason: str) -> None:
+    """Pass a cancel to the code. A run whose delayed start has not begun ends at once."""
+    if has_begun(actor):
         actor.feed(ev.CancelRequested(at=now_ms(), reason=reason))
+    else:
+        actor.feed(ev.Terminated(at=now_ms(), reason=reason or WITHDRAWN, expire=WITHDRAWN_STAYS, kind=Kind.TERMINATED))
+
+
+def has_begun(actor: Actor) -> bool:
+    """Return False while the run waits for the time of its delayed start."""
+    return actor.machine is None or actor.machine.delay is None
 
 
 async def _is_withdrawn(actor: Actor, command: Command) -> bool:
@@ -87,12 +115,14 @@ def replaced(kept: int | None) -> ev.Terminated:
 
 def kept_after_end(actor: Actor) -> int | None:
     """Return how long the record stays after the run's end, in ms, whatever ends it. None for forever."""
+    if not has_begun(actor):
+        return WITHDRAWN_STAYS
     info = actor.run.info
     return actor.context.default_expire if info is None else info.expire
 
 
-def started_by(actor: Actor, start: StartCommand, first_index: int = 1) -> ev.Started:
-    """Return the first event of a start's run."""
+def started_by(actor: Actor, start: StartCommand, stored_ms: int, first_index: int = 1) -> ev.Started:
+    """Return the first event of a start's run. A delay counts from when the broker stored the start (ms since the epoch)."""
     definition = actor.services.workflows.get(start.workflow_type)
     single = definition.signature.single if definition is not None else False
     return ev.Started(
@@ -105,6 +135,7 @@ def started_by(actor: Actor, start: StartCommand, first_index: int = 1) -> ev.St
         data=start.data,
         entity=start.entity,
         first_index=first_index,
+        begins=min(stored_ms + start.delay, LATEST) if start.delay else None,
     )
 
 

@@ -15,7 +15,7 @@ from jetflow.protocol.commands import DEFAULT_EXPIRE_MS, CancelCommand, Terminat
 
 
 async def on_stranger(actor: Actor, command: Command) -> None:
-    """Withdraw a delayed start. Otherwise store a cancel for the start to come, or make a dead letter of a terminate."""
+    """Withdraw a scheduled start. Otherwise store a cancel for the start to come, or make a dead letter of a terminate."""
     payload, tenure, id_token = command.payload, actor.tenure, actor.id_token
     if not isinstance(payload, (CancelCommand, TerminateCommand)):
         return

@@ -28,15 +28,7 @@ async def on_update(actor: Actor, command: Command, update: UpdateCommand) -> bo
         await _on_late(actor, command, update, actor.run.closing if machine is None else ev.Terminated(at=0, reason=""))
         actor.mailbox.ack(command)
         return False
-    updates = actor.take_updates()
-    actor.mailbox.hold_all(updates.match(machine))
-    return updates.on_command(command, update, machine)
-
-
-def match_updates(actor: Actor) -> None:
-    """Pass updates to the code that came before it had a handler for them."""
-    if actor.updates and actor.machine is not None:
-        actor.mailbox.hold_all(actor.updates.match(actor.machine))
+    return actor.take_updates().on_command(command, update, machine)
 
 
 async def _on_late(actor: Actor, command: Command, update: UpdateCommand, closing: Any) -> None:
