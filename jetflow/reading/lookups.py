@@ -172,13 +172,14 @@ class Lookups:
 
     async def _is_followed(self, ref: WorkflowRef, record: StateRecord) -> bool:
         """Whether another run takes the place of one that has ended, for a caller who follows the latest."""
-        if ref.run_id is not None or record.failure is None or record.failure.mark != Kind.TERMINATED or REPLACED not in record.failure.message:
+        if ref.run_id is not None or record.failure is None or record.failure.mark != Kind.TERMINATED:
             return False
+        replaced = REPLACED in record.failure.message
         with contextlib.suppress(BrokerUnavailableError, WorkflowNotFoundError):
             names = self.broker.names
             message = await self.broker.lane.last_message(names.inbox_stream, names.pending_start(ref.queue_token, ref.id_token))
             if message is not None and message.seq > int(record.run_id):
                 return True
             latest = await self.states.get(ref.queue_token, ref.id_token, fresh=True)  # its start is acked only once its record is written
-            return latest is None or latest.run_id != record.run_id
-        return True
+            return replaced if latest is None else latest.run_id != record.run_id
+        return replaced

@@ -3,6 +3,11 @@
 ``python -m tests.interop.commands_table > docs/commands.md`` writes the page.
 """
 
+from pathlib import Path
+
+PAIRS = Path(__file__).with_name("pairs.md")
+"""What comes of each pair of commands, as ``tests.engine.test_pairs`` writes it."""
+
 STATES = {
     "unknown": "no workflow has the id",
     "early": "its start is stored, and no worker has begun it",
@@ -119,6 +124,20 @@ TABLE = {
 """For each command, what comes of it by state: sent through a handle, and by ``nats pub``."""
 
 
+ABOUT_PAIRS = [
+    "## Pairs of commands",
+    "",
+    "Two commands for one workflow, sent one after the other by handles that are not pinned to a run. The",
+    "code sees them in the order of the inbox, which is the order in which the broker has acked them.",
+    "That holds for commands that came while no worker was up, and for those that came before a delayed",
+    "start began. A query is not stored and has no place in that order. A signal by id has a stream of",
+    "its own: its order with other commands is not defined, and the table leaves it out of what the run",
+    "sees. If no command of the pair comes first that starts the workflow, it has been started before.",
+    "A test sends all pairs and compares this table with what happens.",
+    "",
+]
+
+
 def render() -> str:
     """The page."""
     lines = [
@@ -148,7 +167,7 @@ def render() -> str:
             lines += ["| state | by the handle | by `nats pub` |", "|---|---|---|"]
             lines += [f"| {state} | {OUTCOMES[handle[state]]} | {OUTCOMES[raw[state]]} |" for state in STATES]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *ABOUT_PAIRS, "<!-- pairs: begin -->", "", PAIRS.read_text(), "<!-- pairs: end -->", ""])
 
 
 if __name__ == "__main__":
