@@ -38,6 +38,7 @@ class ActivityInfo(Struct, frozen=True):
         workflow_id, task_queue, run_id: the workflow that the activity belongs to.
         index: the activity's index among the run's operations.
         attempt: 1 for the first execution.
+        workflow_type: the type of that workflow; "" if an older worker or one in another language scheduled the activity.
         heartbeat_details: the details of the previous attempt's last ``heartbeat(details)``, as plain JSON types; None if it gave none.
         idempotency_key: the same for every attempt of this step and for no other step. Pass it to the services that you call.
     """
@@ -49,6 +50,7 @@ class ActivityInfo(Struct, frozen=True):
     index: int
     attempt: int = 1
     heartbeat_details: Any = None
+    workflow_type: str = ""
 
     @property
     def idempotency_key(self) -> str:

@@ -118,10 +118,10 @@ def _to_failure(
         kind = Kind.CANCELLED if issubclass(cls, CancelledFailure) else Kind.REFUSED if issubclass(cls, (QueryError, UpdateError)) else Kind.ERROR
     if issubclass(cls, BaseExceptionGroup):
         parts: tuple[BaseException, ...] = _PARTS.__get__(error)
-        message = "; ".join(f"{type_name(type(part))}: {_message(part)}" for part in parts)
+        message = "; ".join(f"{type_name(type(part))}: {message_of(part)}" for part in parts)
         cause = parts[0] if cause is None else cause
     else:
-        message = _message(error)
+        message = message_of(error)
     if any(cause is effect for effect in effects):  # a circle
         cause = None
     return Failure(
@@ -156,7 +156,8 @@ def _stack(error: BaseException) -> str:
         return "".join(traceback.format_tb(_TRACEBACK.__get__(error))) + type_name(type(error))
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Return an error's message, also if the error cannot say it."""
     try:
         return str.__getitem__(str(error), slice(MAX_MESSAGE))  # a plain string, also of a subclass
     except BaseException as broken:

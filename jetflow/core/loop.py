@@ -61,6 +61,11 @@ class Driver(Protocol):
     halted: bool
     next_index: int
 
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The fields of a log line that concerns the workflow."""
+        ...
+
     def tell_time(self) -> int:
         """Return the workflow's time, ms since the epoch."""
         ...
@@ -282,14 +287,19 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         try:
             for _ in range(MAX_STOPS):
                 task.context.run(coro.throw, Stop())
-            log.warning("%s: code that catches BaseException cannot be closed and stays in memory: %r", self.workflow_id, coro)
+            log.warning(
+                "workflow %s: code that catches BaseException cannot be closed and stays in memory: %r",
+                self.workflow_id,
+                coro,
+                extra=self.machine.log_fields,
+            )
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))  # otherwise its code would run when Python closes it
         except (Stop, StopIteration):
             pass
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            log.debug("workflow code raised while it was closed: %s", type_name(type(error)))
+            log.debug("workflow code raised while it was closed: %s", type_name(type(error)), extra=self.machine.log_fields)
         finally:
             asyncio._leave_task(self, task)
 
@@ -386,7 +396,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             return
         self._complaints += 1
         last = "; no further ones are logged" if self._complaints == MOST_COMPLAINTS else ""
-        log.warning("%s: %s%s", self.workflow_id, context.get("message"), last, exc_info=context.get("exception"))
+        text, error = "workflow %s: %s%s", context.get("exception")
+        log.warning(text, self.workflow_id, context.get("message"), last, exc_info=error, extra=self.machine.log_fields)
 
 
 def _close_unstarted(coro: Any) -> None:

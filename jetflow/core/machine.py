@@ -76,7 +76,7 @@ class Machine(Calls):
         Raises:
             UnfitResultError: it is a result that does not fit its type in the code. It is decided, and no more code runs.
         """
-        if self.closing is not None or not self._matters(event):
+        if not self.matters(event):
             return False
         self.decided.append(event)
         self._apply(event)
@@ -108,7 +108,10 @@ class Machine(Calls):
 
     # ---- applying inputs
 
-    def _matters(self, event: Any) -> bool:
+    def matters(self, event: Any) -> bool:
+        """Return whether ``feed`` would apply an input."""
+        if self.closing is not None:
+            return False
         kind = type(event)
         if kind is ev.Updated:
             return not (self.handlers is not None and self.handlers.knows_update(event.id))

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from jetflow.core import events as ev
+from jetflow.core.log_fields import about
 from jetflow.core.loop import DurableTimerHandle, WorkflowFuture
 from jetflow.core.values import TypedDecoder
 from jetflow.errors import Failure
@@ -26,6 +27,11 @@ class RunInfo(Struct, frozen=True):
     origin: str | None = None
     started_at: int = 0
     expire: int | None = None
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The fields of a log line that concerns the run."""
+        return about(self.workflow_id, self.task_queue, self.workflow_type, self.run)
 
 
 class Operation:

@@ -100,6 +100,11 @@ class _ReadingMachine:
             self.refuse("changing user data")
         return self._machine.user_data(False)
 
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The fields of a log line that concerns the workflow."""
+        return self.info.log_fields
+
     def tell_time(self) -> int:
         """Return the workflow's time, ms since the epoch."""
         return self.now

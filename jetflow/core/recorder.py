@@ -102,6 +102,11 @@ class Recorder:
         self._main: WorkflowTask | None = None
         self.loop: WorkflowLoop = WorkflowLoop(self, info.workflow_id, info.run, host)
 
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The fields of a log line that concerns the workflow."""
+        return self.info.log_fields
+
     # ---- deciding
 
     @property

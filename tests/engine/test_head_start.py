@@ -264,7 +264,7 @@ async def test_one_that_fails_has_its_failure_in_the_first_commit(client: Client
     with pytest.raises(ActivityError):
         await handle.result(timeout=WAIT)
     assert calls == {"fails": 2}
-    assert await keys(client, queue, handle.workflow_id) == [[ev.Started, ev.ActivityScheduled, ev.ActivityFailed, ev.Failed]]
+    assert await keys(client, queue, handle.workflow_id) == [[ev.Started, ev.ActivityScheduled, ev.ActivityRetrying, ev.ActivityFailed, ev.Failed]]
 
 
 async def test_a_second_start_of_the_id_meanwhile_is_refused(client: Client, queue: str, worker: Worker) -> None:

@@ -302,8 +302,13 @@ async def test_retries(client: Client, queue: str, worker: Worker) -> None:
     assert execution.failure.code == 597
     assert (execution.summary.activities.completed, execution.summary.activities.failed) == (2, 1)
     extended = await execution_of(handle, extended=True)
-    assert story(extended)[4] == "5 activity_task_retrying later <4 failure ConnectionError: later"
-    assert extended.events[4].attributes.next_attempt_time > extended.events[4].event_time  # type: ignore[union-attr]
+    assert story(extended)[2:5] == [
+        "3 activity_task_retrying at_third <2 failure ConnectionError: not yet",
+        "4 activity_task_retrying at_third <2 attempt 2 failure ConnectionError: not yet",
+        "5 activity_task_completed at_third <2 attempt 3 result 1",
+    ]
+    assert story(extended)[6] == "7 activity_task_retrying later <6 failure ConnectionError: later"
+    assert extended.events[6].attributes.next_attempt_time > extended.events[6].event_time  # type: ignore[union-attr]
 
 
 async def test_parallel_activities(client: Client, queue: str, worker: Worker) -> None:

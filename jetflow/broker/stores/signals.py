@@ -15,6 +15,7 @@ from jetflow.broker.fencing.fence import FencedLane
 from jetflow.broker.fencing.fresh import newest_of_each
 from jetflow.broker.transport.lane import Lane
 from jetflow.core.ids import partition_of, to_token
+from jetflow.core.log_fields import of_tokens
 from jetflow.core.times import from_iso
 from jetflow.protocol.headers import ttl_field, ttl_of
 from jetflow.protocol.subjects import Names
@@ -72,12 +73,13 @@ class EarlySignals:
                 try:
                     signal = _decoder.decode(message.data)
                 except msgspec.DecodeError as error:  # no worker wrote it
-                    log.error("early signal %s cannot be read and is ignored: %s", message.subject, error)
+                    log.error("early signal %s cannot be read and is ignored: %s", message.subject, error, extra=of_tokens(queue_token, id_token))
                     continue
                 if str(signal.seq) == seq:
                     kept.append(Stored(name_token, signal, message.seq))
                 else:  # no worker wrote it
-                    log.error("early signal %s says that it is number %d and is ignored", message.subject, signal.seq)
+                    fields = of_tokens(queue_token, id_token)
+                    log.error("early signal %s says that it is number %d and is ignored", message.subject, signal.seq, extra=fields)
         return sorted(kept, key=lambda stored: stored.signal.seq)
 
     def _subject(self, queue_token: str, id_token: str, name_token: str, seq: int) -> str:

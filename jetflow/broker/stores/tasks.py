@@ -25,6 +25,7 @@ from jetflow.broker.transport.codes import CONSUMER_EXISTS
 from jetflow.broker.transport.lane import Lane
 from jetflow.core.events import NULL
 from jetflow.core.ids import to_token
+from jetflow.core.log_fields import about
 from jetflow.errors import BrokerError
 from jetflow.protocol import clock
 from jetflow.protocol.headers import parse_headers, status_of
@@ -51,6 +52,7 @@ class Task(Struct, omit_defaults=True):
         start_to_close: the most ms that the attempt may take.
         heartbeat: the most ms between two heartbeats.
         details: the last heartbeat details of the attempt before.
+        workflow_type: the type of the workflow; "" in tasks of older owners.
         again: whether it may have been published before. A worker that can should look up whether it is still needed.
     """
 
@@ -66,6 +68,7 @@ class Task(Struct, omit_defaults=True):
     heartbeat: int | None = None
     details: Raw = NULL
     again: bool = False
+    workflow_type: str = ""
 
 
 class TaskDelivery:
@@ -110,7 +113,7 @@ class OwnedTasks:
         """
         subject = f"{self._names.task_prefix}{to_token(queue)}.{to_token(task.activity)}.{_operation(task)}.{task.attempt}"
         if task.again and await self._lane.last_message(self._names.task_stream, subject) is not None:
-            log.debug("task %s is there already", subject)
+            log.debug("task %s is there already", subject, extra=about(task.workflow_id, task.task_queue, task.workflow_type, task.run))
             return
         await self._lane.store("tasks", subject, _encode(task))
 

@@ -54,7 +54,10 @@ class Dispatch:
         id_token = to_token(info.workflow_id)
         if scheduled.task_queue is None and scheduled.name not in self._missing:
             self._missing.add(scheduled.name)
-            log.warning("this worker has no activity %r: its tasks wait for a worker of task queue %r that has it", scheduled.name, info.task_queue)
+            log.warning(
+                "this worker has no activity %r: its tasks wait for a worker of task queue %r that has it",
+                scheduled.name, info.task_queue, extra=info.log_fields,
+            )  # fmt: skip
         if again and await self._outcome_waits(tenure, id_token, info.run, operation.index, attempt):
             return
         options = _options(operation)
@@ -74,6 +77,7 @@ class Dispatch:
             heartbeat=options.heartbeat,
             details=operation.details,
             again=again,
+            workflow_type=info.workflow_type,
         )
         await tenure.tasks.publish(queue_of(operation, context.task_queue), task)
 

@@ -7,21 +7,21 @@ it waits for exactly that activity. Without an owner no further attempt begins.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from jetflow.activity import ActivityInfo
 from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
+from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation
+from jetflow.engine.activities.attempt_log import log_dropped
+from jetflow.engine.activities.failed_attempts import FailedAttempts
 from jetflow.engine.activities.steps import Outcome, StepRunner
-
-log: logging.Logger = logging.getLogger("jetflow.worker")
 
 ADOPT_WITHIN = 10.0
 """Seconds that an activity without an owner goes on after this worker owns its partition again."""
-
 Key = tuple[str, int, int]
 """Workflow (as a token), run, and index of the operation."""
 
@@ -32,9 +32,11 @@ class Step:
     Attributes:
         owner: the activities of the workflow that waits for it; None without an owner.
         outcome: its outcome; None until there is one.
+        info: what its attempts are told of it; None until it starts.
+        failed: its failed attempts with a short backoff; None without any.
     """
 
-    __slots__ = ("_adopted", "_over", "_task", "key", "outcome", "owner", "partition", "scheduled")
+    __slots__ = ("_adopted", "_over", "_task", "failed", "info", "key", "outcome", "owner", "partition", "scheduled")
 
     def __init__(self, key: Key, scheduled: ev.ActivityScheduled, owner: Steps) -> None:
         self.key: Key = key
@@ -42,19 +44,32 @@ class Step:
         self.owner: Steps | None = owner
         self.partition: int = owner.partition
         self.outcome: Outcome | None = None
+        self.info: ActivityInfo | None = None
+        self.failed: FailedAttempts | None = None
         self._task: asyncio.Task[None] | None = None
         self._adopted: asyncio.Future[None] | None = None
         self._over = False
 
     def start(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
         """Begin its attempts as soon as a slot is free."""
+        self.info = info
         self._task = asyncio.get_running_loop().create_task(self._run(runner, options, info, operation))
 
     async def _run(self, runner: StepRunner, options: ActivityOptions, info: ActivityInfo, operation: Operation) -> None:
         attempts, details = operation.attempt, operation.details
-        self.outcome = await runner.run(self.scheduled, options, info, attempts, details, self.may_begin, self.permitted, self.is_over)
+        self.outcome = await runner.run(
+            self.scheduled, options, info, attempts, details, self.may_begin, self.permitted, self.is_over, self.note_failed
+        )
         if self.owner is not None:
             self.owner.on_outcome(self.outcome)
+
+    def note_failed(self, attempt: ev.ActivityRetrying) -> None:
+        """Remember a failed attempt whose successor is due in less than a second. It causes no commit of its own."""
+        if self.failed is None:
+            self.failed = FailedAttempts(attempt.attempt - 1)
+        self.failed.add(attempt)
+        if self.owner is not None:
+            self.owner.unrecorded = True
 
     def may_begin(self) -> bool:
         """Return whether an attempt may begin: the activity has an owner, and the workflow's code has not ended."""
@@ -105,9 +120,10 @@ class Steps:
         under_way: activities by operation index, until their outcome is committed.
         outcomes: outcomes that the code does not have yet, in the order in which they came.
         uncommitted: outcomes that the code has and no commit holds yet.
+        unrecorded: whether there are failed attempts that the code has not got.
     """
 
-    __slots__ = ("_id_token", "_inflight", "_wake", "may_begin", "outcomes", "partition", "uncommitted", "under_way")
+    __slots__ = ("_id_token", "_inflight", "_wake", "may_begin", "outcomes", "partition", "uncommitted", "under_way", "unrecorded")
 
     def __init__(self, inflight: Inflight, id_token: str, partition: int, may_begin: Callable[[], bool], wake: Callable[[], None]) -> None:
         self.partition: int = partition
@@ -115,6 +131,7 @@ class Steps:
         self.under_way: dict[int, Step] = {}
         self.outcomes: deque[Outcome] = deque()
         self.uncommitted: list[Outcome] = []
+        self.unrecorded: bool = False
         self._inflight = inflight
         self._id_token = id_token
         self._wake = wake
@@ -124,12 +141,19 @@ class Steps:
         step = self.under_way[scheduled.index] = Step((self._id_token, run, scheduled.index), scheduled, self)
         self._inflight.begin(step, options, info, operation)
 
-    def adopt(self, scheduled: ev.ActivityScheduled, run: int) -> bool:
+    def adopt(self, operation: Operation, run: int) -> bool:
         """Adopt the activity that an operation waits for. Return False if this worker does not have it."""
+        scheduled = operation.event
         step = self._inflight.find((self._id_token, run, scheduled.index), scheduled)
         if step is None:
             return False
+        if isinstance(step.outcome, ev.ActivityRetrying) and step.outcome.attempt <= operation.attempt:  # the timeline has it
+            self._inflight.forget(step)
+            return False
         step.adopt(self)
+        if step.failed is not None:
+            step.failed.starts_over(operation.attempt)
+            self.unrecorded = True
         self.under_way[scheduled.index] = step
         if step.outcome is not None:
             self.on_outcome(step.outcome)
@@ -139,6 +163,15 @@ class Steps:
         """Add the outcome of an activity."""
         self.outcomes.append(outcome)
         self._wake()
+
+    def feed(self, machine: Machine, event: Any) -> bool:
+        """Pass an event to the code, as ``Machine.feed`` does, and failed attempts before it: a commit follows anyway."""
+        if self.unrecorded and machine.matters(event):
+            self.unrecorded = False
+            found = [attempt for step in self.under_way.values() if step.failed is not None for attempt in step.failed.take()]
+            for attempt in sorted(found, key=lambda attempt: attempt.at):
+                machine.feed(attempt)
+        return machine.feed(event)
 
     def take_outcome(self) -> Outcome:
         """Return the next outcome for the code, and count it as uncommitted."""
@@ -177,6 +210,7 @@ class Steps:
         self.under_way.clear()
         self.outcomes.clear()
         self.uncommitted.clear()
+        self.unrecorded = False
 
     def close(self) -> None:
         """Let the activities go on without an owner, and no longer wake the actor."""
@@ -255,7 +289,7 @@ class Inflight:
     def _drop(self, orphans: list[Step]) -> None:
         for step in orphans:
             if step.owner is None and self._steps.get(step.key) is step:
-                log.info("activity %s of %s is cancelled: its workflow no longer waits for it", step.scheduled.name, step.key[0])
+                log_dropped(step.info)
                 self.cancel(step)
 
     async def stop(self) -> None:

@@ -22,9 +22,11 @@ from jetflow.core import events as ev
 from jetflow.core.definitions import ActivityOptions
 from jetflow.core.ids import to_token
 from jetflow.core.interrupts import is_interrupt
+from jetflow.core.log_fields import of_subject
 from jetflow.core.values import decode
 from jetflow.engine import faults
 from jetflow.engine.activities import outcomes
+from jetflow.engine.activities.attempt_log import fields_of, log_failed_task
 from jetflow.engine.activities.leases import ACK, NAK, NAK_LATER, TERM, Leased, Leases
 from jetflow.engine.activities.serving import Served
 from jetflow.engine.activities.steps import StepRunner, is_cancelled, take_stray_cancel
@@ -54,6 +56,7 @@ class TaskRunner:
 
     def __init__(self, broker: Broker, task_queue: str, activities: Iterable[str], runner: StepRunner, *, limit: int, lease: float) -> None:
         self._broker = broker
+        self._task_queue = task_queue
         self._queue_token = to_token(task_queue)
         self._runner = runner
         self._limit = limit
@@ -70,6 +73,7 @@ class TaskRunner:
         self._work: dict[asyncio.Task[Any], None] = {}
         self._ended_sid: int | None = None
         self._stopping = False
+        self._owned: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -82,6 +86,7 @@ class TaskRunner:
         Args:
             at_once: whether to serve every activity now, or each from its first task on.
         """
+        self._owned: str | None = None if at_once else self._task_queue  # its owners log what fails
         self._ended_sid = self._broker.wire.listen(self._broker.names.ended_tasks(self._queue_token), self._on_ended)
         if at_once:
             self._served.start_all()
@@ -147,7 +152,9 @@ class TaskRunner:
             task = self._read(delivery)
             options = ActivityOptions(start_to_close=task.start_to_close, heartbeat=task.heartbeat)
             details = decode(task.details, "details")
-            info = ActivityInfo(task.activity, task.workflow_id, task.task_queue, str(task.run), task.index, task.attempt, details)
+            info = ActivityInfo(
+                task.activity, task.workflow_id, task.task_queue, str(task.run), task.index, task.attempt, details, task.workflow_type
+            )
         except Exception as error:
             self._spawn(self._refuse(delivery, f"{type(error).__name__}: {error}"))
             return
@@ -174,7 +181,7 @@ class TaskRunner:
                 answer = NAK
                 raise
         except Exception:
-            log.exception("this worker cannot serve task %s", leased.delivery.subject)
+            log.exception("this worker cannot serve task %s", leased.delivery.subject, extra=fields_of(leased.attempt.info, leased.task.attempt))
             answer = NAK_LATER
         finally:
             if not leased.began:
@@ -188,7 +195,10 @@ class TaskRunner:
         if not (delivery.delivered > 1 or task.again or self._catching_up):
             return not await self._wanted.is_overtaken(task, delivery)
         if not await self._wanted.is_open(task):
-            log.info("task %s is not run again: its outcome is known, or its workflow no longer waits for it", delivery.subject)
+            log.info(
+                "task %s is not run again: its outcome is known, or its workflow no longer waits for it",
+                delivery.subject, extra=fields_of(leased.attempt.info, task.attempt),
+            )  # fmt: skip
             return False
         details = await self._wanted.kept_details(task)
         if details:
@@ -230,6 +240,8 @@ class TaskRunner:
         except BaseException as error:
             if is_interrupt(error) or (is_cancelled() and (self._stopping or leased.cancelled)):
                 raise
+            if task.task_queue != self._owned:
+                log_failed_task(attempt.info, error)
             body = outcomes.failure(task, error, attempt, self.max_outcome)
         else:
             body = outcomes.success(task, result)
@@ -240,7 +252,7 @@ class TaskRunner:
 
     async def _refuse(self, delivery: TaskDelivery, reason: str) -> None:
         """Make a dead letter of a malformed task."""
-        log.warning("task %s cannot be read: %s", delivery.subject, reason)
+        log.warning("task %s cannot be read: %s", delivery.subject, reason, extra=of_subject(delivery.subject, 3))
         text = reason.encode("ascii", "backslashreplace").decode().replace("\r", " ").replace("\n", " ")
         headers = header_block(**{SUBJECT: delivery.subject, REASON: text[:900]})
         subject = self._broker.names.dead_letter(delivery.subject)

@@ -19,6 +19,7 @@ from jetflow.core.interrupts import is_interrupt
 from jetflow.core.retries import after_failure
 from jetflow.core.values import decode, encode
 from jetflow.engine import faults
+from jetflow.engine.activities.attempt_log import log_failed
 from jetflow.engine.activities.threads import Threads
 from jetflow.errors import UNKNOWN, Failure, InvalidInputError, Kind, NonRetryableError, PayloadTooLargeError
 from jetflow.protocol import clock
@@ -26,6 +27,8 @@ from jetflow.protocol.clock import now_ms
 
 DURABLE_BACKOFF_MS = 1000
 """A backoff of at least this many milliseconds is recorded and durable. A shorter one stays in memory."""
+RECORD_AFTER = 5.0
+"""Seconds of attempts with short backoffs after which a failed one is recorded by itself, so that people see what goes on."""
 
 Outcome = ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityRetrying
 
@@ -78,12 +81,14 @@ class StepRunner:
         may_begin: Callable[[], bool],
         permitted: Callable[[], Awaitable[None]],
         is_over: Callable[[], bool],
+        on_failed: Callable[[ev.ActivityRetrying], None],
     ) -> Outcome:
-        """Run attempts until one succeeds, the policy gives up, or a durable backoff follows. Await ``permitted`` before each attempt.
+        """Run attempts until one succeeds, the policy gives up, a durable backoff follows, or ``RECORD_AFTER`` is over.
 
-        A cancellation ends it only if ``is_over`` returns True. Otherwise the activity has cancelled its own task, and the attempt has failed.
+        Await ``permitted`` before each attempt. Pass each failed attempt that a short backoff follows to ``on_failed``. A cancellation ends it only
+        if ``is_over`` returns True. Otherwise the activity has cancelled its own task, and the attempt has failed.
         """
-        attempt = failed_attempts
+        attempt, began = failed_attempts, clock.monotonic()
         while True:
             attempt += 1
             current = Attempt(info if attempt == 1 else _with_attempt(info, attempt, details), details)
@@ -98,12 +103,16 @@ class StepRunner:
                 stray = take_stray_cancel()
                 details = current.details
                 outcome = self._after_failure(error, scheduled, options, attempt, details)
+                log_failed(info, outcome, options)
                 if stray:  # perhaps the event loop is about to end: nothing more is waited for here
                     return outcome
             else:
                 return ev.ActivityCompleted(index=scheduled.index, at=now_ms(), result=result, attempt=attempt)
             if not isinstance(outcome, ev.ActivityRetrying) or options.retry.delay_ms(attempt) >= DURABLE_BACKOFF_MS:  # without its jitter
                 return outcome
+            if clock.monotonic() - began >= RECORD_AFTER:
+                return outcome
+            on_failed(outcome)
             await asyncio.sleep((outcome.due - outcome.at) / 1000)
 
     async def execute(self, scheduled: ev.ActivityScheduled, options: ActivityOptions, attempt: Attempt) -> Raw:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jetflow.broker.transport.pull import Delivery
 from jetflow.core.ids import from_token, partition_of
+from jetflow.core.log_fields import of_subject
 from jetflow.engine.commands import Command, understand
 from jetflow.engine.ownership.tenure import Tenure
 from jetflow.engine.services import Services
@@ -61,7 +62,7 @@ class Actors:
             self._refuse(delivery, str(error))
             return
         except Exception as error:
-            log.exception("command %s cannot be read", delivery.subject)
+            log.exception("command %s cannot be read", delivery.subject, extra=of_subject(delivery.subject, 2))
             self._refuse(delivery, f"{type(error).__name__}: {error}")
             return
         actor = self._all.get(command.id_token) or self._take_up(command.id_token, command.workflow_id, command.partition)
@@ -100,7 +101,7 @@ class Actors:
             try:
                 await self._tenure.dead_letter(delivery, reason)
             except BrokerError as error:
-                log.warning("a dead letter could not be written yet: %s", error)
+                log.warning("a dead letter could not be written yet: %s", error, extra=of_subject(delivery.subject, 2))
                 await asyncio.sleep(REFUSE_AGAIN)
             else:
                 self._tenure.ack(delivery)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from jetflow.broker.fencing.fence import FencedLane, TenureOverError
 from jetflow.broker.stores.owned import OwnedStores
 from jetflow.broker.transport.pull import Delivery
+from jetflow.core.log_fields import of_subject
 from jetflow.engine.commands import Command
 from jetflow.engine.context import Context
 from jetflow.engine.ownership.outbox import Outbox
@@ -175,5 +176,5 @@ class Tenure:
         """Store a command that cannot be applied, with the reason, for people to look at."""
         tokens = delivery.subject.split(".")
         raw = ".".join([tokens[0], *tokens[2:]])
-        log.warning("dead letter %s: %s", raw, reason)
+        log.warning("dead letter %s: %s", raw, reason, extra=of_subject(raw))
         await self.dead_letters.write(raw, delivery.data, delivery.headers, reason, origin=delivery.seq)

@@ -8,6 +8,7 @@ import logging
 from jetflow.broker.fencing.fence import TenureOverError
 from jetflow.broker.stores.signals import CANCEL, EarlySignal, Stored
 from jetflow.core.ids import to_token
+from jetflow.core.log_fields import of_tokens
 from jetflow.core.times import to_iso
 from jetflow.engine import faults
 from jetflow.engine.ownership.tenure import Tenure
@@ -30,7 +31,7 @@ async def bury(tenure: Tenure, id_token: str, signal: EarlySignal) -> None:
         headers[SENDER.replace("-", "_")] = f"{signal.sender}/{signal.number}"
     subject = names.command(queue_token, id_token, f"signal.{to_token(signal.signal)}")
     reason = f"the signal expired at {to_iso(signal.expires)}, before the workflow waited for it"
-    log.warning("dead letter %s: %s", subject, reason)
+    log.warning("dead letter %s: %s", subject, reason, extra=of_tokens(queue_token, id_token))
     faults.reach("before_letter")
     await tenure.dead_letters.write(subject, bytes(signal.data), header_block(**headers), reason, origin=signal.seq, expired=True)
     faults.reach("after_letter")
@@ -46,7 +47,7 @@ async def learn_expiries(tenure: Tenure) -> None:
             except TenureOverError:
                 return
             except BrokerError as error:
-                log.debug("the expiry of stored signals is read later: %s", error)
+                log.debug("the expiry of stored signals is read later: %s", error, extra=of_tokens(tenure.context.queue_token, id_token))
                 await asyncio.sleep(TROUBLE)
         expires = [signal.expires for name_token, signal, _ in kept if name_token != CANCEL]
         if expires:

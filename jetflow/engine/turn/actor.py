@@ -240,7 +240,7 @@ class Actor:
     def feed(self, event: Any) -> None:
         """Pass an event to the code. Ignore one that the code no longer waits for."""
         machine = self.machine
-        if machine is None or self.run.continued is not None or not machine.feed(event):
+        if machine is None or self.run.continued is not None or not self.steps.feed(machine, event):
             return
         if isinstance(event, ev.ActivityRetrying):
             self.alarms.watch(event.index, event.due)

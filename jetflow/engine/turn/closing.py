@@ -11,6 +11,7 @@ from jetflow.core.times import from_iso
 from jetflow.engine import faults
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.expiring import bury_expired
+from jetflow.engine.turn.logs import fields_of
 from jetflow.engine.turn.records import closed_record
 from jetflow.engine.turn.replaying import replay_end
 from jetflow.engine.turn.run import CannotGoOnError, Run
@@ -74,7 +75,10 @@ async def _data_at_end(actor: Actor) -> UserData | None:
     try:
         machine = await replay_end(actor)
     except (NondeterminismError, CannotGoOnError) as error:
-        log.warning("the record of workflow %s is written without user data, since the run cannot be replayed: %s", actor.workflow_id, error)
+        log.warning(
+            "the record of workflow %s is written without user data, since the run cannot be replayed: %s",
+            actor.workflow_id, error, extra=fields_of(actor),
+        )  # fmt: skip
         return None
     data = None if machine is None else machine.data
     if machine is not None:

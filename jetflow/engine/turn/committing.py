@@ -12,6 +12,7 @@ from jetflow.engine import faults
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.children import all_children
 from jetflow.engine.turn.head_start import may_run_ahead, run_ahead
+from jetflow.engine.turn.logs import log_end
 from jetflow.protocol.clock import now_ms
 
 
@@ -57,6 +58,8 @@ async def commit(actor: Actor, *, unfinished: bool = False) -> Decision | None:
     if closing is not None and not isinstance(closing, ev.ContinuedAsNew):
         descends = isinstance(closing, ev.Terminated) and closing.descend and machine.info.generation > 1
         actor.run.close(closing, await all_children(actor) if descends else machine.children)
+        if not isinstance(closing, ev.Completed):
+            log_end(machine.info, closing)
     return decision
 
 

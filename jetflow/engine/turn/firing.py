@@ -7,7 +7,7 @@ from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation
 from jetflow.engine.activities.dispatch import closes_at, out_of_time
 from jetflow.engine.turn.actor import Actor
-from jetflow.engine.turn.following import launch, queue
+from jetflow.engine.turn.following import launch, log_attempt, queue
 from jetflow.protocol.clock import now_ms
 
 
@@ -37,7 +37,9 @@ def _fire(actor: Actor, machine: Machine, operation: Operation, now: int) -> Non
     elif not operation.remote:
         launch(actor, operation)
     elif (closes := closes_at(operation)) is not None and closes <= now:
-        actor.feed(out_of_time(operation, at))
+        failed = out_of_time(operation, at)
+        log_attempt(actor, operation, failed)
+        actor.feed(failed)
         actor.services.dispatch.end(actor.tenure, machine.info, [operation], closed=False)
     else:
         queue(actor, operation, again=True)

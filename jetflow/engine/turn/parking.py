@@ -10,6 +10,7 @@ from jetflow.broker.stores.timeline import UnreadableTimelineError
 from jetflow.core.operation import RunInfo
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.ending import end_unseen
+from jetflow.engine.turn.logs import fields_of
 from jetflow.engine.turn.records import parked_record
 from jetflow.engine.turn.run import BROKER_TROUBLE
 from jetflow.errors import BrokerError
@@ -31,16 +32,18 @@ async def give_up(actor: Actor, reason: str, message: str, info: RunInfo | None)
         await _park(actor, reason, message, info)
         return
     except BrokerError as error:
-        log.warning("workflow %s could not be terminated yet: %s", actor.workflow_id, error)
+        log.warning("workflow %s could not be terminated yet: %s", actor.workflow_id, error, extra=fields_of(actor))
         await asyncio.sleep(BROKER_TROUBLE)
     actor.start_over()
 
 
 async def _park(actor: Actor, reason: str, message: str, info: RunInfo | None) -> None:
     """Park the workflow. Its commands stay un-acked for a worker that can continue it, and its state record says why."""
-    log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message)
+    info = info or _info_of_pending_start(actor)
+    fields = fields_of(actor) if info is None else info.log_fields
+    log.error("workflow %s is parked: %s: %s", actor.workflow_id, reason, message, extra=fields)
     actor.park(f"{reason}: {message}")
-    await _show(actor, info or _info_of_pending_start(actor), reason, message)
+    await _show(actor, info, reason, message)
 
 
 async def _show(actor: Actor, info: RunInfo | None, reason: str, message: str) -> None:
@@ -53,7 +56,7 @@ async def _show(actor: Actor, info: RunInfo | None, reason: str, message: str) -
     except TenureOverError:
         raise
     except BrokerError as error:
-        log.warning("workflow %s is parked, and its state record could not be written: %s", actor.workflow_id, error)
+        log.warning("workflow %s is parked, and its state record could not be written: %s", actor.workflow_id, error, extra=fields_of(actor))
 
 
 def _info_of_pending_start(actor: Actor) -> RunInfo | None:

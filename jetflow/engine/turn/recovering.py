@@ -10,6 +10,7 @@ from jetflow.broker.stores.timeline import UnreadableTimelineError
 from jetflow.core.recorder import UnfitResultError
 from jetflow.engine.turn.actor import Actor
 from jetflow.engine.turn.committing import commit
+from jetflow.engine.turn.logs import fields_of
 from jetflow.engine.turn.parking import give_up
 from jetflow.engine.turn.run import BROKER_TROUBLE, LOOK_AGAIN, CannotGoOnError
 from jetflow.errors import BrokerError, BrokerUnavailableError, ConflictError, NondeterminismError
@@ -27,10 +28,10 @@ async def recover(actor: Actor, error: Exception) -> None:
         case UnreadableTimelineError():
             await give_up(actor, "UnreadableTimeline", str(error), actor.run.info)
         case ConflictError():
-            log.debug("workflow %s is rebuilt: %s", actor.workflow_id, error)
+            log.debug("workflow %s is rebuilt: %s", actor.workflow_id, error, extra=fields_of(actor))
             actor.start_over()
         case BrokerUnavailableError():
-            log.debug("workflow %s is rebuilt: %s", actor.workflow_id, error)
+            log.debug("workflow %s is rebuilt: %s", actor.workflow_id, error, extra=fields_of(actor))
             actor.start_over()
             await asyncio.sleep(LOOK_AGAIN)
         case NondeterminismError():
@@ -40,11 +41,11 @@ async def recover(actor: Actor, error: Exception) -> None:
         case CannotGoOnError():
             await give_up(actor, error.reason, str(error), error.info)
         case BrokerError():
-            log.warning("workflow %s tries again: %s", actor.workflow_id, error)
+            log.warning("workflow %s tries again: %s", actor.workflow_id, error, extra=fields_of(actor))
             actor.start_over()
             await asyncio.sleep(BROKER_TROUBLE)
         case _:
-            log.exception("workflow %s cannot go on", actor.workflow_id)
+            log.exception("workflow %s cannot go on", actor.workflow_id, extra=fields_of(actor))
             actor.context.background.failures[f"turn: {type(error).__name__}"] += 1
             await give_up(actor, type(error).__name__, str(error), actor.run.info)
 

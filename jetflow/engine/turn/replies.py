@@ -6,7 +6,7 @@ from jetflow.core import events as ev
 from jetflow.engine.activities.dispatch import event_of
 from jetflow.engine.commands import Command
 from jetflow.engine.turn.actor import Actor
-from jetflow.engine.turn.following import forget_alarm
+from jetflow.engine.turn.following import forget_alarm, log_attempt
 from jetflow.errors import Failure, Kind
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import ChildNotice, TaskOutcome, TimerCommand
@@ -43,6 +43,9 @@ def on_task_outcome(actor: Actor, index: int, outcome: TaskOutcome) -> None:
         return
     if outcome.run != actor.run.number or outcome.attempt != operation.attempt + 1:
         return
-    actor.feed(event_of(outcome, operation))
+    event = event_of(outcome, operation)
+    if not isinstance(event, ev.ActivityCompleted):
+        log_attempt(actor, operation, event)
+    actor.feed(event)
     if index not in machine.pending:
         forget_alarm(actor, index)

@@ -24,6 +24,7 @@ from jetflow.engine.turn.applying import apply
 from jetflow.engine.turn.committing import commit
 from jetflow.engine.turn.effects import carry_out, publish_tasks
 from jetflow.engine.turn.expiring import look_at_expired
+from jetflow.engine.turn.logs import fields_of
 from jetflow.engine.turn.opening import open_actor
 from jetflow.engine.turn.recovering import recover
 from jetflow.engine.turn.resting import rest
@@ -43,7 +44,7 @@ async def drive(actor: Actor) -> None:
                 break
             await actor.pause()
     except TenureOverError as over:
-        log.debug("workflow %s is left to its next owner: %s", actor.workflow_id, over)
+        log.debug("workflow %s is left to its next owner: %s", actor.workflow_id, over, extra=fields_of(actor))
         actor.leave()
     except asyncio.CancelledError:
         actor.leave()

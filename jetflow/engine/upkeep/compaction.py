@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from jetflow.broker.stores.timeline import MAX_COMPACTED, Entry
 from jetflow.core import events as ev
+from jetflow.core.log_fields import of_tokens
 from jetflow.engine import faults
 from jetflow.engine.context import Context
 from jetflow.engine.ports import Timelines
@@ -136,10 +137,10 @@ class Compaction:
         try:
             await self._compact(closed)
         except BrokerError as error:
-            log.debug("%s stays uncompacted: %s", closed.id_token, error)
+            log.debug("%s stays uncompacted: %s", closed.id_token, error, extra=of_tokens(self._queue_token, closed.id_token))
         except Exception:  # one bad run must not stop the others
             self._background.failures["compaction"] += 1
-            log.exception("%s stays uncompacted", closed.id_token)
+            log.exception("%s stays uncompacted", closed.id_token, extra=of_tokens(self._queue_token, closed.id_token))
 
     async def _compact(self, closed: Closed) -> None:
         timeline, queue, id_token = self._timeline, self._queue_token, closed.id_token

@@ -65,7 +65,7 @@ class Lifecycle:
             try:
                 answer = self._stream.send(self._queue_token, to_token(info.workflow_id), event.kind, event.id, msgspec.json.encode(event))
             except PayloadTooLargeError as error:
-                log.warning("lifecycle event %s is not sent: %s", event.id, error)
+                log.warning("lifecycle event %s is not sent: %s", event.id, error, extra=info.log_fields)
                 continue
             answer.add_done_callback(_heard)
             told.append(answer)

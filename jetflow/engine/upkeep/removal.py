@@ -17,6 +17,7 @@ from jetflow.broker.stores.timeline import Entry, UnreadableTimelineError, to_en
 from jetflow.broker.transport.lane import StoredMessage
 from jetflow.core import events as ev
 from jetflow.core.ids import partition_of
+from jetflow.core.log_fields import of_tokens
 from jetflow.core.times import from_iso
 from jetflow.engine import faults
 from jetflow.engine.ownership.tenure import Tenure
@@ -60,7 +61,8 @@ async def retire(tenure: Tenure, ids: Sequence[str]) -> Left:
         try:
             last = to_entry(max(keys, key=lambda message: message.seq)) if keys else None
         except UnreadableTimelineError as error:
-            log.error("the timeline of expired workflow %s cannot be read, and stays: %s", id_token, error)
+            fields = of_tokens(tenure.context.queue_token, id_token)
+            log.error("the timeline of expired workflow %s cannot be read, and stays: %s", fields["workflow_id"], error, extra=fields)
             unreadable[id_token] = str(error)
             continue
         if last is None or isinstance(last.commit.events[-1], ev.CLOSING):
