@@ -8,6 +8,7 @@ import msgspec
 from rich.text import Text
 
 from jetflow.cli.output import clean, short_duration
+from jetflow.cli.styles import STYLES
 from jetflow.cli.times import shown_time
 from jetflow.history.execution import HistoryEvent, WorkflowExecution
 
@@ -27,12 +28,12 @@ _STYLES = (
     ("_signaled", "green"),
 )
 _NAMES = ("activity_type", "child_workflow_id", "signal_name", "update_name", "patch_id", "workflow_type", "update_id")
-_STATUSES = {"running": "blue", "completed": "green", "failed": "red"}
 
 
 def heading(execution: WorkflowExecution, *, utc: bool) -> Text:
     """Return a run as one line."""
-    text = Text.assemble((clean(execution.workflow_id), "bold"), "  ", (execution.status, _STATUSES.get(execution.status, "")))
+    status = execution.closing_reason or execution.status
+    text = Text.assemble((clean(execution.workflow_id), "bold"), "  ", (status, STYLES.get(status, "")))
     text.append(f"  {clean(execution.workflow_type)}" if execution.workflow_type else "")
     if execution.start_time is not None:
         text.append(f"  {shown_time(execution.start_time, utc=utc)}", "dim")

@@ -26,6 +26,7 @@ class Status(StrEnum):
     PARKED = "parked"
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
     TERMINATED = "terminated"
 
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from jetflow.protocol.record import StateRecord
+from jetflow.protocol.record import CANCELLED, StateRecord
 
-STYLES = {"running": "blue", "early": "cyan", "parked": "yellow", "completed": "green", "failed": "red", "terminated": "magenta"}
+STYLES = {
+    "running": "blue",
+    "retrying": "yellow",
+    "early": "cyan",
+    "pending": "cyan",
+    "parked": "yellow",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "bright_black",
+    "terminated": "magenta",
+}
 
 
 def status_of(record: StateRecord) -> str:
@@ -15,6 +25,8 @@ def status_of(record: StateRecord) -> str:
 def about(record: StateRecord) -> str:
     """Return its failure, or what it waits for, in a few words."""
     if record.failure is not None:
+        if record.status == CANCELLED:
+            return record.failure.message
         return f"{record.failure.type}: {record.failure.message}"
     if record.closed:
         return ""

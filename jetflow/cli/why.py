@@ -83,7 +83,7 @@ def _ending(found: Why) -> str:
 
 
 def _ended(status: str) -> str:
-    return "been terminated" if status == "terminated" else status
+    return f"been {status}" if status in ("terminated", "cancelled") else status
 
 
 def _owner(found: Why) -> str:

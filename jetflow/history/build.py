@@ -11,10 +11,10 @@ from typing import Any
 
 from jetflow.core import events as ev
 from jetflow.core.failures import termination
-from jetflow.errors import Failure
+from jetflow.errors import Failure, Kind
 from jetflow.history.build_steps import STEPS
 from jetflow.history.event_maker import EventMaker
-from jetflow.history.execution import HistoryEvent, Status
+from jetflow.history.execution import ClosingReason, HistoryEvent, Status
 
 
 class History(EventMaker):
@@ -33,10 +33,23 @@ class History(EventMaker):
 
     @property
     def status(self) -> Status:
-        """The run's status. A terminated run has failed."""
+        """The run's status. A cancelled or terminated run has failed."""
         if self.closing is None:
             return "running"
         return "completed" if isinstance(self.closing, ev.Completed) else "failed"
+
+    @property
+    def closing_reason(self) -> ClosingReason | None:
+        """How the run ended; None before its end."""
+        match self.closing:
+            case None:
+                return None
+            case ev.Completed():
+                return "completed"
+            case ev.Terminated():
+                return "terminated"
+            case _:
+                return "cancelled" if self.closing.failure.mark == Kind.CANCELLED else "failed"
 
     @property
     def failure(self) -> Failure | None:

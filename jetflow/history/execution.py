@@ -48,6 +48,7 @@ from jetflow.history.attributes_of_workflow import (
 )
 
 Status = Literal["running", "completed", "failed"]
+ClosingReason = Literal["completed", "failed", "cancelled", "terminated"]
 
 EventAttributes = (
     WorkflowExecutionStarted
@@ -159,7 +160,8 @@ class WorkflowExecution(Struct, kw_only=True):
         workflow_type: name of the latest generation's function.
         task_queue: its task queue.
         run_id: its run id; null while no worker has applied its start.
-        status: ``running``, ``completed`` or ``failed``. A terminated run has failed.
+        status: ``running``, ``completed`` or ``failed``. A cancelled or terminated run has failed.
+        closing_reason: how it ended: ``completed``, ``failed``, ``cancelled`` or ``terminated``; null while it runs.
         start_time: when its first generation began, ISO 8601 in UTC.
         close_time: when it ended; null while it runs.
         duration_ms: ms from ``start_time`` to ``close_time``.
@@ -186,6 +188,7 @@ class WorkflowExecution(Struct, kw_only=True):
     failure: Failure | None
     events: list[HistoryEvent]
     summary: ExecutionSummary
+    closing_reason: ClosingReason | None = None
     next_event: int | UnsetType = UNSET
     children: list[WorkflowExecution] | UnsetType = UNSET
     parent_workflow_id: str | UnsetType | None = UNSET

@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from jetflow.errors import Failure
+from jetflow.errors import Failure, Kind
 
 RUNNING = "running"
 REPLACED = "replaced by a new start"
 """Reason of a run's termination by a start that takes its place."""
 COMPLETED = "completed"
 FAILED = "failed"
+CANCELLED = "cancelled"
 TERMINATED = "terminated"
 MARKER_STAYS = 1.0
 """Least seconds for which the broker stores the marker of an expired record. It shows a client that a run had the id a moment ago."""
@@ -40,7 +41,10 @@ class Parked(Struct, omit_defaults=True):
 
 
 class StateRecord(Struct, omit_defaults=True):
-    """A workflow's state. Times are ms since the epoch. ``code``: 0: completed; above 0: the number of pending operations; below 0: failed."""
+    """A workflow's state. Times are ms since the epoch.
+
+    ``code``: 0: completed; above 0: the number of pending operations; below 0: failed, cancelled or terminated.
+    """
 
     workflow_id: str
     task_queue: str
@@ -85,9 +89,17 @@ def decode_state(body: bytes) -> StateRecord | None:
     if not body:
         return None
     try:
-        return _decoder.decode(body)
+        record = _decoder.decode(body)
     except msgspec.DecodeError:
         return None
+    if record.status == FAILED and record.failure is not None:
+        record.status = status_of_failed(record.failure)
+    return record
+
+
+def status_of_failed(failure: Failure) -> str:
+    """Return the status of a run that ended with a failure: cancelled or failed. Older versions wrote ``failed`` for both."""
+    return CANCELLED if failure.mark == Kind.CANCELLED else FAILED
 
 
 def summary(record: StateRecord) -> dict[str, Any]:

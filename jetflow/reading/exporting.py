@@ -162,6 +162,7 @@ class Exporter:
             failure=history.failure,
             events=found.events,
             summary=summarize(found.events),
+            closing_reason=history.closing_reason,
             next_event=msgspec.UNSET if found.next_event is None else found.next_event,
         )
         if options.include_lineage:

@@ -13,12 +13,12 @@ from msgspec import Raw, Struct
 from jetflow.core.data import look_up
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
-from jetflow.errors import InvalidInputError
-from jetflow.protocol.record import COMPLETED, FAILED, RUNNING, TERMINATED
+from jetflow.errors import Failure, InvalidInputError
+from jetflow.protocol.record import CANCELLED, COMPLETED, FAILED, RUNNING, TERMINATED, status_of_failed
 
 PARKED = "parked"
 RETRYING = "retrying"
-STATUSES = (RUNNING, RETRYING, PARKED, COMPLETED, FAILED, TERMINATED)
+STATUSES = (RUNNING, RETRYING, PARKED, COMPLETED, FAILED, CANCELLED, TERMINATED)
 Moment = datetime | int
 """A time: with a time zone, or ms since the epoch."""
 
@@ -56,8 +56,8 @@ class Wanted(TypedDict, total=False):
     """Keywords of ``client.list`` and ``client.count``. A keyword that is missing or None matches every workflow.
 
     Attributes:
-        status: one or several of ``running``, ``retrying``, ``parked``, ``completed``, ``failed``, ``terminated``. ``running`` matches parked
-            and retrying ones too. A workflow is retrying while an attempt of one of its activities has failed and the next one is due.
+        status: one or several of ``running``, ``retrying``, ``parked``, ``completed``, ``failed``, ``cancelled``, ``terminated``. ``running``
+            matches parked and retrying ones too. A workflow is retrying while an attempt of one of its activities has failed and the next one is due.
         workflow_type: name of the workflow function.
         task_queue: its task queue.
         started_after: started at this time or later: a datetime with a time zone, or ms since the epoch.
@@ -116,6 +116,7 @@ class Glance(Struct):
     workflow_id: str = ""
     parked: Raw = Raw()
     waiting: Raw = Raw()
+    failure: Raw = Raw()
 
     @property
     def shown_status(self) -> str:
@@ -145,6 +146,8 @@ class _Wait(Struct):
 
 
 _FAILURE = b'"failure"'
+_CANCELLED = b"CancelledFailure"
+_failure = msgspec.json.Decoder(Failure)
 _waits = msgspec.json.Decoder(list[_Wait])
 _plain = msgspec.json.Decoder(Glance)
 _with_data = msgspec.json.Decoder(_GlanceWithData)
@@ -163,6 +166,8 @@ def matcher(filters: Filters) -> Callable[[bytes], Glance | None]:
             return None
         try:
             seen = decoder.decode(body)
+            if seen.status == FAILED and _CANCELLED in bytes(seen.failure):  # as older versions wrote it
+                seen.status = status_of_failed(_failure.decode(seen.failure))
         except msgspec.DecodeError:
             return None
         if (

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from jetflow import (
@@ -47,6 +48,19 @@ async def endless(key: str) -> None:
 @workflow
 async def waits() -> Any:
     return await condition("go")
+
+
+@workflow
+async def lets_go(kind: str, key: str) -> None:
+    """Waits for one of each kind, and does nothing about a cancel."""
+    if kind == "sleep":
+        await sleep("1h")
+    elif kind == "gather":
+        await asyncio.gather(sleep("1h"), endless(key), condition("never"))
+    else:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(sleep("1h"))
+            group.create_task(endless(key))
 
 
 @workflow
@@ -162,7 +176,7 @@ async def test_uncaught_it_ends_the_run_with_the_reason(client: Client, queue: s
         assert await handle.status() < 0
         record = await handle.describe()
         assert record is not None
-        assert (record.status, record.failure.type) == ("failed", "CancelledFailure")  # type: ignore[union-attr]
+        assert (record.status, record.failure.type) == ("cancelled", "CancelledFailure")  # type: ignore[union-attr]
 
 
 async def test_it_is_durable_and_comes_also_before_the_start(server: LocalServer, client: Client, queue: str) -> None:
@@ -300,3 +314,38 @@ async def test_the_parents_cancellation_reaches_children_by_their_policy(client:
         else:
             expected = {"terminate": WorkflowTerminatedError, "cancel": CancelledFailure}[policy]
             assert type(await child.result(throw_on_error=False, timeout=WAIT)) is expected
+
+
+# ---- what people see of a cancelled run
+
+
+@pytest.mark.parametrize("kind", ["sleep", "gather", "task group"])
+async def test_a_cancelled_run_is_cancelled_wherever_people_look(client: Client, queue: str, kind: str) -> None:
+    async with Worker(client, task_queue=queue, workflows=[lets_go], activities=[endless]):
+        handle = await client.start(lets_go, kind, f"{queue}-{kind}", task_queue=queue, workflow_id="c")
+        await until(lambda: handle.status())
+        await handle.cancel("enough")
+        with pytest.raises(CancelledFailure, match="enough"):
+            await handle.result(timeout=WAIT)
+        assert await handle.status() < 0
+        assert (await handle.state(metadata=True))["metadata"]["status"] == "cancelled"
+        assert [record.status async for record in client.list(status="cancelled", task_queue=queue)] == ["cancelled"]
+        assert await client.count(status="failed", task_queue=queue) == 0
+        assert await client.count_by("status", task_queue=queue) == {"cancelled": 1}
+        exported = await handle.export_execution()
+        assert (exported.status, exported.closing_reason) == ("failed", "cancelled")
+
+
+async def test_a_cancelled_record_of_an_older_version_reads_as_cancelled(client: Client, queue: str) -> None:
+    failure = {"type": "CancelledFailure", "message": "Workflow cancelled", "code": 598}
+    old = {
+        "workflow_id": "old", "task_queue": queue, "workflow_type": "waits", "run_id": "1", "status": "failed", "code": -598,
+        "started_at": 1, "updated_at": 2, "closed_at": 2, "failure": failure,
+    }  # fmt: skip
+    names, lane = client.broker.names, client.broker.lane
+    await lane.publish(f"{names.state_prefix}{queue}.old", msgspec.json.encode(old))
+    await lane.publish(f"{names.state_prefix}{queue}.bad", msgspec.json.encode(old | {"workflow_id": "bad", "failure": {"type": "E"}}))
+    assert [record.workflow_id async for record in client.list(status="cancelled", task_queue=queue)] == ["old"]
+    assert [record.workflow_id async for record in client.list(status="failed", task_queue=queue)] == ["bad"]
+    assert await client.count_by("status", task_queue=queue) == {"cancelled": 1, "failed": 1}
+    assert (await client.get_handle("old", task_queue=queue).state(metadata=True))["metadata"]["status"] == "cancelled"

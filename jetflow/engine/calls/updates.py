@@ -17,7 +17,7 @@ from jetflow.errors import BrokerUnavailableError, UpdateError, WorkflowAlreadyC
 from jetflow.protocol.answers import CLOSED, REFUSED, Answer, failed
 from jetflow.protocol.clock import now_ms
 from jetflow.protocol.commands import UpdateCommand
-from jetflow.protocol.record import FAILED, TERMINATED
+from jetflow.protocol.record import COMPLETED, TERMINATED, status_of_failed
 
 MAX_ASKING = 100
 """The most callers of one update that get its outcome at once. Others get it when they ask again."""
@@ -161,7 +161,7 @@ def answer_of(outcome: Outcome) -> Answer:
 
 def answer_of_ended(workflow_id: str, closing: Any) -> Answer:
     """Return the answer for the caller of an update that an ended run did not complete."""
-    return failed(WorkflowAlreadyClosedError(workflow_id, _ENDS.get(type(closing), "completed")), CLOSED)
+    return failed(WorkflowAlreadyClosedError(workflow_id, _status(closing)), CLOSED)
 
 
 def id_of(command: Command, update: UpdateCommand) -> str:
@@ -169,7 +169,10 @@ def id_of(command: Command, update: UpdateCommand) -> str:
     return update.update_id or str(command.seq)
 
 
-_ENDS: dict[type, str] = {ev.Failed: FAILED, ev.Terminated: TERMINATED}
+def _status(closing: Any) -> str:
+    if isinstance(closing, ev.Failed):
+        return status_of_failed(closing.failure)
+    return TERMINATED if isinstance(closing, ev.Terminated) else COMPLETED
 
 
 def _in_order(lots: Iterable[list[tuple[Command, UpdateCommand]]]) -> list[tuple[Command, UpdateCommand]]:

@@ -11,7 +11,7 @@ from jetflow.core.failures import FATAL, INTERRUPTED, termination
 from jetflow.core.machine import Machine
 from jetflow.core.operation import Operation, RunInfo
 from jetflow.protocol.clock import now_ms
-from jetflow.protocol.record import COMPLETED, FAILED, RUNNING, TERMINATED, Parked, StateRecord, Waiting
+from jetflow.protocol.record import COMPLETED, RUNNING, TERMINATED, Parked, StateRecord, Waiting, status_of_failed
 
 MAX_WAITING = 20
 """The most pending operations that a state record lists. ``code`` always has their number."""
@@ -55,7 +55,7 @@ def closed_record(info: RunInfo, closing: Any, seq: int, worker: str, data: User
         if closing.throw:
             record.failure = termination(info.workflow_id, closing.reason, closing.code, closing.stack, closing.kind)
     else:
-        record = _record(info, seq, worker, FAILED, -FATAL)
+        record = _record(info, seq, worker, status_of_failed(closing.failure), -FATAL)
         record.failure = closing.failure
     record.closed_at = record.updated_at = closing.at
     _show(record, data)

@@ -277,7 +277,7 @@ function tagOf(row) {
 function aboutOf(row) {
   const parts = [];
   const failed = ({ type, message }) => h("span", { class: "failed-text" }, h("b", {}, type), message && ` ${message}`);
-  if (row.status === "terminated" && row.failure) parts.push(h("span", {}, row.failure.message.split(" was terminated: ").at(-1)));
+  if (["terminated", "cancelled"].includes(row.status) && row.failure) parts.push(h("span", {}, row.failure.message.split(" was terminated: ").at(-1)));
   else if (row.failure) parts.push(failed(row.failure));
   else if (row.parked) parts.push(h("span", { class: "parked-text" }, row.parked));
   else if (row.retrying) parts.push(h("span", {}, attemptOf(row.retrying)), failed(row.retrying.failure));
