@@ -17,8 +17,9 @@ from jetflow.cli.report import reporting
 from jetflow.cli.selection import EVERYTHING, Selection
 from jetflow.cli.styles import STYLES, about, status_of
 from jetflow.client import Client
-from jetflow.protocol.record import StateRecord
+from jetflow.protocol.record import PENDING, StateRecord
 from jetflow.reading.listing import CountBy, Page
+from jetflow.reading.overview import unserved_queues
 
 PAGE = 50
 MUCH = 1000
@@ -58,7 +59,7 @@ def list_workflows(
     """List workflows, the last changed first.
 
     If there are more, the cursor of the next page goes to stderr. Changes between two pages do not disturb the list: each workflow
-    that stays is on one page. Workflows whose start no worker has applied yet have no record, so they are not listed.
+    that stays is on one page. A workflow whose start is stored, and which no worker has begun, is pending.
 
     Examples:
       jetflow list --status failed --started-after 24h -q orders
@@ -73,6 +74,9 @@ def list_workflows(
                 return
             page = await client.list_page(limit=limit or PAGE, cursor=cursor, **which.wanted)
             _print_page(page, as_json=as_json, first=cursor is None)
+            if not as_json and any(record.status == PENDING for record in page.workflows):
+                for queue in await unserved_queues(client.broker):
+                    tell(Text(f"no worker serves task queue {clean(queue.task_queue)!r}: {queue.commands:,} of its commands wait", "yellow"))
 
     with reporting(as_json):
         asyncio.run(read())

@@ -21,6 +21,7 @@ WHICH = "Which workflows"
 class Status(StrEnum):
     """The statuses as shown to people."""
 
+    PENDING = "pending"
     RUNNING = "running"
     RETRYING = "retrying"
     PARKED = "parked"

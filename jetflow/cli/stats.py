@@ -57,6 +57,10 @@ def _print(found: Stats) -> None:
             say(Text.assemble("  ", (f"{status:<12}", STYLES.get(status, "")), f"{number:>12,}"))
         if not found.workflows:
             say("  none")
+    if found.seen.unserved:
+        _heading("task queues without a worker")
+        for queue in found.seen.unserved:
+            say(Text(f"  {clean(queue.task_queue):<24}{queue.commands:>12,} commands wait, {queue.starts:,} of them starts", "yellow"))
     _heading("waiting")
     for what, number in (("commands", found.commands), ("timers", found.timers), ("dead letters", found.dead_letters)):
         say(f"  {what:<12}{number:>12,}")

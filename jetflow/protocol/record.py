@@ -9,6 +9,8 @@ from msgspec import Raw, Struct
 
 from jetflow.errors import Failure, Kind
 
+PENDING = "pending"
+"""The start is stored and no worker has begun it. No record has this status; lists make it up from the inbox."""
 RUNNING = "running"
 REPLACED = "replaced by a new start"
 """Reason of a run's termination by a start that takes its place."""
@@ -72,7 +74,7 @@ class StateRecord(Struct, omit_defaults=True):
     @property
     def closed(self) -> bool:
         """True once the workflow has ended."""
-        return self.status != RUNNING
+        return self.status not in (RUNNING, PENDING)
 
 
 _encoder = msgspec.json.Encoder()

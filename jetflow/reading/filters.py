@@ -14,11 +14,11 @@ from jetflow.core.data import look_up
 from jetflow.core.ids import to_token
 from jetflow.core.values import decode, encode
 from jetflow.errors import Failure, InvalidInputError
-from jetflow.protocol.record import CANCELLED, COMPLETED, FAILED, RUNNING, TERMINATED, status_of_failed
+from jetflow.protocol.record import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, TERMINATED, status_of_failed
 
 PARKED = "parked"
 RETRYING = "retrying"
-STATUSES = (RUNNING, RETRYING, PARKED, COMPLETED, FAILED, CANCELLED, TERMINATED)
+STATUSES = (PENDING, RUNNING, RETRYING, PARKED, COMPLETED, FAILED, CANCELLED, TERMINATED)
 Moment = datetime | int
 """A time: with a time zone, or ms since the epoch."""
 
@@ -56,8 +56,9 @@ class Wanted(TypedDict, total=False):
     """Keywords of ``client.list`` and ``client.count``. A keyword that is missing or None matches every workflow.
 
     Attributes:
-        status: one or several of ``running``, ``retrying``, ``parked``, ``completed``, ``failed``, ``cancelled``, ``terminated``. ``running``
-            matches parked and retrying ones too. A workflow is retrying while an attempt of one of its activities has failed and the next one is due.
+        status: one or several of ``pending`` (its start is stored, and no worker has begun it), ``running``, ``retrying``, ``parked``,
+            ``completed``, ``failed``, ``cancelled``, ``terminated``. ``running`` matches parked and retrying ones too. A workflow is
+            retrying while an attempt of one of its activities has failed and the next one is due.
         workflow_type: name of the workflow function.
         task_queue: its task queue.
         started_after: started at this time or later: a datetime with a time zone, or ms since the epoch.

@@ -25,8 +25,9 @@ from jetflow.broker.transport.connection import Broker
 from jetflow.broker.transport.walk import Row, Shape, Walk
 from jetflow.core.ids import to_token
 from jetflow.errors import InvalidInputError
-from jetflow.protocol.record import StateRecord, decode_state
+from jetflow.protocol.record import PENDING, StateRecord, decode_state
 from jetflow.reading.filters import Filters, Glance, matcher
+from jetflow.reading.pending import may_match, pending
 
 DENSE = 8
 """If a task queue has at least one in so many of all records, the walk reads all records: a filter would cost the server more."""
@@ -64,6 +65,8 @@ class _Place(Struct, array_like=True):
     """The next position to read upwards, when nothing is left below."""
     gave: list[int]
     """Yielded runs in rising order, each as the difference from the one before."""
+    starts: int = 0
+    """The walk has read every start of the inbox from here on; 0: it reads no more."""
 
 
 class _Gave:
@@ -107,6 +110,7 @@ class Listing:
 
     def __init__(self, broker: Broker, filters: Filters, shape: Shape, walk: Walk, place: _Place) -> None:
         self.examined: int = 0
+        self._broker = broker
         self._shape = shape
         self._walk = walk
         self._filters = filters
@@ -125,7 +129,10 @@ class Listing:
         inbox = await broker.lane.stream_info(broker.names.inbox_stream)  # read first, so that a later run started after the walk began
         walk, shape = await _walk(broker, filters)
         tail = await walk.tail_from(shape.last)
-        return cls(broker, filters, shape, walk, _Place(filters.digest(), shape.last, inbox["state"]["last_seq"], shape.last + 1, tail, []))
+        newest = inbox["state"]["last_seq"]
+        starts = newest + 1 if inbox["state"]["messages"] and may_match(filters) else 0
+        below = 0 if filters.statuses == (PENDING,) else shape.last + 1
+        return cls(broker, filters, shape, walk, _Place(filters.digest(), shape.last, newest, below, tail, [], starts))
 
     @classmethod
     async def resume(cls, broker: Broker, filters: Filters, cursor: str) -> Listing:
@@ -157,6 +164,22 @@ class Listing:
             wanted: number of matches that the caller needs, which limits the first batch; 0: unknown.
         """
         place = self._place
+        if place.starts:
+            async with aclosing(pending(self._broker, self._filters, place.starts, wanted)) as starts:
+                async for low, rows in starts:
+                    self.examined += len(rows)
+                    for row in rows:
+                        seen = self._match(row.data)
+                        if seen is not None:
+                            place.starts = row.position
+                            self._gave.add(seen.run)
+                            yield seen, row
+                    place.starts = low
+                    yield None
+            place.starts = 0
+        if self._filters.statuses == (PENDING,):
+            self._over = True
+            return
         async with aclosing(self._walk.downwards(self._shape, place.below, wanted)) as windows:
             async for low, rows in windows:
                 self.examined += len(rows)
@@ -238,10 +261,11 @@ async def count(broker: Broker, filters: Filters) -> int:
     if not filters.everything:
         return sum((await count_by(broker, filters, "status")).values())
     names = broker.names
+    waiting = await count(broker, msgspec.structs.replace(filters, statuses=(PENDING,)))
     if filters.task_queue is None:
         beside = await Walk(broker.lane, names.state_stream, names.every_tenure).taken()
-        return (await Walk(broker.lane, names.state_stream).shape()).keys - beside
-    return await Walk(broker.lane, names.state_stream, names.states(to_token(filters.task_queue))).taken()
+        return (await Walk(broker.lane, names.state_stream).shape()).keys - beside + waiting
+    return await Walk(broker.lane, names.state_stream, names.states(to_token(filters.task_queue))).taken() + waiting
 
 
 async def count_by(broker: Broker, filters: Filters, field: CountBy) -> dict[str, int]:

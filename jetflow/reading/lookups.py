@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 
 from jetflow.broker.stores.state import StateStore
@@ -13,6 +14,7 @@ from jetflow.broker.transport.connection import Broker
 from jetflow.core import events as ev
 from jetflow.core.durations import Duration, limit_ms
 from jetflow.core.location import user_location
+from jetflow.core.log_fields import about
 from jetflow.core.loop import WorkflowLoop
 from jetflow.errors import (
     BrokerUnavailableError,
@@ -30,6 +32,10 @@ from jetflow.reading.shared_reads import SharedReads
 
 CLOCKS_APART = 1000
 """Milliseconds by which the clocks of clients and workers may differ."""
+log: logging.Logger = logging.getLogger("jetflow.client")
+
+WARN_AT = 3
+"""The read of a record without a notice, counted from the beginning of a wait, after which a reason to wait is logged: after about six seconds."""
 LOOKS = 3
 """Most rounds of reading the record and the start in turn. A start leaves the inbox only after its record was written."""
 
@@ -140,12 +146,31 @@ class Lookups:
             raise ResultTimeoutError(f"workflow {ref.workflow_id!r} has not ended within {timeout}; it is still running") from error
 
     async def _closed_record(self, ref: WorkflowRef, until: Until, record: StateRecord | None) -> StateRecord:
+        looks = 0
         while record is None or not record.closed or not ref.covers(record) or await self._is_followed(ref, record):
             record = await until.next()
             if record is None:
                 with contextlib.suppress(BrokerUnavailableError):  # read again later
                     record = await self.record(ref)
+                    looks += 1
+                    if looks == WARN_AT:
+                        await self._warn(ref, record)
         return record
+
+    async def _warn(self, ref: WorkflowRef, record: StateRecord | None) -> None:
+        """Log why a run does not begin, or does not go on, that a caller has waited for since some seconds."""
+        fields = about(ref.workflow_id, ref.task_queue, run_id=ref.run_id or "")
+        if record is not None:
+            if record.parked is not None and not record.closed:
+                fields |= {"workflow_type": record.workflow_type}
+                log.warning("workflow %s is parked: %s: %s", ref.workflow_id, record.parked.reason, record.parked.message, extra=fields)
+            return
+        names = self.broker.names
+        asked = {"multi_last": [f"{names.worker_prefix}{ref.queue_token}.*"]}
+        found = await self.broker.lane.read_many(names.worker_stream, asked, may_lag="a warning for people")
+        if not any(message.data and b'"leaving":true' not in message.data for message in found):
+            text = "no worker serves task queue %r; the start of workflow %s is stored and waits for one"
+            log.warning(text, ref.task_queue, ref.workflow_id, extra=fields)
 
     async def _start_waits(self, ref: WorkflowRef) -> bool:
         names = self.broker.names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -9,12 +10,14 @@ from msgspec import Struct
 
 from jetflow.broker.stores.membership import Member
 from jetflow.broker.transport.connection import Broker
-from jetflow.broker.transport.walk import Walk
+from jetflow.broker.transport.walk import Row, Walk
 from jetflow.core.ids import from_token
 from jetflow.errors import InvalidInputError
 from jetflow.protocol.subjects import read_partition_filter
 
 _decode = msgspec.json.Decoder(Member).decode
+SAMPLE = 500
+"""Commands of each end of the inbox that are looked at for task queues without a worker."""
 FRESH = 5.0
 """Seconds for which the streams' figures are reused. A page of the dashboard asks more often."""
 
@@ -43,11 +46,20 @@ class StreamSize(Struct):
     bytes: int
 
 
+class Unserved(Struct):
+    """A task queue with stored commands and no worker. ``starts`` is the number of the starts among them."""
+
+    task_queue: str
+    commands: int
+    starts: int
+
+
 class Overview(Struct):
     """The workers of a namespace, their partitions, the sizes of its streams, and problems.
 
     Attributes:
         complaints: problems of the namespace, each a sentence that says how to fix it.
+        unserved: task queues that have a backlog and no worker, as far as the oldest and the newest stored commands show.
     """
 
     partitions: int
@@ -55,6 +67,7 @@ class Overview(Struct):
     consumers: list[Consumer]
     streams: list[StreamSize]
     complaints: list[str] = []
+    unserved: list[Unserved] = []
 
 
 async def overview(broker: Broker) -> Overview:
@@ -68,7 +81,49 @@ async def overview(broker: Broker) -> Overview:
     if broker.wire.refused:  # workers may have rights that this user lacks
         complaints |= dict.fromkeys(complaint for worker in workers for complaint in worker.complaints)
     complaints |= dict.fromkeys(f"worker {worker.worker_id} of {worker.task_queue}: {text}" for worker in workers for text in worker.shortages)
-    return Overview(broker.topology.partitions, workers, await _consumers(broker), await _streams(broker), list(complaints))
+    unserved = await unserved_queues(broker, {worker.task_queue for worker in workers})
+    return Overview(broker.topology.partitions, workers, await _consumers(broker), await _streams(broker), list(complaints), unserved)
+
+
+async def unserved_queues(broker: Broker, served: set[str] | None = None) -> list[Unserved]:
+    """Return the task queues with stored commands and no worker, among the oldest and the newest ``SAMPLE`` commands.
+
+    Args:
+        broker: the connection.
+        served: the task queues that have a worker; None: read them.
+    """
+    names = broker.names
+    if served is None:
+        served = {worker.task_queue for worker in await _workers(broker)}
+    walk = Walk(broker.lane, names.inbox_stream, names.every_command)
+    rows: list[Row] = []
+    async with aclosing(walk.upwards(1, SAMPLE)) as batches:
+        async for batch in batches:
+            rows = batch
+            break
+    if len(rows) == SAMPLE:
+        shape = await walk.shape()
+        async with aclosing(walk.downwards(shape, shape.last + 1, SAMPLE)) as windows:
+            async for _, window in windows:
+                rows += window
+                break
+    tokens = {row.subject.split(".")[2] for row in rows}
+    found = [(queue, token) for token in sorted(tokens) if (queue := _queue(token)) is not None and queue not in served]
+    return [
+        Unserved(
+            queue,
+            await Walk(broker.lane, names.inbox_stream, names.stored_commands(token, "*")).taken(),
+            await Walk(broker.lane, names.inbox_stream, names.pending_start(token, "*")).taken(),
+        )
+        for queue, token in found
+    ]
+
+
+def _queue(token: str) -> str | None:
+    try:
+        return from_token(token)
+    except InvalidInputError:
+        return None
 
 
 async def _workers(broker: Broker) -> list[Member]:

@@ -37,7 +37,7 @@ class Shelf:
     async def _start(self, workflow_id: str) -> int:
         """A place in the inbox, which is what numbers runs."""
         lane, names = self.client.broker.lane, self.client.broker.names
-        self._runs[workflow_id] = (await lane.publish(names.command("none", workflow_id, "start.order"), b"")).seq
+        self._runs[workflow_id] = (await lane.publish(names.command("none", workflow_id, "signal.place"), b"")).seq
         return self._runs[workflow_id]
 
     async def remove(self, workflow_id: str, queue: str = "q") -> None:

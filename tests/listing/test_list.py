@@ -95,7 +95,7 @@ async def test_counts_by_a_field(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"status": "runing"}, "status must be one of running, retrying, parked, completed, failed, cancelled, terminated, not 'runing'"),
+        ({"status": "runing"}, "status must be one of pending, running, retrying, parked, completed, failed, cancelled, terminated, not 'runing'"),
         ({"started_after": datetime(2026, 1, 1)}, "started_after must be a datetime with a time zone"),
         ({"started_before": "today"}, "started_before must be"),
         ({"search": {"x": object()}}, "search value of 'x' cannot be written as JSON"),

@@ -7,7 +7,7 @@ meanwhile comes again above the position where the walk began. ``upwards`` reads
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ SETTLE = 10
 PATIENCE = 5
 """Seconds that a lagging replica has to catch up at the end of a walk."""
 
+_SUBJECT = b"\r\nNats-Subject: "
 _SEQUENCE = b"\r\nNats-Sequence: "
 _TIME = b"\r\nNats-Time-Stamp: "
 _PENDING = b"\r\nNats-Num-Pending: "
@@ -41,6 +42,11 @@ class Row(NamedTuple):
     position: int
     data: bytes
     headers: bytes
+
+    @property
+    def subject(self) -> str:
+        """Its subject."""
+        return _field(self.headers, _SUBJECT).decode(errors="replace")
 
     @property
     def stored_ms(self) -> int:
@@ -139,7 +145,7 @@ class Walk:
                 return None
         return found
 
-    async def upwards(self, start: int, batch: int = MOST_ROWS) -> AsyncIterator[list[Row]]:
+    async def upwards(self, start: int, batch: int = MOST_ROWS) -> AsyncGenerator[list[Row], None]:
         """Yield rows from a position on, oldest first, until there are no more. A key that is overwritten meanwhile comes again; none is missed."""
         newest = await self._lane.last_message(self._stream, self._filter or ">") if self._replicated else None
         last = 0 if newest is None else newest.seq
