@@ -182,6 +182,10 @@ class Names:
         """Filter for the heartbeats of all workers."""
         return f"{self.worker_prefix}>"
 
+    def workers(self, queue_token: str) -> str:
+        """Return the filter for the heartbeats of one task queue's workers."""
+        return f"{self.worker_prefix}{queue_token}.*"
+
     @property
     def every_tenure(self) -> str:
         """Filter for a stream's messages about tenures: revocations, the registry, and the janitor's position."""

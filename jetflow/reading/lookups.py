@@ -166,7 +166,7 @@ class Lookups:
                 log.warning("workflow %s is parked: %s: %s", ref.workflow_id, record.parked.reason, record.parked.message, extra=fields)
             return
         names = self.broker.names
-        asked = {"multi_last": [f"{names.worker_prefix}{ref.queue_token}.*"]}
+        asked = {"multi_last": [names.workers(ref.queue_token)]}
         found = await self.broker.lane.read_many(names.worker_stream, asked, may_lag="a warning for people")
         if not any(message.data and b'"leaving":true' not in message.data for message in found):
             text = "no worker serves task queue %r; the start of workflow %s is stored and waits for one"
