@@ -498,7 +498,7 @@ async def test_a_thread_is_told_at_its_next_heartbeat(server: LocalServer, clien
         handle = await client.start(one, "beats_in_a_thread", [far], {"task_queue": far}, task_queue=queue)
         await until(lambda: RAN[far] == 1)
         await handle.cancel()
-        await until(lambda: "does not wait" in ENDED.get(far, ""))
+        await until(lambda: "no longer waits" in ENDED.get(far, ""))
 
 
 # ---- owners that come and go

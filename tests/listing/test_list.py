@@ -88,7 +88,7 @@ async def test_counts_by_a_field(shelf: Shelf) -> None:
     assert await shelf.client.count_by("status") == {"running": 2, "parked": 1, "completed": 1, "failed": 1, "terminated": 1}
     assert await shelf.client.count_by("workflow_type", task_queue="q") == {"order": 3, "refund": 1}
     assert await shelf.client.count_by("task_queue", status="running") == {"q": 3}
-    with pytest.raises(InvalidInputError, match="not by 'colour'"):
+    with pytest.raises(InvalidInputError, match="not 'colour'"):
         await shelf.client.count_by("colour")  # type: ignore[arg-type]
 
 

@@ -128,7 +128,7 @@ async def test_a_cursor_of_another_list_is_refused(shelf: Shelf) -> None:
     with pytest.raises(InvalidInputError, match="other filters"):
         await shelf.client.list_page(limit=1, cursor=page.cursor, status="running")
     for rubbish in ("", "x", "AAAA", "né", page.cursor[:-6] if page.cursor else ""):
-        with pytest.raises(InvalidInputError, match="is not a cursor"):
+        with pytest.raises(InvalidInputError, match="is not the cursor"):
             await shelf.client.list_page(cursor=rubbish)
     for wrong in ({"limit": 0}, {"examine": 0}):
         with pytest.raises(InvalidInputError, match="at least 1"):
