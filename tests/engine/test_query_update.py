@@ -207,7 +207,7 @@ async def test_data_goes_on_in_the_next_generation(client: Client, queue: str) -
 async def test_a_seed_that_is_no_object_or_too_large_is_refused(client: Client, queue: str) -> None:
     with pytest.raises(InvalidInputError, match="must be a dict"):
         await client.start(telling, task_queue=queue, search=["a"])  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match="user data of a start"):
+    with pytest.raises(InvalidInputError, match="search and entity of a start"):
         await client.start(telling, task_queue=queue, entity={"a": "x" * 60_000})
     with pytest.raises(InvalidInputError, match="list of names"):
         await client.get_handle("x", queue).query_state("name")
