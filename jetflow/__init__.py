@@ -76,6 +76,7 @@ from jetflow.history.attributes_of_workflow import (
 from jetflow.history.execution import (
     ActivityCounts,
     ChildCounts,
+    ClosingReason,
     EventAttributes,
     ExecutionSummary,
     HistoryEvent,
@@ -146,6 +147,7 @@ __all__ = [
     "ChildWorkflowExecutionFailed",
     "ChildWorkflowExecutionStarted",
     "Client",
+    "ClosingReason",
     "ConflictError",
     "Connecting",
     "CountBy",

@@ -8,7 +8,7 @@ import logging
 import threading
 
 from jetflow.broker.stores.state import StateStore
-from jetflow.broker.stores.timeline import Entry, Timeline, begins_run
+from jetflow.broker.stores.timeline import Entry, Timeline, UnreadableTimelineError, begins_run
 from jetflow.broker.stores.timers import ScheduledStarts
 from jetflow.broker.transport.connection import Broker
 from jetflow.core import events as ev
@@ -79,10 +79,11 @@ class Lookups:
             raise WrongEventLoopError(self._thread.name if self._thread is not threading.current_thread() else None)
         return self
 
-    async def record(self, ref: WorkflowRef) -> StateRecord | None:
+    async def record(self, ref: WorkflowRef, *, awaited: bool = False) -> StateRecord | None:
         """Return the record of a run; None while its start is stored but no worker has applied it.
 
-        The owner acks a start only after it has written the record. So one of the two always exists.
+        The owner acks a start only after it has written the record. So one of the two always exists. A caller that has ``awaited`` the run
+        since before its end gets the record whenever the next owner writes it, even after the time for which the record is kept.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow, or its record has expired.
@@ -94,7 +95,7 @@ class Lookups:
                 return record
             if record is not None and ref.run_id is not None and int(record.run_id) > int(ref.run_id):
                 break  # a later run has taken the id
-            if await self._start_waits(ref):
+            if await self._start_waits(ref, awaited=awaited):
                 return None
         raise ref.not_found()
 
@@ -151,7 +152,7 @@ class Lookups:
             record = await until.next()
             if record is None:
                 with contextlib.suppress(BrokerUnavailableError):  # read again later
-                    record = await self.record(ref)
+                    record = await self.record(ref, awaited=True)
                     looks += 1
                     if looks == WARN_AT:
                         await self._warn(ref, record)
@@ -172,16 +173,20 @@ class Lookups:
             text = "no worker serves task queue %r; the start of workflow %s is stored and waits for one"
             log.warning(text, ref.task_queue, ref.workflow_id, extra=fields)
 
-    async def _start_waits(self, ref: WorkflowRef) -> bool:
+    async def _start_waits(self, ref: WorkflowRef, *, awaited: bool) -> bool:
         names = self.broker.names
         message = await self.broker.lane.last_message(names.inbox_stream, names.pending_start(ref.queue_token, ref.id_token))
         if message is not None:
-            return (ref.run_id is None or message.seq >= int(ref.run_id)) and not await self._has_expired(ref, message.seq)
+            is_meant = ref.run_id is None or message.seq >= int(ref.run_id)
+            return is_meant and (awaited or not await self._has_expired(ref, message.seq))
         return ref.run_id is None and await self.starts.start_is_scheduled(ref.queue_token, ref.id_token)
 
     async def _has_expired(self, ref: WorkflowRef, run: int) -> bool:
         """Whether a run has ended, and the time of its record is over, though no worker has acked its start yet."""
-        last = await self.timeline.last(ref.queue_token, ref.id_token)
+        try:
+            last = await self.timeline.last(ref.queue_token, ref.id_token)
+        except UnreadableTimelineError:  # its owner parks it, with a record that says so
+            return False
         if last is None or last.commit.run != run:
             return False
         closing = next((event for event in last.commit.events if isinstance(event, (ev.Completed, ev.Failed, ev.Terminated))), None)

@@ -184,7 +184,7 @@ async def test_a_server_that_lags_is_asked_again(broker: Broker, timeline: Owned
     assert [number for page in await read(reader) for number in page] == list(range(8))
     monkeypatch.setattr(history_module, "LAGS", 2)
     lagging.behind = 1000
-    with pytest.raises(BrokerUnavailableError, match="not on the server that answers yet"):
+    with pytest.raises(BrokerUnavailableError, match="the answering server does not have entry"):
         await read(RunReader(lagging, queue, "w"))
 
 

@@ -31,7 +31,7 @@ def test_why_before_and_after_a_worker_has_it(cli: Cli, spawn: Spawn, queue: str
 
 def test_why_of_an_unknown_id_tells_what_is_kept_for_it(cli: Cli, worker: Running) -> None:
     cli("signal", "later", "go", "--expire", "1h")
-    ran = until(lambda: (ran := cli("why", "later")) and "a signal 'go' is kept" in ran.err and ran, "the signal to be kept")
+    ran = until(lambda: (ran := cli("why", "later")) and "an early signal 'go' waits for it" in ran.err and ran, "the signal to be kept")
     assert ran.code == 3
     assert "no workflow 'later'" in ran.err
     assert cli("why", "later", "--json").error["exit_code"] == 3

@@ -251,7 +251,7 @@ async def test_a_workflow_by_the_nats_command_alone(server: LocalServer, client:
         await until(lambda: client.states.get(queue, "by-cli-2"))
         await client.get_handle("by-cli-2", queue).result(throw_on_error=False, timeout=WAIT)
         shown = json.loads(await cli(nats_cli, server.url, "kv", "get", "jetflow_state", f"{queue}.by-cli-2", "--raw"))
-        assert (shown["status"], shown["failure"]["type"]) == ("failed", "CancelledFailure")
+        assert (shown["status"], shown["failure"]["type"]) == ("cancelled", "CancelledFailure")
 
 
 async def test_a_start_by_nats_pub_of_an_id_that_runs_is_ignored(client: Client, queue: str) -> None:

@@ -138,6 +138,6 @@ async def test_an_inbox_that_somebody_else_made_anew_is_refused(own: LocalServer
         await asyncio.sleep(1)
         assert worker.partitions == 0
         assert caplog.text.count("Run `jetflow mend`") == 1, "once, not once a second"
-        with pytest.raises(TopologyError, match=r"stream JETFLOW, made at .* is not the one .* Run `jetflow mend`"):
+        with pytest.raises(TopologyError, match=r"stream JETFLOW, created at .* is not the one .* Run `jetflow mend`"):
             await Client.connect(own.url)
         assert (await client.broker.lane.api("STREAM.INFO.JETFLOW"))["state"]["messages"] >= len(kept)

@@ -255,16 +255,16 @@ async def test_results_that_do_not_fit_fail_by_name(client: Client, queue: str) 
 
 
 async def test_a_payload_larger_than_a_message_is_refused_where_it_arises(client: Client, queue: str) -> None:
-    with pytest.raises(InvalidInputError, match="at most"):
+    with pytest.raises(InvalidInputError, match="the limit is"):
         await client.start(takes_text, "x" * (LIMIT + 1), task_queue=queue)
     async with Worker(client, task_queue=queue, **SERVED):
         assert await client.execute(big_step, LIMIT + 1, task_queue=queue, timeout=WAIT) == "598 PayloadTooLargeError"
         assert "refused" in await client.execute(big_argument, LIMIT + 1, task_queue=queue, timeout=WAIT)
-        with pytest.raises(WorkflowFailedError, match="at most") as caught:
+        with pytest.raises(WorkflowFailedError, match="the limit is") as caught:
             await client.execute(big_result, LIMIT + 1, task_queue=queue, timeout=WAIT)
         assert caught.value.type == "PayloadTooLargeError"
         handle = await client.start(takes_signal, task_queue=queue)
-        with pytest.raises(InvalidInputError, match="at most"):
+        with pytest.raises(InvalidInputError, match="the limit is"):
             await handle.signal("text", "x" * (LIMIT + 1))
         await handle.signal("text", "fits")
         assert await handle.result(timeout=WAIT) == 4
@@ -281,7 +281,7 @@ async def test_a_payload_that_only_just_fits_into_a_message_is_worked_on_or_refu
         except InvalidInputError:
             pass
         except WorkflowFailedError as error:
-            if "at most" not in error.message:
+            if "the limit is" not in error.message:
                 raise
 
     async with Worker(client, task_queue=queue, **SERVED), plain_nats(client.url) as raw:
@@ -300,7 +300,7 @@ async def test_a_payload_that_only_just_fits_into_a_message_is_worked_on_or_refu
         if await client.states.get(queue, "raw") is not None:
             await outcome(handle.result(timeout=WAIT), text)
         else:
-            assert "at most" in (await dead_letters(client, queue))[0].headers["Jetflow-Reason"]
+            assert "the limit is" in (await dead_letters(client, queue))[0].headers["Jetflow-Reason"]
         signaled = await client.start(takes_signal, task_queue=queue)
         early = await client.start(takes_signal, workflow_id="early", task_queue=queue)
         await waits_for(signaled, "text")

@@ -49,7 +49,7 @@ async def test_the_examples_work_as_they_stand(nats_cli: str) -> None:
         one, two, three, four = (json.loads(text) for text in shown[:4])
         assert (one["status"], one["result"]) == ("completed", [{"sku": "A"}, "early"])
         assert (two["status"], two["result"]) == ("completed", [["one", "argument"], {"by": "me"}])
-        assert (three["workflow_id"], three["status"], three["failure"]["type"]) == ("order 3", "failed", "CancelledFailure")
+        assert (three["workflow_id"], three["status"], three["failure"]["type"]) == ("order 3", "cancelled", "CancelledFailure")
         assert "out of stock" in three["failure"]["message"]
         assert (four["status"], four["code"]) == ("terminated", -410)
         assert "wrong price" in four["failure"]["message"]

@@ -141,7 +141,7 @@ async def test_cancel_and_terminate_ask_first(shop: Shop, visit: Open) -> None:
     await press(page, "Cancel…")
     await page.get_by_label("Reason").fill("customer called")
     await press(page, "Cancel the workflow")
-    await expect(page.locator(".w-head .status")).to_have_text("failed")
+    await expect(page.locator(".w-head .status")).to_have_text("cancelled")
     await expect(page.locator(".failure")).to_contain_text("customer called")
     await page.goto(page.url.replace("asked-1", "asked-2"))
     await press(page, "Terminate…")

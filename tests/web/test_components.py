@@ -107,7 +107,8 @@ async def test_a_failure_in_an_event_is_as_alone(shop: Shop, visit: Open) -> Non
     await expect(inside).to_be_visible()
     assert await inside.evaluate(STYLES) == await alone.evaluate(STYLES)
     stack = inside.locator("summary").first
-    box, page_box = await stack.bounding_box(), await inside.bounding_box()
+    around = stack.locator("xpath=ancestor::*[contains(concat(' ', @class, ' '), ' failure ')][1]")
+    box, page_box = await stack.bounding_box(), await around.bounding_box()
     assert box
     assert page_box
     assert box["width"] < 120

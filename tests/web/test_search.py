@@ -228,7 +228,7 @@ async def test_what_the_server_is_asked(shop: Shop, api: Api) -> None:
     assert [each["id"] for each in (await api.get("workflows", queue="foun"))["rows"]] == ["other"], "a queue of just this name goes first"
     for wrong in ({"after": "soon"}, {"before": "-1"}, {"after": "9" * 40}, {"status": "odd"}):
         assert (await api.http.get(f"{api.url}/api/workflows", params=wrong)).status_code == 400
-    assert (await api.get("about"))["statuses"][:3] == ["running", "retrying", "parked"]
+    assert (await api.get("about"))["statuses"][:4] == ["pending", "running", "retrying", "parked"]
 
 
 async def test_a_whole_id_is_found_behind_however_many_others(shop: Shop, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class Timers:
         Raises:
             TenureOverError: another worker has taken over.
         """
-        assert run > 0 < index, f"a timer of operation {index} of run {run} of {id_token}"
+        assert run > 0, f"a timer of operation {index} of no run of {id_token}"
         target = self._names.command(queue_token, id_token, f"timer.{index}")
         fields = f"Nats-Schedule:{_at(due)}\r\nNats-Schedule-Target:{target}\r\n".encode()
         body = msgspec.json.encode({"run": run, "due": due})
