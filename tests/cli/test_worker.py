@@ -63,7 +63,7 @@ def test_an_activity_stuck_in_a_thread_does_not_keep_the_process(spawn: Spawn, c
     until(began.exists, "the activity to begin")
     first.signal(signal.SIGTERM)
     assert first.ended() == 0
-    assert any("left behind" in line for line in first.err)
+    assert any("another worker will run them again" in line for line in first.err)
     spawn("worker", str(APP)).wait_for("worker ready")
     assert cli("result", "b1", "--timeout", "30s").json == "second time"
 
