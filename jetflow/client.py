@@ -445,7 +445,8 @@ class Client(Finding):
                     continue  # the run that had the id has expired since
                 if record is not None and record.closed:
                     raise WorkflowAlreadyClosedError(workflow_id, record.status)
-            await handle.signal(signal, data, expire=signal_expire)
+            # not by a pinned handle: a start that was scheduled earlier may still take the id first
+            await self.get_handle(handle.workflow_id, handle.task_queue).signal(signal, data, expire=signal_expire)
             return handle
 
     # ---- finding
