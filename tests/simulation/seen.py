@@ -440,6 +440,7 @@ class Seen:
                 if (
                     command.message.data in self.dead
                     or latest is None
+                    or latest.number > command.seq  # no run had begun: it was answered so
                     or latest.closing is not None
                     or any(caller in run.updates for run in runs.values())
                 ):
