@@ -243,12 +243,7 @@ def number_of_args(headers: dict[str, str]) -> int | None:
     Raises:
         InvalidInputError: it is no number.
     """
-    told = headers.get(ARGS)
-    if told is None:
-        return None
-    if not _is_number(told):
-        raise InvalidInputError(f"{ARGS} must be a number, not {told[:20]!r}")
-    return int(told)
+    return _number(headers, ARGS, "a number")
 
 
 def data_headers(search: dict[str, Any] | None, entity: dict[str, Any] | None) -> dict[str, str]:
@@ -338,11 +333,15 @@ def _activity(_name: str, body: bytes, _headers: dict[str, str]) -> TaskOutcome:
 
 
 def _run(headers: dict[str, str]) -> int | None:
-    value = headers.get(RUN)
+    return _number(headers, RUN, "a run id, which is a number")
+
+
+def _number(headers: dict[str, str], name: str, what: str) -> int | None:
+    value = headers.get(name)
     if value is None:
         return None
     if not _is_number(value):
-        raise InvalidInputError(f"{RUN} must be a run id, which is a number, not {value[:20]!r}")
+        raise InvalidInputError(f"{name} must be {what}, not {value[:20]!r}")
     return int(value)
 
 
