@@ -57,10 +57,6 @@ class Inbox(Protocol):
         """Stop the deliveries. The claim lasts."""
         ...
 
-    async def delete(self) -> None:
-        """Stop the deliveries and end the claim."""
-        ...
-
 
 class Timelines(Protocol):
     """Commits of workflows. A read shows every commit that was acked before it began."""

@@ -14,7 +14,7 @@ import bisect
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from typing import Literal, NamedTuple
 
@@ -157,6 +157,15 @@ class Listing:
         self._place.gave = self._gave.distances()
         return base64.urlsafe_b64encode(zlib.compress(msgspec.msgpack.encode(self._place))).decode()
 
+    def _matching(self, rows: list[Row]) -> Iterator[tuple[Glance, Row]]:
+        """Yield those of a window's rows that match, and note their runs."""
+        self.examined += len(rows)
+        for row in rows:
+            seen = self._match(row.data)
+            if seen is not None:
+                self._gave.add(seen.run)
+                yield seen, row
+
     async def matches(self, wanted: int = 0) -> AsyncGenerator[tuple[Glance, Row] | None, None]:
         """Yield every match once. Also yield None after each batch read, so that the caller can stop without a match.
 
@@ -167,13 +176,9 @@ class Listing:
         if place.starts:
             async with aclosing(pending(self._broker, self._filters, place.starts, wanted)) as starts:
                 async for low, rows in starts:
-                    self.examined += len(rows)
-                    for row in rows:
-                        seen = self._match(row.data)
-                        if seen is not None:
-                            place.starts = row.position
-                            self._gave.add(seen.run)
-                            yield seen, row
+                    for seen, row in self._matching(rows):
+                        place.starts = row.position
+                        yield seen, row
                     place.starts = low
                     yield None
             place.starts = 0
@@ -182,13 +187,9 @@ class Listing:
             return
         async with aclosing(self._walk.downwards(self._shape, place.below, wanted)) as windows:
             async for low, rows in windows:
-                self.examined += len(rows)
-                for row in rows:
-                    seen = self._match(row.data)
-                    if seen is not None:
-                        place.below = row.position
-                        self._gave.add(seen.run)
-                        yield seen, row
+                for seen, row in self._matching(rows):
+                    place.below = row.position
+                    yield seen, row
                 place.below = low
                 if self._too_old(rows):
                     break
