@@ -78,8 +78,9 @@ class Shop:
                 yield address_of(listening, "127.0.0.1")
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shop() -> AsyncIterator[Shop]:
+@asynccontextmanager
+async def open_shop() -> AsyncIterator[Shop]:
+    """A server of its own, and a worker that has all partitions."""
     server = LocalServer()
     await server.start()
     try:
@@ -89,6 +90,12 @@ async def shop() -> AsyncIterator[Shop]:
             yield Shop(server, client)
     finally:
         await server.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shop() -> AsyncIterator[Shop]:
+    async with open_shop() as shop:
+        yield shop
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -6,17 +6,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from playwright.async_api import Page, expect
 
-from jetflow import Client, Worker
-from jetflow.broker.transport.server import LocalServer
 from jetflow.web.pulse import EVERY, PATIENCE
 
-from .conftest import ACTIVITIES, WORKFLOWS, Open, Shop, row
+from .conftest import Open, Shop, open_shop, row
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -24,19 +20,6 @@ NOTICED = 3.0
 """Seconds within which a person is told."""
 SLACK = 1.0 if os.environ.get("CI") else 0.5
 """More for the test's own looks, on a machine that does other things too."""
-
-
-@asynccontextmanager
-async def own_shop() -> AsyncIterator[Shop]:
-    server = LocalServer()
-    await server.start()
-    try:
-        async with Client.connect(server.url) as client, Worker(client, task_queue="default", workflows=WORKFLOWS, activities=ACTIVITIES) as worker:
-            while not worker.partitions:
-                await asyncio.sleep(0.01)
-            yield Shop(server, client)
-    finally:
-        await server.stop()
 
 
 async def told_within(page: Page, since: float, text: str) -> None:
@@ -58,7 +41,7 @@ async def test_the_bounds_add_up() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/workflows/default/there", "/workers", "/dead-letters"])
 async def test_a_frozen_broker(visit: Open, path: str) -> None:
-    async with own_shop() as shop, shop.dashboard() as address:
+    async with open_shop() as shop, shop.dashboard() as address:
         handle = await shop.client.start("waiting", workflow_id="there")
         page = await visit(path, base=address, refusals=True)
         await expect(page.locator(".live")).to_have_text("live")
@@ -87,7 +70,7 @@ async def test_a_frozen_broker(visit: Open, path: str) -> None:
 
 
 async def test_a_page_that_is_opened_while_the_broker_is_frozen(visit: Open) -> None:
-    async with own_shop() as shop, shop.dashboard() as address:
+    async with open_shop() as shop, shop.dashboard() as address:
         await shop.client.start("waiting", workflow_id="there")
         assert shop.server.pid
         os.kill(shop.server.pid, signal.SIGSTOP)
@@ -103,7 +86,7 @@ async def test_a_page_that_is_opened_while_the_broker_is_frozen(visit: Open) -> 
 
 
 async def test_a_broker_that_is_stopped_and_comes_back(visit: Open) -> None:
-    async with own_shop() as shop, shop.dashboard() as address:
+    async with open_shop() as shop, shop.dashboard() as address:
         await shop.client.start("waiting", workflow_id="there")
         page = await visit("/", base=address, refusals=True)
         await expect(row(page, "there")).to_be_visible()
